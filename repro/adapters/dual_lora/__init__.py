@@ -1,0 +1,11 @@
+"""Dual LoRA (arXiv 2512.03402) as a peft method: importing this package registers it."""
+
+from ..registry import register
+from .config import DualLoraConfig
+from .layer import DualLoraLayer
+from .model import DualLoraModel
+from .update import Rule, Update, delta_weight
+
+__all__ = ["DualLoraConfig", "DualLoraLayer", "DualLoraModel", "Rule", "Update", "delta_weight"]
+
+register("dual_lora", DualLoraConfig, DualLoraModel)

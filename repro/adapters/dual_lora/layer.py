@@ -1,0 +1,211 @@
+"""The layer that Dual LoRA puts in the place of a linear one."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import reduce
+from typing import Any
+
+import torch
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
+from peft.utils.other import transpose
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from . import warmup
+from .config import DualLoraConfig
+from .update import Rule, Update, delta_weight, dual_lora_linear, updated_weight
+
+class DualLoraLayer(BaseTunerLayer):
+    """What the adapters of one layer own: their factors, and what their update needs besides.
+
+    Shapes, for a weight of (d, k) = (out, in): A (r1, k), B (d, r1), C (r2, k), D (d, r2).
+    """
+
+    adapter_layer_names = ("dual_lora_A", "dual_lora_B", "dual_lora_C", "dual_lora_D")
+    other_param_names = (
+        "rule",
+        "scaling",
+        "warmup_steps",
+        "dual_lora_step",
+        "dual_lora_seed",
+        "dual_lora_initial",
+    )
+
+    def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+        self.base_layer = base_layer
+        layer: Any = self.get_base_layer()
+        self.fan_in_fan_out = isinstance(layer, Conv1D)
+        if self.fan_in_fan_out:
+            self.in_features, self.out_features = layer.weight.shape
+        else:
+            self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.quantization_backend = resolve_quantization_backend(layer, **kwargs)
+        self.dual_lora_A = nn.ParameterDict()
+        self.dual_lora_B = nn.ParameterDict()
+        self.dual_lora_C = nn.ParameterDict()
+        self.dual_lora_D = nn.ParameterDict()
+        # Saved with the adapter: optimiser steps under a ramp, the seed of a fixed direction, the seed of dW(0).
+        self.dual_lora_step = BufferDict(persistent=True)
+        self.dual_lora_seed = BufferDict(persistent=True)
+        self.dual_lora_initial = nn.ModuleDict()
+        self.rule: dict[str, Rule] = {}
+        self.scaling: dict[str, float] = {}
+        self.warmup_steps: dict[str, int] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._unmerged_weight: Tensor | None = None
+
+    def update_layer(
+        self, adapter_name: str, ranks: tuple[int, int], alpha: float, config: DualLoraConfig, **kwargs: Any
+    ) -> None:
+        """Add an adapter of ranks (r1, r2), with r2 = 0 where the direction is fixed."""
+        r1, r2 = ranks
+        self.rule[adapter_name] = config.rule
+        self.scaling[adapter_name] = alpha / (math.sqrt(r1 * r2) if r2 else r1)
+        initial = InitialFactors(self.out_features, self.in_features, ranks, config.init_std)
+        for name, factor in initial.named_buffers():
+            if name != "seed":
+                getattr(self, f"dual_lora_{name}")[adapter_name] = nn.Parameter(factor.clone())
+        if config.direction == "fixed":
+            self.dual_lora_seed[adapter_name] = _draw_seed()
+        if config.warmup == "subtract_initial":
+            self.dual_lora_initial[adapter_name] = initial
+        elif config.warmup == "ramp":
+            self.warmup_steps[adapter_name] = config.warmup_steps
+            self.dual_lora_step[adapter_name] = torch.zeros((), dtype=torch.int64)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters)
+
+    def factors(self, adapter_name: str) -> list[nn.Parameter]:
+        """A, B, C and D; A and B alone where the direction is fixed."""
+        groups = [getattr(self, name) for name in self.adapter_layer_names]
+        return [group[adapter_name] for group in groups if adapter_name in group]
+
+    def updates(self, adapter_name: str, ramped: bool = False) -> list[Update]:
+        """The terms whose sum is the adapter's dW: at full strength, or `ramped` as its warm-up has it now."""
+        factors = self.factors(adapter_name)
+        scale = torch.full((), self.scaling[adapter_name], device=factors[0].device)
+        if ramped and adapter_name in self.dual_lora_step:
+            # Tensor arithmetic: reading the number would make a GPU wait in every layer.
+            scale = scale * ((self.dual_lora_step[adapter_name] + 1) / self.warmup_steps[adapter_name]).clamp(max=1)
+        seed = self.dual_lora_seed[adapter_name] if adapter_name in self.dual_lora_seed else None
+        terms = [Update(self.rule[adapter_name], scale, *factors, seed=seed)]
+        if adapter_name in self.dual_lora_initial:
+            initial = self.dual_lora_initial[adapter_name].factors()
+            terms.append(Update(self.rule[adapter_name], -scale, *initial, seed=seed))
+        return terms
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
+        # No dtype: peft then moves the factors to the device of the base layer but keeps them in fp32 where that one is
+        # bf16, whose 8 bits would swallow the optimiser's small steps.
+        device, _ = super()._get_base_layer_device_and_dtype(base_layer)
+        return device, None
+
+
+class InitialFactors(nn.Module):
+    """The factors of step 0, drawn from one seed. Only the seed is saved; loading it draws the factors again."""
+
+    seed: Tensor
+
+    def __init__(self, d: int, k: int, ranks: tuple[int, int], std: float) -> None:
+        super().__init__()
+        r1, r2 = ranks
+        self.shapes = {"A": (r1, k), "B": (d, r1)} | ({"C": (r2, k), "D": (d, r2)} if r2 else {})
+        self.std = std
+        self.register_buffer("seed", _draw_seed())
+        self._draw()
+
+    def factors(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self.shapes]
+
+    def _draw(self) -> None:
+        # On the CPU, whose generator gives the same numbers wherever the adapter is loaded.
+        generator = torch.Generator().manual_seed(int(self.seed))
+        for name, shape in self.shapes.items():
+            factor = torch.randn(shape, generator=generator, device="cpu") * self.std
+            self.register_buffer(name, factor.to(self.seed.device), persistent=False)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._draw()
+
+
+def _draw_seed() -> Tensor:
+    return torch.randint(2**62, (), device="cpu")
+
+
+class Linear(nn.Module, DualLoraLayer):
+    """A linear layer, transformers' Conv1D or a quantised linear layer, with Dual LoRA's update in its weight."""
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        ranks: tuple[int, int],
+        alpha: float,
+        config: DualLoraConfig,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        DualLoraLayer.__init__(self, base_layer, **kwargs)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, ranks, alpha, config)
+        warmup.follow(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        warmup.follow(self)  # a copied or unpickled layer does not pass through __init__
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        active = [] if self.disable_adapters or self.merged else self._owned(self.active_adapters)
+        if not active:
+            return self.base_layer(x, *args, **kwargs)
+        weight: Any = self.get_base_weight  # unpacks a quantised weight
+        if self.quantization_backend is None:
+            weight = transpose(self.get_base_layer().weight, self.fan_in_fan_out)
+        updates = [update for name in active for update in self.updates(name, ramped=self.training)]
+        return dual_lora_linear(x, weight, self.bias, updates)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """dW at full strength, in fp32, in the orientation of the base layer's weight."""
+        delta = reduce(torch.add, map(delta_weight, self.updates(adapter)))
+        return transpose(delta, self.fan_in_fan_out)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the updates of the adapters (default: the active ones), at full strength, into the base weight.
+
+        `safe_merge` raises ValueError and changes nothing where the result would not be finite.
+        """
+        new = self._owned(check_adapters_to_merge(self, adapter_names))
+        if not new:
+            return
+        # Kept, because subtracting dW again would not give back the same bits.
+        original = self.get_base_weight() if self._unmerged_weight is None else self._unmerged_weight
+        updates = [update for name in self.merged_adapters + new for update in self.updates(name)]
+        merged = transpose(updated_weight(transpose(original, self.fan_in_fan_out), updates), self.fan_in_fan_out)
+        if safe_merge and not torch.isfinite(merged).all():
+            raise ValueError(f"Merging {', '.join(new)} gives a weight that is not finite: the adapter is broken.")
+        self._unmerged_weight = original
+        self.set_base_weight(merged)
+        self.merged_adapters.extend(new)
+
+    def unmerge(self) -> None:
+        """Put the base weight back, bit for bit (a quantised one is quantised again)."""
+        if self._unmerged_weight is None:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        self.set_base_weight(self._unmerged_weight.to(self.weight.device))
+        self._unmerged_weight = None
+        self.merged_adapters.clear()
+
+    def _owned(self, adapter_names: list[str]) -> list[str]:
+        return [name for name in adapter_names if name in self.dual_lora_A]
+
+    def __repr__(self) -> str:
+        return "dual_lora." + super().__repr__()

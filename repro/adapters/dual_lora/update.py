@@ -1,0 +1,283 @@
+"""The mathematics of Dual LoRA: the weight update, and a linear layer that carries it.
+
+Eq. 5 of arXiv 2512.03402, with W0 of shape (d, k) = (out, in):
+
+    W = W0 + dW,    dW = s * ReLU(B A) * Sign(D C)    (element by element)
+
+A (r1, k) and B (d, r1) are the magnitude group, C (r2, k) and D (d, r2) the direction group. ReLU and Sign act on
+single elements, so dW has no low-rank form: each pass over the layer has to build it, and the gradients of the factors
+need the whole of G = dL/d(dW). Autograd would keep three (d, k) tensors a layer for that. Here dW and G exist only a
+block at a time, and the backward pass builds again what it needs from the factors.
+
+In the code: P = B A, M = activation(P), Z = D C, S = the direction times the scale, so that dW = M * S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Elements of a block. On a CPU 2**20 (512 rows of 2048) keep a block's few fp32 tensors, 4 MiB each, near the cache and
+# its matrix products efficient; an accelerator wants larger products, and there 2**23 elements are 32 MiB a tensor.
+CPU_BLOCK = 2**20
+ACCELERATOR_BLOCK = 2**23
+
+_ALL = slice(None)
+
+
+class Rule(NamedTuple):
+    """Which variant of the update: the fields of `DualLoraConfig` that decide it."""
+
+    magnitude_activation: str = "relu"
+    direction: str = "sign"
+    sign_estimator: str = "ste"
+    clip: str = "eq7"
+
+
+class Update(NamedTuple):
+    """One dW. `scale` is a scalar tensor. Where the direction is fixed, C and D are None and `seed` (int64) is not."""
+
+    rule: Rule
+    scale: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor | None = None
+    D: Tensor | None = None
+    seed: Tensor | None = None
+
+
+_TENSORS = len(Update._fields) - 1  # those after the rule
+
+
+def delta_weight(update: Update, rows: slice = _ALL, columns: slice = _ALL) -> Tensor:
+    """dW of shape (d, k), or a block of it, in fp32 (fp64 for fp64 factors). Carries no gradient."""
+    with torch.no_grad(), _without_autocast(update.A):
+        block = _Term(update).block(rows, columns)
+        return block.M * block.S
+
+
+def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
+    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`. Carries no gradient."""
+    with torch.no_grad(), _without_autocast(weight):
+        terms = [_Term(update) for update in updates]
+        result = torch.empty_like(weight)
+        for rows in _blocks(*weight.shape, weight.device):
+            result[rows] = _add(weight[rows], [term.block(rows, _ALL) for term in terms])
+        return result
+
+
+def dual_lora_linear(
+    x: Tensor, weight: Tensor | Callable[[], Tensor], bias: Tensor | None, updates: Sequence[Update]
+) -> Tensor:
+    """y = x (W0 + sum of dW)^T + b, with gradients for x, the factors, the bias and W0 where they ask for them.
+
+    `x` has shape (..., k) and `weight` (d, k). `weight` may be a function that returns it: it is called in each pass,
+    so that a quantised base does not stay unpacked in between. The result has the dtype of `x`, or that of autocast.
+
+    With G = dL/d(dW) before any scale, the gradients are, for the paper's own rule (Eq. 7, 11, 12),
+
+        dA = B^T H,  dB = H A^T,  H = s G * S * 1{P > 0}
+        dC = D^T K,  dD = K C^T,  K = dL/dZ, by the straight-through estimator
+
+    Sign has no useful derivative, so K is dL/dSign(Z) = s G * M after the clip that `rule.clip` names. Each clip stands
+    in for the derivative of Sign: it touches C and D, never A and B.
+
+        eq7    clip(s G * M, -1, 1)      the gradient with respect to the sign is clipped
+        eq12   s clip(G, -1, 1) * M      the gradient with respect to dW is clipped, before scale and magnitude
+        bnn    s G * M * 1{|Z| <= 1}     the usual straight-through estimator of binary networks
+        none   s G * M
+
+    `xnor` (Eq. 13) and `dorefa` (Eq. 14) replace Sign(Z) by Sign(Z) times the mean of |Z| over a row, or over the matrix.
+    The gradient passes this product as if it were the identity, as in DoReFa-Net (arXiv 1606.06160): K = s G * M, with
+    neither the mean nor its own gradient in it. An `identity` direction is S = s Z, exactly differentiated.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    rules = tuple(update.rule for update in updates)
+    tensors = [tensor for update in updates for tensor in update[1:]]
+    stored, unpack = (None, weight) if callable(weight) else (weight, None)
+    y = _DualLoraLinear.apply(x.reshape(-1, x.shape[-1]), stored, bias, unpack, rules, *tensors)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class _DualLoraLinear(torch.autograd.Function):
+    """Saves x, the factors and a reference to W0. The output goes by rows of W and the gradients by columns, so that
+    each element of y and of dL/dx comes from one matrix product, as in an ordinary linear layer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        stored: Tensor | None,
+        bias: Tensor | None,
+        unpack: Callable[[], Tensor] | None,
+        rules: tuple[Rule, ...],
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        _, needs_weight, _, _, _, *needs_tensors = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs_weight or any(needs_tensors) else None, stored, *tensors)
+        ctx.unpack, ctx.rules = unpack, rules
+
+        weight = unpack() if stored is None else stored
+        y = x.new_empty(x.shape[0], weight.shape[0])
+        with _without_autocast(x):
+            terms = [_Term(update) for update in _updates(rules, tensors)]
+            for rows in _blocks(*weight.shape, x.device):
+                block = _add(weight[rows], [term.block(rows, _ALL) for term in terms]).to(x.dtype)
+                y[:, rows] = F.linear(x, block, None if bias is None else bias[rows].to(x.dtype))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, stored, *tensors = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _, _, *needs_tensors = ctx.needs_input_grad
+        weight = ctx.unpack() if stored is None else stored
+        d, k = weight.shape
+
+        grad_x = grad.new_empty(grad.shape[0], k) if needs_x else None
+        grad_weight = torch.empty_like(weight) if needs_weight else None
+        with _without_autocast(grad):
+            terms = [_Term(update) for update in _updates(ctx.rules, tensors)]
+            trained = [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(tensors), _TENSORS)]
+            sums = [[torch.zeros_like(f) for f in term.factors] for term in terms]
+            for columns in _blocks(k, d, grad.device):
+                blocks = [term.block(_ALL, columns) for term in terms]
+                if grad_x is not None:
+                    grad_x[:, columns] = grad @ _add(weight[:, columns], blocks).to(grad.dtype)
+                if x is None:
+                    continue
+                G = grad.t() @ x[:, columns]
+                if grad_weight is not None:
+                    grad_weight[:, columns] = G
+                for i, term in enumerate(terms):
+                    if trained[i]:
+                        term.accumulate(G.to(term.A.dtype), blocks[i], columns, sums[i])
+        grad_tensors: list[Tensor | None] = []
+        for total in sums:
+            grad_tensors += [None, *total, *[None] * (_TENSORS - 1 - len(total))]
+        grad_bias = grad.sum(0) if needs_bias else None
+        return grad_x, grad_weight, grad_bias, None, None, *grad_tensors
+
+
+class _Block(NamedTuple):
+    P: Tensor
+    M: Tensor
+    S: Tensor
+    inside: Tensor | None  # where |Z| <= 1, for the clip that asks for it
+
+
+class _Term:
+    """An update made ready to be built block by block."""
+
+    def __init__(self, update: Update) -> None:
+        # At least fp32, however the factors are kept: the sign of a small product must not hang on its rounding.
+        dtype = torch.promote_types(update.A.dtype, torch.float32)
+        self.rule, self.seed = update.rule, update.seed
+        self.A, self.B = update.A.to(dtype), update.B.to(dtype)
+        self.factors = [self.A, self.B]
+        if update.C is not None and update.D is not None:
+            self.C, self.D = update.C.to(dtype), update.D.to(dtype)
+            self.factors += [self.C, self.D]
+        self.scale = self.amplitude = update.scale.to(dtype)
+        if self.rule.sign_estimator != "ste":
+            blocks = _blocks(self.D.shape[0], self.C.shape[1], self.D.device)
+            means = torch.cat([(self.D[rows] @ self.C).abs_().mean(1, keepdim=True) for rows in blocks])
+            self.amplitude = self.scale * (means if self.rule.sign_estimator == "xnor" else means.mean())
+
+    def block(self, rows: slice, columns: slice) -> _Block:
+        P = self.B[rows] @ self.A[:, columns]
+        M = _ACTIVATIONS[self.rule.magnitude_activation](P)
+        if self.rule.direction == "fixed":
+            signs = random_signs(self.seed, self.B.shape[0], self.A.shape[1], rows, columns)
+            return _Block(P, M, signs.to(P.dtype).mul_(self.scale), None)
+        Z = self.D[rows] @ self.C[:, columns]
+        if self.rule.direction == "identity":
+            return _Block(P, M, Z.mul_(self.scale), None)
+        inside = Z.abs() <= 1 if self.rule.clip == "bnn" else None
+        amplitude = self.amplitude[rows] if self.amplitude.dim() else self.amplitude
+        # Sign(0) = -1, as in the paper. On a CPU torch.where takes ten times as long as these three passes.
+        return _Block(P, M, Z.gt_(0).mul_(2 * amplitude).sub_(amplitude), inside)
+
+    def accumulate(self, G: Tensor, block: _Block, columns: slice, sums: Sequence[Tensor]) -> None:
+        """Add a block of columns to the gradients of A, B, C, D in `sums` (Eq. 11 and 12)."""
+        H = (G * block.S).mul_(_SLOPES[self.rule.magnitude_activation](block.P, block.M))
+        sums[0][:, columns] = self.B.t() @ H
+        sums[1].addmm_(H, self.A[:, columns].t())
+        if self.rule.direction == "fixed":
+            return
+        K = (G.clamp(-1, 1) if self.rule.clip == "eq12" else G) * block.M
+        K.mul_(self.scale)
+        if self.rule.clip == "eq7":
+            K.clamp_(-1, 1)
+        elif block.inside is not None:
+            K.mul_(block.inside)
+        sums[2][:, columns] = self.D.t() @ K
+        sums[3].addmm_(K, self.C[:, columns].t())
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.Tensor.relu_,
+    "abs": torch.Tensor.abs,
+    "sigmoid": torch.Tensor.sigmoid_,
+    "identity": lambda P: P,
+}
+# The derivative from the product P and the magnitude M. Where the activation works in place, P is M: the sign of ReLU's
+# output is its derivative, 0 at 0 as in the paper's indicator.
+_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor | float]] = {
+    "relu": lambda P, M: M.sign(),
+    "abs": lambda P, M: P.sign(),
+    "sigmoid": lambda P, M: M * (1 - M),
+    "identity": lambda P, M: 1.0,
+}
+
+
+def random_signs(seed: Tensor, d: int, k: int, rows: slice = _ALL, columns: slice = _ALL) -> Tensor:
+    """A block of the (d, k) mask of independent, evenly distributed -1 and 1 (int32) that belongs to `seed` (int64).
+
+    Every 32 columns of a row are the bits of one SplitMix64 output, counted from the seed. So any block can be had by
+    itself and each device gives the same mask, which torch's own generators do not.
+    """
+    row = torch.arange(*rows.indices(d), device=seed.device)
+    start, stop, _ = columns.indices(k)
+    word = torch.arange(start // 32, (stop + 31) // 32, device=seed.device)
+    bits = _splitmix64(seed + (row[:, None] * ((k + 31) // 32) + word)).to(torch.int32)
+    bits = (bits[..., None] >> torch.arange(32, device=seed.device, dtype=torch.int32)) & 1
+    offset = start % 32
+    return bits.flatten(1)[:, offset : offset + stop - start] * 2 - 1
+
+
+def _splitmix64(counter: Tensor) -> Tensor:
+    """Steele, Lea and Flood (2014). int64 wraps as the uint64 of the original; a logical shift needs its sign masked."""
+    z = counter * -0x61C8864680B583EB
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+
+
+def _updates(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
+    return [Update(rule, *tensors[i * _TENSORS : (i + 1) * _TENSORS]) for i, rule in enumerate(rules)]
+
+
+def _add(weight: Tensor, blocks: Sequence[_Block]) -> Tensor:
+    """The block of W0 plus the dW, rounded to the dtype of W0."""
+    result = weight.to(blocks[0].M.dtype)
+    for block in blocks:
+        result = torch.addcmul(result, block.M, block.S)
+    return result.to(weight.dtype)
+
+
+def _blocks(length: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Slices of `length` that hold about a block's elements, each `width` wide."""
+    step = max(1, (CPU_BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK) // width)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def _without_autocast(tensor: Tensor) -> torch.autocast:
+    return torch.autocast(tensor.device.type, enabled=False)

@@ -1,0 +1,38 @@
+"""Counts optimiser steps for the warm-up ramp, without asking anything of the training loop.
+
+A ramped layer holds a counter for each adapter. One hook behind every optimiser of the process advances the counters of
+those adapters whose factors that optimiser steps. So gradient accumulation counts once, a step that a gradient scaler
+skips does not count, and two models keep their own time.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+if TYPE_CHECKING:
+    from .layer import DualLoraLayer
+
+_layers: weakref.WeakSet[DualLoraLayer] = weakref.WeakSet()
+
+
+def follow(layer: DualLoraLayer) -> None:
+    """Advance the counters of `layer` from now on, for as long as it lives."""
+    _layers.add(layer)
+
+
+def _advance(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if not _layers:
+        return
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for layer in _layers:
+        for name, step in layer.dual_lora_step.items():
+            # One factor stands for the adapter, so that optimisers that share its factors do not count twice.
+            trained = next((f for f in layer.factors(name) if f.requires_grad), None)
+            if id(trained) in stepped:
+                step += 1
+
+
+register_optimizer_step_post_hook(_advance)

@@ -1,0 +1,1 @@
+"""What results say: intervals, counts and comparisons, from result files alone."""

@@ -1,0 +1,63 @@
+"""Intervals for accuracies over a fixed set of items and a few seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean in percent with the half-width of its interval, over so many runs.
+
+    Attributes:
+        half_width: None where one item, or nothing, was measured.
+    """
+
+    mean: float
+    half_width: float | None
+    runs: int
+
+
+def mean_accuracy(tasks: list[NDArray[np.float64]], confidence: float = 0.95) -> Estimate:
+    """Unweighted mean over tasks of the accuracy, with an interval for other items and other seeds.
+
+    Args:
+        tasks: one array a task, (runs, items), 1 where a run got an item right. Runs are the same in every task.
+        confidence: coverage that the interval aims at.
+
+    Two variances are added. Items: of each item's mean over the runs, so that items that every seed gets wrong count once
+    and not once a seed. Seeds: of the runs' own means. What a seed changes in single items enters both, so with few items
+    the interval is a little too wide, never too narrow. The quantile is Student's, with Welch and Satterthwaite's degrees
+    of freedom for the sum of the two.
+    """
+    runs = {task.shape[0] for task in tasks}
+    if len(runs) != 1:
+        raise ValueError(f"every task must have the same runs, got {sorted(runs)} runs")
+    (run_count,) = runs
+    run_means = np.mean([task.mean(axis=1) for task in tasks], axis=0)
+    item_parts = [
+        (np.var(task.mean(axis=0), ddof=1) / task.shape[1] / len(tasks) ** 2, task.shape[1] - 1)
+        for task in tasks
+        if task.shape[1] > 1
+    ]
+    parts = list(item_parts)
+    if run_count > 1:
+        parts.append((np.var(run_means, ddof=1) / run_count, run_count - 1))
+    variance = sum(part for part, _ in parts)
+    half_width = None
+    if len(item_parts) == len(tasks):
+        freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else 1.0
+        half_width = 100 * float(student.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
+    return Estimate(mean=100 * float(run_means.mean()), half_width=half_width, runs=run_count)
+
+
+def outcomes_array(outcomes: list[str]) -> NDArray[np.float64]:
+    """Stored outcomes of one task, a string of 0 and 1 a run, as an array (runs, items)."""
+    lengths = {len(text) for text in outcomes}
+    if len(lengths) != 1:
+        raise ValueError(f"runs of one row were tested on different numbers of items: {sorted(lengths)}")
+    return np.array([[float(digit) for digit in text] for text in outcomes])

@@ -1,0 +1,116 @@
+"""A benchmark family: its typed settings, and what the harness asks of it. One folder under `repro.benchmarks` each."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from repro.config import ConfigError, Frozen, one_of, parse
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from repro.benchmarks.finetuning import FineTuning, FineTuningData, Prediction
+    from repro.benchmarks.training import TrainingSpec
+    from repro.methods.base import Method
+
+
+class TaskScore(Frozen):
+    """One task's figures.
+
+    Attributes:
+        metric: the full name, protocol and all, for instance `accuracy (cloze)`.
+        value: in percent.
+        items: how many items the value is over.
+        outcomes: one digit an item, 1 for right and 0 for wrong, in the order of the items' ids.
+        unparsed: share of the items whose answer could not be read, between 0 and 1.
+        constant: whether every item got the same answer, the mark of a collapsed model.
+    """
+
+    metric: str
+    value: float
+    items: int
+    outcomes: str
+    unparsed: float
+    constant: bool
+
+
+class Benchmark(Frozen):
+    """Settings of one family, as they stand in a run's spec, and the way from them to data, training and scores.
+
+    Attributes:
+        family: the name of the folder.
+        tasks: the tasks that are scored: a table's columns.
+    """
+
+    family: str
+    tasks: tuple[str, ...]
+    model_task: ClassVar[Literal["causal_lm"]] = "causal_lm"
+    scorer_version: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def titles(self) -> dict[str, str]:
+        """Heading of each task's column."""
+
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """Protocol, source and sizes of the data, in a sentence for the table's notes."""
+
+    @abstractmethod
+    def data(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        training: TrainingSpec,
+        *,
+        seed: int,
+        micro_batch_size: int,
+        evaluation_tokens: int,
+    ) -> FineTuningData:
+        """The tokenised data; `evaluation_tokens` bounds the padded size of a test batch. Its `fingerprints` name it."""
+
+    @abstractmethod
+    def module(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        method: Method,
+        training: TrainingSpec,
+        *,
+        steps: int,
+        seed: int,
+    ) -> FineTuning:
+        """The Lightning module that trains `model` for so many steps, and tests it."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
+        """Scores of stored predictions, one for each task, without any model."""
+
+
+def benchmark_families() -> dict[str, type[Benchmark]]:
+    """Every family by name: the `BENCHMARK` of each folder beside this file."""
+    import repro.benchmarks
+
+    folders = [m.name for m in pkgutil.iter_modules(repro.benchmarks.__path__) if m.ispkg]
+    classes = [importlib.import_module(f"repro.benchmarks.{folder}").BENCHMARK for folder in folders]
+    return {cls.model_fields["family"].default: cls for cls in classes}
+
+
+def parse_benchmark(content: Any, source: str = "benchmark") -> Benchmark:
+    """Build the settings of the family that `content["family"]` names.
+
+    Raises:
+        ConfigError: unknown family, or settings that do not fit it.
+    """
+    if isinstance(content, Benchmark):
+        return content
+    families = benchmark_families()
+    family = content.get("family") if isinstance(content, Mapping) else None
+    if family not in families:
+        raise ConfigError(f"{source}: family: {one_of('benchmark family', family, families)}")
+    return parse(content, families[family], source)

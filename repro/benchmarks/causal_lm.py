@@ -1,0 +1,216 @@
+"""What every family on a causal language model shares: tokenised examples, the loss, likelihoods and generation.
+
+Logits are the widest tensor of such a model (SmolLM2: 49,152 columns against 576), and only a few positions of a
+row are ever looked at. So the decoder runs first and the output matrix is applied to those positions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training text as token ids; the first `prompt_length` tokens are the prompt."""
+
+    ids: tuple[int, ...]
+    prompt_length: int
+
+    def labels(self, loss_on: str) -> list[int]:
+        """Ids to be predicted, position by position; under loss on the completion the prompt is `IGNORED`."""
+        ignored = self.prompt_length if loss_on == "completion" else 0
+        return [IGNORED] * ignored + list(self.ids[ignored:])
+
+
+def encode_example(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, *, append_eos: bool, max_tokens: int
+) -> Example:
+    """Tokenise one training text, prompt and completion apart, so that the boundary is the same in evaluation.
+
+    Too long a text loses the beginning of its prompt: the completion is what is learnt. Adds the tokenizer's own
+    start token, if it has one.
+
+    Raises:
+        ValueError: the completion alone is longer than `max_tokens`.
+    """
+    prompt_ids = tokenizer(prompt).input_ids
+    completion_ids = tokenizer(completion, add_special_tokens=False).input_ids
+    if append_eos:
+        completion_ids = [*completion_ids, tokenizer.eos_token_id]
+    room = max_tokens - len(completion_ids)
+    if room < 1:
+        raise ValueError(
+            f"a completion of {len(completion_ids)} tokens leaves no room for its prompt under max_tokens "
+            f"{max_tokens}; raise max_tokens (text: {completion[:60]!r})"
+        )
+    prompt_ids = prompt_ids[-room:]
+    return Example(ids=(*prompt_ids, *completion_ids), prompt_length=len(prompt_ids))
+
+
+def collate(examples: Sequence[Example], *, loss_on: str, pad_id: int) -> dict[str, Tensor]:
+    """Right-padded `input_ids` and `labels`, both (examples, longest).
+
+    Under a causal mask nothing looks to its right, so right padding needs no attention mask, and attention keeps its
+    fast path; padded positions carry the label `IGNORED`.
+    """
+    width = max(len(example.ids) for example in examples)
+    input_ids = torch.full((len(examples), width), pad_id)
+    labels = torch.full((len(examples), width), IGNORED)
+    for row, example in enumerate(examples):
+        input_ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        labels[row, : len(example.ids)] = torch.tensor(example.labels(loss_on))
+    return {"input_ids": input_ids, "labels": labels}
+
+
+def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
+    """Last hidden states (rows, positions, width) of a causal language model, adapted or not, before its logits."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return causal.get_decoder()(**inputs, use_cache=False).last_hidden_state
+
+
+def logits_at(model: nn.Module, hidden: Tensor, where: Tensor) -> Tensor:
+    """Logits in fp32, (chosen positions, vocabulary), for the positions that the mask `where` (rows, positions) marks."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return causal.get_output_embeddings()(hidden[where]).float()
+
+
+def negative_log_likelihood(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
+    """Sum over all predicted tokens of -log p in nats, a scalar.
+
+    The sum, not the mean: dividing by the whole optimiser batch's tokens makes gradient accumulation exact.
+    """
+    targets = labels[:, 1:]
+    predicted = targets != IGNORED
+    hidden = hidden_states(model, input_ids=input_ids)[:, :-1]
+    logits = logits_at(model, hidden, predicted)
+    return nn.functional.cross_entropy(logits, targets[predicted], reduction="sum")
+
+
+@dataclass(frozen=True)
+class Options:
+    """One question and its possible continuations, as token ids."""
+
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.context) + sum(len(continuation) for continuation in self.continuations)
+
+
+def encode_options(
+    tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]
+) -> Options:
+    """Tokenise a question as `encode_example` does its prompt, and each continuation as it does a completion."""
+    encoded = (tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in continuations)
+    return Options(context=tuple(tokenizer(context).input_ids), continuations=tuple(encoded))
+
+
+@torch.inference_mode()
+def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id: int) -> list[list[float]]:
+    """log p(continuation | context) in nats, for every continuation of every item, in one pass.
+
+    A row holds an item's context once and all its continuations behind it; the mask lets a continuation see the context
+    and itself but no other, and its positions count on from the context's end. So the context, which is most of the
+    text, is computed once an item and not once an option.
+    """
+    device = next(model.parameters()).device
+    width = max(len(item) for item in items)
+    input_ids = torch.full((len(items), width), pad_id)
+    positions = torch.zeros((len(items), width), dtype=torch.long)
+    # 0 is the context, i > 0 the i-th continuation, -1 padding.
+    part = torch.full((len(items), width), -1)
+    for row, item in enumerate(items):
+        start = len(item.context)
+        input_ids[row, :start] = torch.tensor(item.context)
+        positions[row, :start] = torch.arange(start)
+        part[row, :start] = 0
+        for index, continuation in enumerate(item.continuations, 1):
+            end = start + len(continuation)
+            input_ids[row, start:end] = torch.tensor(continuation)
+            positions[row, start:end] = torch.arange(len(continuation)) + len(item.context)
+            part[row, start:end] = index
+            start = end
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    same_part = part[:, :, None] == part[:, None, :]
+    from_context = (part == 0)[:, None, :]
+    visible = (causal & (same_part | from_context))[:, None]  # (rows, 1, queries, keys)
+
+    hidden = hidden_states(
+        model,
+        input_ids=input_ids.to(device),
+        position_ids=positions.to(device),
+        attention_mask=_additive(visible, _activation_dtype(model)).to(device),
+    )
+
+    # The token at `target` is predicted from `source`: its left neighbour, or the context's end for a first token.
+    sources, targets = [], []
+    for row, item in enumerate(items):
+        start = len(item.context)
+        for continuation in item.continuations:
+            left = [len(item.context) - 1, *range(start, start + len(continuation) - 1)]
+            sources += [row * width + position for position in left]
+            targets += continuation
+            start += len(continuation)
+    chosen = hidden.reshape(len(items) * width, -1)[torch.tensor(sources, device=device)]
+    every = torch.ones(len(sources), dtype=torch.bool, device=device)
+    log_p = torch.log_softmax(logits_at(model, chosen, every), dim=-1)
+    token_log_p = log_p.gather(1, torch.tensor(targets, device=device)[:, None])[:, 0].cpu()
+    sums = (float(piece.sum()) for piece in token_log_p.split([len(c) for i in items for c in i.continuations]))
+    return [[next(sums) for _ in item.continuations] for item in items]
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    beams: int,
+    max_new_tokens: int,
+) -> list[str]:
+    """Continuations of the prompts (token ids) by beam search without sampling, in one left-padded, masked batch."""
+    device = next(model.parameters()).device
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    output = model.generate(
+        input_ids=input_ids.to(device),
+        attention_mask=mask.to(device),
+        num_beams=beams,
+        do_sample=False,
+        # The checkpoint's own generation settings (a chat model's temperature, say) are no part of a protocol.
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+
+def _activation_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype in which attention scores are computed: the autocast one, or the weights'."""
+    device_type = next(model.parameters()).device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return causal.get_output_embeddings().weight.dtype
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a query may look and the dtype's minimum elsewhere.
+
+    Not minus infinity: a padding row sees only itself or nothing, and a softmax over nothing is NaN.
+    """
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)

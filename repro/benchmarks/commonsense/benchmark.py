@@ -1,0 +1,216 @@
+"""Settings of the commonsense family, and the way from them to data, module and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from repro.benchmarks.base import Benchmark, TaskScore
+from repro.benchmarks.commonsense.prompts import TEMPLATES
+from repro.benchmarks.commonsense.protocols import Cloze, Generate
+from repro.benchmarks.commonsense.records import TASKS, Record, fingerprint, mix, select
+from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
+from repro.benchmarks.commonsense.sources import get_source
+from repro.config import Frozen
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from repro.benchmarks.causal_lm import Example
+    from repro.benchmarks.commonsense.module import CommonsenseModule, TestItem
+    from repro.benchmarks.finetuning import FineTuningData, Prediction
+    from repro.benchmarks.training import TrainingSpec
+    from repro.methods.base import Method
+
+TaskName = Literal[
+    "boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa"
+]
+
+
+class GenerateSettings(Frozen):
+    """The paper's protocol, by beam search without sampling; see `protocols.Generate`."""
+
+    name: Literal["generate"] = "generate"
+    version: Literal[1] = Generate.version
+    template: Literal["llm-adapters", "hira"] = "llm-adapters"
+    reading: Literal["first", "strict"] = "first"
+    beams: int = Field(default=4, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+
+    def protocol(self) -> Generate:
+        return Generate(template=TEMPLATES[self.template], reading=self.reading)
+
+
+class ClozeSettings(Frozen):
+    """Likelihoods of the options; see `protocols.Cloze`."""
+
+    name: Literal["cloze"] = "cloze"
+    version: Literal[1] = Cloze.version
+
+    def protocol(self) -> Cloze:
+        return Cloze()
+
+
+class Commonsense(Benchmark):
+    """The eight tasks of LLM-Adapters: trained on their mix, tested on each.
+
+    Attributes:
+        source: where the records come from; see `sources`.
+        train_per_task: training records of each task, None for all.
+        validation_size: records held out of the mix, for the selection of weights.
+        test_per_task: test records of each task, None for all.
+        max_tokens: longest training text, prompt and completion together.
+        data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
+    """
+
+    scorer_version: ClassVar[int] = SCORER_VERSION
+
+    family: Literal["commonsense"] = "commonsense"
+    tasks: tuple[TaskName, ...] = tuple(TASKS)  # type: ignore[assignment]
+    source: Literal["local", "package", "hub"]
+    train_per_task: int | None = Field(default=None, ge=1)
+    validation_size: int = Field(default=0, ge=0)
+    test_per_task: int | None = Field(default=None, ge=1)
+    max_tokens: int = Field(default=256, ge=8)
+    data_seed: int = 0
+    protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return {name: TASKS[name].title for name in self.tasks}
+
+    @property
+    def note(self) -> str:
+        trained = "all training" if self.train_per_task is None else f"{self.train_per_task} training"
+        tested = "all test" if self.test_per_task is None else f"{self.test_per_task} test"
+        protocol = f"protocol {self.protocol.name} version {self.protocol.version}"
+        if isinstance(self.protocol, GenerateSettings):
+            protocol += (
+                f" ({self.protocol.beams} beams, up to {self.protocol.max_new_tokens} new tokens, "
+                f"template {self.protocol.template}, {self.protocol.reading} label counts)"
+            )
+        return (
+            f"{trained} and {tested} records of each task, from the source '{self.source}' "
+            f"({get_source(self.source).note}); accuracy (%) under {protocol}."
+        )
+
+    def data(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        training: TrainingSpec,
+        *,
+        seed: int,
+        micro_batch_size: int,
+        evaluation_tokens: int,
+    ) -> FineTuningData:
+        from repro.benchmarks.causal_lm import IGNORED, collate
+        from repro.benchmarks.finetuning import FineTuningData
+
+        source = get_source(self.source)
+        trained = mix(
+            (self._some(source.load(task, "train"), self.train_per_task) for task in self.tasks),
+            self.data_seed,
+        )
+        validation, train = trained[: self.validation_size], trained[self.validation_size :]
+        test = [
+            record
+            for task in self.tasks
+            for record in self._some(source.load(task, "test"), self.test_per_task)
+        ]
+
+        def micro_batch(examples: Sequence[Example]) -> tuple[dict, int]:
+            batch = collate(examples, loss_on=training.loss_on, pad_id=tokenizer.pad_token_id)
+            return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
+
+        return FineTuningData(
+            train=self._examples(train, tokenizer, training),
+            validation=self._examples(validation, tokenizer, training),
+            test_batches=list(_batches(self._items(test, tokenizer), evaluation_tokens)),
+            fingerprints={
+                name: fingerprint(records)
+                for name, records in [("train", train), ("validation", validation), ("test", test)]
+            },
+            length=lambda example: len(example.ids),
+            collate=micro_batch,
+            training=training,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+        )
+
+    def module(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        method: Method,
+        training: TrainingSpec,
+        *,
+        steps: int,
+        seed: int,
+    ) -> CommonsenseModule:
+        from repro.benchmarks.commonsense.module import CommonsenseModule
+
+        return CommonsenseModule(
+            model, method, training, steps=steps, seed=seed, tokenizer=tokenizer, protocol=self.protocol
+        )
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
+        reading = self.protocol.reading if isinstance(self.protocol, GenerateSettings) else "first"
+        by_task: dict[str, list[Prediction]] = {task: [] for task in self.tasks}
+        # In the order of ids, so that the outcomes of two runs stand side by side whatever their batches were.
+        for prediction in sorted(predictions, key=lambda p: p["id"]):
+            by_task[prediction["task"]].append(prediction)
+        return {task: score(task, items, reading) for task, items in by_task.items()}
+
+    def _some(self, records: Sequence[Record], count: int | None) -> Sequence[Record]:
+        return records if count is None else select(records, count, self.data_seed)
+
+    def _examples(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
+    ) -> list[Example]:
+        from repro.benchmarks.causal_lm import encode_example
+        from repro.benchmarks.token_cache import cached_examples
+
+        protocol = self.protocol.protocol()
+
+        def build() -> list[Example]:
+            texts = (protocol.training_text(record) for record in records)
+            return [
+                encode_example(
+                    tokenizer,
+                    prompt,
+                    completion,
+                    append_eos=training.append_eos,
+                    max_tokens=self.max_tokens,
+                )
+                for prompt, completion in texts
+            ]
+
+        key = [
+            fingerprint(records),
+            self.protocol.model_dump_json(),
+            tokenizer.backend_tokenizer.to_str(),
+            f"{training.append_eos} {self.max_tokens}",
+        ]
+        return cached_examples(key, build)
+
+    def _items(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> list[TestItem]:
+        """Test items, longest first, so that a batch too large for the memory shows at once."""
+        from repro.benchmarks.commonsense.module import encode_item
+
+        items = [encode_item(record, self.protocol, tokenizer) for record in records]
+        return sorted(items, key=lambda item: (-item.tokens, item.record.id))
+
+
+def _batches(items: Sequence[TestItem], tokens: int) -> Iterator[list[TestItem]]:
+    """Cut sorted items into batches whose padded size stays within so many tokens; an item too long stands alone."""
+    batch: list[TestItem] = []
+    for item in items:
+        if batch and (len(batch) + 1) * batch[0].tokens > tokens:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch

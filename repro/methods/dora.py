@@ -1,0 +1,35 @@
+"""DoRA: a weight's magnitude, one number per output row, and its direction, which LoRA changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from repro.methods.lora import LoRA
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import nn
+
+    from repro.models.shapes import LinearShape
+
+
+class DoRA(LoRA):
+    """Weight-decomposed LoRA with the settings of the DoRA commonsense scripts, the same as LoRA's.
+
+    The norm in the denominator is a constant in the backward pass, as in the paper's cheaper variant (section
+    4.3). With dropout, peft computes the base product twice in training.
+    """
+
+    label: ClassVar[str] = "DoRA"
+    citation: ClassVar[str] = "Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation (ICML 2024)"
+
+    name: Literal["dora"] = "dora"  # type: ignore[assignment]
+
+    def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> LoraConfig:
+        from peft import LoraConfig
+
+        return LoraConfig(**self._lora_settings(targets, task_type, model), use_dora=True)
+
+    def adapter_parameters(self, shape: LinearShape) -> int:
+        return super().adapter_parameters(shape) + shape.out_features

@@ -1,0 +1,49 @@
+"""FFT: full fine-tuning, every weight of the model trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from repro.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from repro.models.shapes import LinearShape
+
+_FILE = "model.safetensors"
+
+
+class FullFineTuning(Method):
+    """All weights are trained; what is saved is the whole model."""
+
+    label: ClassVar[str] = "FFT"
+    citation: ClassVar[str] = "the usual practice"
+
+    name: Literal["fft"] = "fft"
+
+    def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
+        return model.requires_grad_(True)
+
+    def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
+        return base_parameters
+
+    def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
+        return []
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        from safetensors.torch import save_model
+
+        directory.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(directory / _FILE))
+
+    def load(
+        self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
+    ) -> nn.Module:
+        from safetensors.torch import load_model
+
+        model = self.attach(base_model, targets, task_type)
+        load_model(model, str(directory / _FILE))
+        return model

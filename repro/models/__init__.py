@@ -1,0 +1,14 @@
+"""What the name of a model stands for: architecture, checkpoint, padding, and the modules to adapt."""
+
+from repro.models.shapes import LinearShape, base_parameters, linear_shapes
+from repro.models.spec import ModelSpec, Padding, list_models, load_model_spec
+
+__all__ = [
+    "LinearShape",
+    "ModelSpec",
+    "Padding",
+    "base_parameters",
+    "linear_shapes",
+    "list_models",
+    "load_model_spec",
+]

@@ -1,0 +1,30 @@
+"""Where a pretrained model ends and the task's head begins.
+
+Counts of the paper leave classification heads out, adapters must train them, and both need the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the parts that a task added to a pretrained model; a language model's head is none of them."""
+    output = model.get_output_embeddings()  # type: ignore[operator]
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and child is not output and any(True for _ in child.parameters())
+    ]
+
+
+def without_head(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Those of the parameters that are no part of the model's head."""
+    head = {
+        id(parameter) for name in head_modules(model) for parameter in model.get_submodule(name).parameters()
+    }
+    return [parameter for parameter in parameters if id(parameter) not in head]

@@ -1,0 +1,137 @@
+"""From a model's description to a model and a tokenizer, asserting everything that the description says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from repro.config import ConfigError, one_of
+from repro.models.head import without_head
+from repro.models.packages import checkpoint_folder
+from repro.models.shapes import base_parameters, linear_shapes
+from repro.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Task = Literal["causal_lm", "seq_cls"]
+
+
+def load_model(
+    spec: ModelSpec, task: Task, dtype: torch.dtype | None = None, num_labels: int | None = None
+) -> PreTrainedModel:
+    """The pretrained model for a task, on the CPU, in evaluation mode.
+
+    Args:
+        spec: the model's description.
+        task: `causal_lm`, or for an encoder `seq_cls`; a classifier's head is drawn from torch's generator.
+        dtype: of the weights; float32 unless told.
+        num_labels: size of the classifier's output, with `seq_cls` only.
+
+    Raises:
+        ConfigError: the checkpoint cannot be had, or is not what the description says.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    if (task == "causal_lm") != spec.causal:
+        kind, fitting = ("a causal model", "causal_lm") if spec.causal else ("an encoder", "seq_cls")
+        raise ConfigError(f"model {spec.name} is {kind}; its task is {fitting!r} (got {task!r})")
+    if (task == "seq_cls") != (num_labels is not None):
+        raise ConfigError(
+            f"task {task!r} with num_labels {num_labels}: `seq_cls` needs it, no other takes it"
+        )
+    auto_class = AutoModelForCausalLM if task == "causal_lm" else AutoModelForSequenceClassification
+    head: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
+    dtype = dtype or torch.float32
+    if spec.source == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            model = auto_class.from_config(AutoConfig.for_model(**spec.architecture, **head)).to(dtype)
+    else:
+        model = _from_pretrained(auto_class, spec, dtype=dtype, **head)
+    # Adapters name their base by this; a cache folder of one machine would mean nothing on another.
+    model.name_or_path = model.config._name_or_path = spec.checkpoint or spec.name
+    _check_architecture(model, spec)
+    return model.eval()
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padding as the description says.
+
+    Raises:
+        ConfigError: the tokenizer cannot be had, or cannot pad like that.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = byte_tokenizer() if spec.source == "random" else _from_pretrained(AutoTokenizer, spec)
+    token, side = spec.padding.token, spec.padding.side
+    special = {added.content for added in tokenizer.added_tokens_decoder.values() if added.special}
+    if token not in special:
+        raise ConfigError(f"model {spec.name}: {one_of('special token to pad with', token, special)}")
+    tokenizer.pad_token = token
+    tokenizer.padding_side = side
+    masks = tokenizer(["a", "a b c d"], padding=True)["attention_mask"]
+    if masks[0] != sorted(masks[0], reverse=side == "right") or 0 not in masks[0]:
+        raise ConfigError(
+            f"model {spec.name}: the tokenizer does not pad on the {side}; its mask is {masks[0]}"
+        )
+    return tokenizer
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """A tokenizer without a file: one token per byte, LLaMA's special tokens, and `<s>` before a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    vocabulary = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def _from_pretrained(auto_class: Any, spec: ModelSpec, **settings: Any) -> Any:
+    """transformers' own loading, from a package's folder or from the hub."""
+    if spec.source == "package":
+        return auto_class.from_pretrained(checkpoint_folder(spec), **settings)
+    try:
+        return auto_class.from_pretrained(spec.checkpoint, revision=spec.revision, **settings)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        page = f"https://huggingface.co/{spec.checkpoint}"
+        advice = (
+            f"it is gated: accept its licence at {page}, then run `hf auth login` or set HF_TOKEN"
+            if spec.gated
+            else f"without a network, first run `hf download {spec.checkpoint}` where there is one"
+        )
+        raise ConfigError(
+            f"model {spec.name}: {spec.checkpoint} cannot be loaded ({reason}); {advice}"
+        ) from error
+
+
+def _check_architecture(model: PreTrainedModel, spec: ModelSpec) -> None:
+    """Compare a loaded model with its description: every linear map, and the number of parameters."""
+    from transformers.pytorch_utils import Conv1D
+
+    modules = dict(model.named_modules())
+    for shape in linear_shapes(spec.architecture):
+        module = modules.get(shape.name)
+        found = () if module is None else tuple(module.weight.shape)
+        if isinstance(module, Conv1D):
+            found = found[::-1]
+        if found != (shape.out_features, shape.in_features):
+            raise ConfigError(
+                f"model {spec.name}: {shape.name} has the shape {found}, its description says "
+                f"{(shape.out_features, shape.in_features)}"
+            )
+    found_parameters = sum(parameter.numel() for parameter in without_head(model, model.parameters()))
+    expected = base_parameters(spec.architecture)
+    if found_parameters != expected:
+        raise ConfigError(
+            f"model {spec.name} has {found_parameters:,} parameters, its description says {expected:,}"
+        )

@@ -1,0 +1,179 @@
+"""Shapes and parameter counts of an architecture, from its configuration alone.
+
+Planning has to print a table's parameter column, and a run has to check what it built, without building a 70B
+model or importing torch. Each supported architecture is therefore described once, as the linear maps of one
+block plus what lies outside of them; both questions are answered from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+class LinearShape(NamedTuple):
+    """One linear map, oriented as in the paper, W0: (out_features, in_features), however it is stored."""
+
+    name: str
+    out_features: int
+    in_features: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, bias excluded."""
+        return self.out_features * self.in_features
+
+
+class _Layout(NamedTuple):
+    """An architecture: equal blocks of linear maps, and the parameters that are outside of these maps."""
+
+    prefix: str  # module path of the list of blocks, in the model with its task head
+    blocks: int
+    linears: tuple[LinearShape, ...]  # of one block, named relative to it
+    bias: bool  # whether these linear maps have one
+    norms: int  # parameters of one block's normalisation layers
+    outside: int  # embeddings, final normalisation, language model head
+
+    def parameters(self) -> int:
+        weights = sum(linear.parameters + self.bias * linear.out_features for linear in self.linears)
+        return self.outside + self.blocks * (weights + self.norms)
+
+
+def linear_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None = None) -> list[LinearShape]:
+    """The linear maps of all blocks that `targets` selects, one by one, named by their full module path.
+
+    A target selects like in peft: it is the module's path or the end of it. Without targets: every linear map
+    of a block.
+
+    Raises:
+        ValueError: the architecture is not supported or incomplete, or a target selects nothing.
+    """
+    layout = _layout(architecture)
+    names = [linear.name for linear in layout.linears]
+    for target in targets or ():
+        if not any(_selects(target, name) for name in names):
+            raise ValueError(
+                f"target {target!r} is no linear module of a {architecture['model_type']} block; "
+                f"known: {', '.join(names)}"
+            )
+    return [
+        linear._replace(name=f"{layout.prefix}.{block}.{linear.name}")
+        for block in range(layout.blocks)
+        for linear in layout.linears
+        if targets is None or any(_selects(target, linear.name) for target in targets)
+    ]
+
+
+def base_parameters(architecture: Mapping[str, Any]) -> int:
+    """Number of parameters of the pretrained model, with a language model's head, without a classifier's.
+
+    Raises:
+        ValueError: the architecture is not supported or incomplete.
+    """
+    return _layout(architecture).parameters()
+
+
+def _selects(target: str, name: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _layout(architecture: Mapping[str, Any]) -> _Layout:
+    model_type = architecture.get("model_type")
+    if model_type not in _LAYOUTS:
+        raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(sorted(_LAYOUTS))}")
+    try:
+        return _LAYOUTS[model_type](architecture)
+    except KeyError as error:
+        raise ValueError(f"the architecture of a {model_type} model needs the key {error}") from error
+
+
+def _llama(a: Mapping[str, Any]) -> _Layout:
+    hidden, inner = a["hidden_size"], a["intermediate_size"]
+    head = hidden // a["num_attention_heads"]
+    keys = a["num_key_value_heads"] * head
+    embeddings = 1 if a["tie_word_embeddings"] else 2  # input, and the language model head
+    return _Layout(
+        prefix="model.layers",
+        blocks=a["num_hidden_layers"],
+        linears=(
+            LinearShape("self_attn.q_proj", hidden, hidden),
+            LinearShape("self_attn.k_proj", keys, hidden),
+            LinearShape("self_attn.v_proj", keys, hidden),
+            LinearShape("self_attn.o_proj", hidden, hidden),
+            LinearShape("mlp.gate_proj", inner, hidden),
+            LinearShape("mlp.up_proj", inner, hidden),
+            LinearShape("mlp.down_proj", hidden, inner),
+        ),
+        bias=False,
+        norms=2 * hidden,
+        outside=embeddings * a["vocab_size"] * hidden + hidden,
+    )
+
+
+def _gpt2(a: Mapping[str, Any]) -> _Layout:
+    hidden = a["n_embd"]
+    return _Layout(
+        prefix="transformer.h",
+        blocks=a["n_layer"],
+        linears=(
+            LinearShape("attn.c_attn", 3 * hidden, hidden),  # q, k and v in one matrix
+            LinearShape("attn.c_proj", hidden, hidden),
+            LinearShape("mlp.c_fc", 4 * hidden, hidden),
+            LinearShape("mlp.c_proj", hidden, 4 * hidden),
+        ),
+        bias=True,
+        norms=4 * hidden,
+        outside=(a["vocab_size"] + a["n_positions"]) * hidden + 2 * hidden,  # the head is the embedding
+    )
+
+
+def _encoder(a: Mapping[str, Any], prefix: str, attention: tuple[str, str, str], outside: int) -> _Layout:
+    """The block that BERT and its descendants share; names differ, and what surrounds the blocks."""
+    hidden, inner = a["hidden_size"], a["intermediate_size"]
+    return _Layout(
+        prefix=f"{prefix}.encoder.layer",
+        blocks=a["num_hidden_layers"],
+        linears=(
+            *(LinearShape(f"attention.self.{name}", hidden, hidden) for name in attention),
+            LinearShape("attention.output.dense", hidden, hidden),
+            LinearShape("intermediate.dense", inner, hidden),
+            LinearShape("output.dense", hidden, inner),
+        ),
+        bias=True,
+        norms=4 * hidden,
+        outside=outside,
+    )
+
+
+def _embeddings(a: Mapping[str, Any]) -> int:
+    """Words, positions and segments, and the normalisation after them."""
+    rows = a["vocab_size"] + a["max_position_embeddings"] + a["type_vocab_size"]
+    return rows * a["hidden_size"] + 2 * a["hidden_size"]
+
+
+def _bert(a: Mapping[str, Any]) -> _Layout:
+    hidden = a["hidden_size"]
+    pooler = hidden * hidden + hidden  # pretrained, hence not a task head
+    return _encoder(a, "bert", ("query", "key", "value"), _embeddings(a) + pooler)
+
+
+def _roberta(a: Mapping[str, Any]) -> _Layout:
+    return _encoder(a, "roberta", ("query", "key", "value"), _embeddings(a))
+
+
+def _deberta_v2(a: Mapping[str, Any]) -> _Layout:
+    """DeBERTa-v2 as in its xxlarge model: relative positions only, keys shared by content and position."""
+    hidden = a["hidden_size"]
+    words = a["vocab_size"] * hidden + 2 * hidden
+    positions = 2 * a["position_buckets"] * hidden + 2 * hidden
+    convolution = a["conv_kernel_size"] * hidden * hidden + hidden + 2 * hidden
+    return _encoder(a, "deberta", ("query_proj", "key_proj", "value_proj"), words + positions + convolution)
+
+
+_LAYOUTS: dict[Any, Callable[[Mapping[str, Any]], _Layout]] = {
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "bert": _bert,
+    "roberta": _roberta,
+    "deberta-v2": _deberta_v2,
+}

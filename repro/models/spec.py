@@ -1,0 +1,108 @@
+"""A model's description, one YAML file each under `experiments/models/`.
+
+A run names its model by one word. Everything that the word stands for is in one small file, checked when it
+is read: the checkpoint, the architecture (so that shapes and counts are known before anything is downloaded),
+the padding, and which modules each benchmark family adapts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from repro.config import ConfigError, Frozen, load_yaml, one_of
+from repro.models.shapes import base_parameters, linear_shapes
+from repro.paths import EXPERIMENTS
+
+_CAUSAL = ("llama", "gpt2")
+
+
+class Padding(Frozen):
+    """How a batch is made rectangular.
+
+    Attributes:
+        token: a special token of the vocabulary, one that no text is turned into.
+        side: `left` for a causal model, whose next token must follow the text and not the padding.
+    """
+
+    token: str
+    side: Literal["left", "right"]
+
+
+class ModelSpec(Frozen):
+    """What the name of a model stands for.
+
+    Attributes:
+        name: the name, equal to the name of the file.
+        source: `hub` (Hugging Face), `package` (files inside an installed Python package), or `random` (no
+            checkpoint: weights drawn under `seed`, for tests of the whole path).
+        checkpoint: hub id, or name of the distribution, or empty.
+        file: path inside the package: a `.gguf` file, or a folder in the layout of a hub checkpoint.
+        revision: commit of the hub checkpoint.
+        gated: whether the hub gives it only to those who accepted its licence.
+        architecture: fields of the transformers configuration, with `model_type`; all shapes follow from
+            them.
+        padding: how batches are padded; asserted when the tokenizer is loaded.
+        targets: for each benchmark family, the modules that are adapted.
+        seed: of random weights. They stand for a checkpoint, so they are the same in every run.
+    """
+
+    name: str
+    source: Literal["hub", "package", "random"]
+    checkpoint: str = ""
+    file: str = ""
+    revision: str | None = None
+    gated: bool = False
+    architecture: dict[str, Any]
+    padding: Padding
+    targets: dict[str, tuple[str, ...]] = Field(min_length=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        if (self.source == "random") != (self.checkpoint == ""):
+            raise ValueError(f"checkpoint is {self.checkpoint!r}, but the source is {self.source!r}")
+        if self.causal and self.padding.side != "left":
+            raise ValueError(f"padding.side is {self.padding.side!r}, but a causal model pads on the left")
+        base_parameters(self.architecture)
+        for modules in self.targets.values():
+            linear_shapes(self.architecture, modules)
+        return self
+
+    @property
+    def causal(self) -> bool:
+        """Whether it is a language model that reads from left to right; otherwise it is an encoder."""
+        return self.architecture.get("model_type") in _CAUSAL
+
+    def targets_for(self, family: str) -> tuple[str, ...]:
+        """The modules that a benchmark family adapts in this model.
+
+        Raises:
+            ConfigError: the model's file names none for this family.
+        """
+        if family not in self.targets:
+            raise ConfigError(f"model {self.name}: {one_of('benchmark family', family, self.targets)}")
+        return self.targets[family]
+
+
+def list_models(experiments: Path = EXPERIMENTS) -> list[str]:
+    """Names of all described models."""
+    return sorted(path.stem for path in (experiments / "models").glob("*.yaml"))
+
+
+def load_model_spec(name: str, experiments: Path = EXPERIMENTS) -> ModelSpec:
+    """Read a model's description.
+
+    Raises:
+        ConfigError: there is no such model, or its file is wrong.
+    """
+    known = list_models(experiments)
+    if name not in known:
+        raise ConfigError(one_of("model", name, known))
+    path = experiments / "models" / f"{name}.yaml"
+    spec = load_yaml(path, ModelSpec)
+    if spec.name != name:
+        raise ConfigError(f"{path}: name: must equal the name of the file (got {spec.name!r})")
+    return spec

@@ -1,0 +1,1 @@
+"""Tables and figures, drawn from result files and the paper's numbers; nothing here trains or scores."""

@@ -1,0 +1,103 @@
+"""A `Table` as Markdown (also what the terminal shows), as CSV and as LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+
+from repro.analysis.statistics import Estimate
+from repro.report.tables import AVERAGE, Table, TableRow
+
+HOLE = "-"
+
+
+def to_markdown(table: Table) -> str:
+    """Headline, the aligned table and its notes."""
+    lines = [f"# {table.title}", ""]
+    if table.watermark:
+        lines += [f"**{table.watermark}**", ""]
+    lines += grid(table)
+    lines += ["", *(f"- {note}" for note in table.notes)]
+    if table.warnings:
+        lines += ["", "Warnings of the runs:", "", *(f"- {warning}" for warning in table.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def grid(table: Table) -> list[str]:
+    """The bare table as aligned Markdown lines, every group under a row that names it."""
+    header = ["Method", "Params (%)", *table.columns.values(), "runs"]
+    rows: list[list[str]] = []
+    for group in table.groups:
+        rows.append([f"**{group.heading}**", *[""] * (len(header) - 1)])
+        rows += [_cells(table, row) for row in group.rows]
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        aligned = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(aligned) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return [line(header), rule, *(line(row) for row in rows)]
+
+
+def to_csv(table: Table) -> str:
+    """One line a cell: where it stands, whether it was measured or printed, its value and its interval's half-width."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", "profile", "source", "block", "row", "column", "value", "half_width", "runs"])
+    for group in table.groups:
+        profile = table.profile if group.source == "measured" else ""
+        for row in group.rows:
+            for column in table.columns:
+                estimate = row.values.get(column)
+                figures: list[object] = ["", "", ""]
+                if estimate is not None:
+                    width = "" if estimate.half_width is None else f"{estimate.half_width:.4f}"
+                    figures = [f"{estimate.mean:.4f}", width, estimate.runs if row.runs else ""]
+                writer.writerow([table.name, profile, group.source, group.block, row.id, column, *figures])
+    return out.getvalue()
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs `tabular`, its notes as comments in front of it."""
+    columns = ["Method", r"Params (\%)", *map(_escape, table.columns.values()), "runs"]
+    lines = [f"% {line}" for line in (table.title, table.watermark or "", *table.notes) if line]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", " & ".join(columns) + r" \\"]
+    for group in table.groups:
+        lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{_escape(group.heading)}}}}} \\"]
+        lines += [" & ".join(_escape(cell) for cell in _cells(table, row)) + r" \\" for row in group.rows]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
+"""Rendering by file ending."""
+
+
+def _cells(table: Table, row: TableRow) -> list[str]:
+    values = [
+        _figure(row.values.get(column), with_interval=column == AVERAGE)
+        + ("*" if column in row.collapsed else "")
+        for column in table.columns
+    ]
+    runs = "" if row.runs is None else f"{row.runs[0]}/{row.runs[1]}"
+    return [row.label, row.params, *values, runs]
+
+
+def _figure(estimate: Estimate | None, *, with_interval: bool) -> str:
+    if estimate is None:
+        return HOLE
+    text = f"{estimate.mean:.1f}"
+    if with_interval and estimate.half_width is not None:
+        text += f" ± {estimate.half_width:.1f}"
+    return text
+
+
+def _escape(text: str) -> str:
+    for character in "&%_#":
+        text = text.replace(character, rf"\{character}")
+    return text.replace("±", r"$\pm$")

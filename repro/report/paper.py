@@ -1,0 +1,35 @@
+"""The paper's own numbers, from `results/paper/`. They stand beside measured ones and are never mixed with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from repro.paths import RESULTS
+
+
+@dataclass
+class PaperRow:
+    """A row as printed; a value that could not be read anywhere is None."""
+
+    block: str
+    method: str
+    rank: str
+    params_percent: str
+    values: dict[str, float | None] = field(default_factory=dict)
+
+
+def paper_rows(table: str, folder: Path = RESULTS / "paper") -> list[PaperRow]:
+    """The rows of a table of the paper, in its order; none if the table is not there."""
+    path = folder / f"{table}.csv"
+    if not path.exists():
+        return []
+    cells = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows: dict[tuple[str, str, str], PaperRow] = {}
+    for cell in cells.itertuples():
+        key = (str(cell.block), str(cell.method), str(cell.rank))
+        row = rows.setdefault(key, PaperRow(*key, params_percent=str(cell.params_percent)))
+        row.values[str(cell.column)] = float(str(cell.value)) if cell.value else None
+    return list(rows.values())

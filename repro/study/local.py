@@ -1,0 +1,69 @@
+"""Execute the missing runs of a plan here, one after another; a failure is kept and never stops the others."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from repro.study.bases import BaseModels
+from repro.study.environment import environment
+from repro.study.execution import Execution
+from repro.study.result import Failure
+from repro.study.runner import execute
+from repro.study.spec import RunSpec
+from repro.study.store import RunBusy, Store
+from repro.study.watch import Watch
+
+
+@dataclass
+class Outcome:
+    """What became of the runs, by slug."""
+
+    finished: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
+
+
+def run_here(
+    specs: Sequence[RunSpec], *, store: Store, execution: Execution, group: str, watch: Watch
+) -> Outcome:
+    """Execute runs in this process, sharing the loaded base model between neighbours that want the same."""
+    outcome = Outcome()
+    bases = BaseModels()
+    with watch:
+        for spec in specs:
+            watch.begin(spec)
+            try:
+                execute(
+                    spec, store=store, execution=execution, bases=bases, group=group, report=watch.report
+                )
+            except RunBusy:
+                outcome.busy.append(spec.slug)
+                watch.end(spec, "another process works on it")
+            except Exception as error:
+                failure = _failure(spec, store, error)
+                store.write_failure(spec, failure)
+                outcome.failed[spec.slug] = failure.error
+                watch.end(spec, f"failed: {failure.error}")
+            else:
+                outcome.finished.append(spec.slug)
+                watch.end(spec, "done")
+    return outcome
+
+
+def _failure(spec: RunSpec, store: Store, error: Exception) -> Failure:
+    try:
+        earlier = store.failure(spec)
+    except ValueError:  # an unreadable record of the last failure must not hide this one
+        earlier = None
+    return Failure(
+        hash=spec.hash,
+        slug=spec.slug,
+        error=" ".join(f"{type(error).__name__}: {error}".split()),
+        traceback="".join(traceback.format_exception(error)),
+        attempts=1 + (earlier.attempts if earlier else 0),
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+    )

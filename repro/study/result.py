@@ -1,0 +1,93 @@
+"""What a finished run leaves behind, and what a failed one does: typed, so that a reader need not guess."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repro.benchmarks.base import TaskScore
+from repro.config import Frozen
+
+# Raised when a field changes its meaning; a reader refuses a file that it does not understand.
+RESULT_VERSION = 1
+
+
+class Environment(Frozen):
+    """Where and with what code a run was executed.
+
+    Attributes:
+        commit: git commit of the project, None outside a checkout.
+        dirty: whether the checkout had uncommitted changes.
+        hardware: processor and accelerator in words, `threads` as torch uses them.
+        packages: version of each package that can change a number.
+    """
+
+    commit: str | None
+    dirty: bool | None
+    python: str
+    platform: str
+    hardware: str
+    threads: int
+    packages: dict[str, str]
+
+
+class Probe(Frozen):
+    """An invariance that must hold before a number is believed: `distance` may not exceed `tolerance`."""
+
+    name: str
+    distance: float
+    tolerance: float
+
+
+class Training(Frozen):
+    """Attributes: `seconds` of the optimisation alone; `tokens` without padding; `losses` a mean per optimiser step."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    losses: tuple[float, ...]
+    validation_losses: tuple[tuple[int, float], ...]
+
+
+class Evaluation(Frozen):
+    """Attributes: `predictions` is the file's name in the run's folder; `scorer_version` is the scorer's that read it."""
+
+    seconds: float
+    items: int
+    merged: bool
+    scorer_version: int
+    predictions: str
+
+
+class Result(Frozen):
+    """A finished run. Its presence means done."""
+
+    version: int = RESULT_VERSION
+    hash: str
+    slug: str
+    spec: dict[str, Any]
+    scores: dict[str, TaskScore]
+    training: Training
+    evaluation: Evaluation
+    probes: tuple[Probe, ...]
+    trainable_parameters: int
+    adapted_layers: dict[str, int]
+    adapter_bytes: int
+    peak_memory_bytes: int | None
+    total_seconds: float
+    finished: str
+    model_revision: str
+    data_fingerprints: dict[str, str]
+    environment: Environment
+    warnings: tuple[str, ...]
+
+
+class Failure(Frozen):
+    """A run that broke: kept beside the others until it is retried."""
+
+    hash: str
+    slug: str
+    error: str
+    traceback: str
+    attempts: int
+    when: str
+    environment: Environment

@@ -1,0 +1,321 @@
+"""Execute one run: seed, build, train, probe, evaluate, write. The same function on a laptop and in a cluster's job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from torch import nn
+
+from repro.benchmarks.base import TaskScore
+from repro.benchmarks.finetuning import FineTuning, FineTuningData
+from repro.benchmarks.probes import probe
+from repro.models.shapes import base_parameters, linear_shapes
+from repro.study.bases import BaseModels
+from repro.study.environment import environment, peak_memory_bytes, reset_peak_memory
+from repro.study.execution import Execution
+from repro.study.result import Evaluation, Probe, Result, Training
+from repro.study.spec import RunSpec
+from repro.study.store import PREDICTIONS, Store
+
+Report = Callable[[str, int, int], None]
+"""Told what is going on: the phase (`train` or `evaluate`), how much of it is done, and out of how much."""
+
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+# Test items that the probes look at: enough for several lengths, few enough to cost under 2 % of a laptop run.
+_PROBE_ITEMS = 8
+
+# Above this share of unreadable answers, an accuracy says as much about the extraction as about the model.
+_UNPARSED_WARNING = 0.01
+
+
+def execute(
+    spec: RunSpec,
+    *,
+    store: Store,
+    execution: Execution,
+    bases: BaseModels,
+    group: str,
+    report: Report = lambda phase, done, total: None,
+) -> Result:
+    """Train and evaluate one run and write its result. An interrupted one goes on from its last checkpoint.
+
+    Args:
+        group: the experiment that asked for the run, W&B's name for runs that belong together.
+
+    Raises:
+        RunBusy: another process works on it.
+    """
+    with store.claimed(spec):
+        done = store.result(spec)
+        if done is not None:
+            return done
+        with _quiet_libraries(), tempfile.TemporaryDirectory(prefix="repro-") as scratch:
+            return _execute(spec, store, execution, bases, group, report, Path(scratch))
+
+
+def _execute(
+    spec: RunSpec,
+    store: Store,
+    execution: Execution,
+    bases: BaseModels,
+    group: str,
+    report: Report,
+    scratch: Path,
+) -> Result:
+    started = time.perf_counter()
+    reset_peak_memory()
+    # Before anything is built: a seed that is set after the adapter does not seed it.
+    L.seed_everything(spec.seed, workers=True, verbose=False)
+    method, benchmark = spec.method, spec.benchmark
+    targets = spec.model.targets_for(benchmark.family)
+
+    def fresh_base() -> tuple[nn.Module, Any]:
+        return bases.checkout(spec.model, benchmark.model_task, spec.training.precision)
+
+    base, tokenizer = fresh_base()
+    revision = str(getattr(base.config, "_commit_hash", None) or spec.model.checkpoint or spec.model.name)
+    model = method.attach(base, targets, benchmark.model_task)
+    built = method.verify(
+        model,
+        targets,
+        linear_shapes(spec.model.architecture, targets),
+        base_parameters(spec.model.architecture),
+    )
+    data = benchmark.data(
+        tokenizer,
+        spec.training,
+        seed=spec.seed,
+        micro_batch_size=execution.micro_batch_size,
+        evaluation_tokens=execution.evaluation_tokens,
+    )
+    steps = data.steps if method.trains else 0
+    module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
+
+    folder = store.directory(spec)
+    checkpoints = folder / "checkpoints"
+    logger = _wandb_logger(spec, folder, group) if execution.wandb else None
+    keeping = _checkpoint_callbacks(spec, execution, checkpoints) if method.trains else []
+    trainer = L.Trainer(
+        accelerator=execution.accelerator,
+        devices=1,
+        precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
+        max_epochs=1,  # the schedule of batches already holds every epoch
+        logger=logger or False,
+        callbacks=[_Progress(report, steps, len(data.test_batches)), *keeping],
+        enable_checkpointing=bool(keeping),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if spec.training.validate_every else 0,
+        val_check_interval=spec.training.validate_every,
+        check_val_every_n_epoch=None if spec.training.validate_every else 1,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        # Merging, after the training, writes weights; tensors made in inference mode could not be used elsewhere.
+        inference_mode=False,
+    )
+    training_started = time.perf_counter()
+    if method.trains:
+        latest = checkpoints / "latest.ckpt"
+        trainer.fit(module, datamodule=data, ckpt_path=str(latest) if latest.exists() else None, weights_only=False)
+        _select(spec, module, checkpoints)
+    training_seconds = time.perf_counter() - training_started
+
+    adapter = scratch / "adapter"
+    if method.trains:
+        method.save(module.model, adapter)
+    evaluation_started = time.perf_counter()
+    merged = method.trains and method.mergeable
+    probing = _Probing(
+        data,
+        reload=(lambda: method.load(fresh_base()[0], adapter, targets, benchmark.model_task)) if method.trains else None,
+        merge=method.merge if merged else None,
+    )
+    trainer.callbacks.append(probing)  # type: ignore[attr-defined]
+    trainer.test(module, datamodule=data, verbose=False)
+    evaluation_seconds = time.perf_counter() - evaluation_started
+
+    store.write_predictions(spec, module.predictions)
+    scores = benchmark.score(module.predictions)
+    adapter_bytes = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
+    if 0 < adapter_bytes <= execution.keep_adapter_mb * 2**20:
+        shutil.copytree(adapter, folder / "adapter", dirs_exist_ok=True)
+    result = Result(
+        hash=spec.hash,
+        slug=spec.slug,
+        spec=spec.model_dump(mode="json"),
+        scores=scores,
+        training=Training(
+            steps=len(module.losses),
+            tokens=data.training_tokens if method.trains else 0,
+            seconds=training_seconds,
+            losses=tuple(module.losses),
+            validation_losses=tuple(module.validation_losses),
+        ),
+        evaluation=Evaluation(
+            seconds=evaluation_seconds,
+            items=len(module.predictions),
+            merged=merged,
+            scorer_version=benchmark.scorer_version,
+            predictions=PREDICTIONS,
+        ),
+        probes=tuple(
+            Probe(name=name, distance=distance, tolerance=module.probe_tolerance)
+            for name, distance in probing.distances.items()
+        ),
+        trainable_parameters=built.trainable_parameters,
+        adapted_layers={built.layer: built.adapted_layers} if built.layer else {},
+        adapter_bytes=adapter_bytes,
+        peak_memory_bytes=peak_memory_bytes(),
+        total_seconds=time.perf_counter() - started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        model_revision=revision,
+        data_fingerprints=data.fingerprints,
+        environment=environment(),
+        warnings=tuple(_warnings(scores)),
+    )
+    if logger is not None:
+        logger.experiment.summary.update({f"test/{task}": score.value for task, score in scores.items()})
+        logger.experiment.finish()
+    store.write_result(spec, result)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return result
+
+
+class _Progress(L.Callback):
+    """Passes on how far a run is."""
+
+    def __init__(self, report: Report, steps: int, test_batches: int) -> None:
+        self._report = report
+        self._steps = steps
+        self._test_batches = test_batches
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._report("train", trainer.global_step, self._steps)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._report("evaluate", batch_idx + 1, self._test_batches)
+
+
+class _Probing(L.Callback):
+    """Runs the probes when testing starts: on the trainer's device, under its precision, in evaluation mode."""
+
+    def __init__(
+        self,
+        data: FineTuningData,
+        *,
+        reload: Callable[[], nn.Module] | None,
+        merge: Callable[[nn.Module], nn.Module] | None,
+    ) -> None:
+        self.distances: dict[str, float] = {}
+        self._data = data
+        self._reload = reload
+        self._merge = merge
+
+    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, FineTuning)
+        every = [item for batch in self._data.test_batches for item in batch]
+        # Batches are sorted by length, so equal strides take short and long items.
+        items = every[:: max(1, len(every) // _PROBE_ITEMS)][:_PROBE_ITEMS]
+
+        def reload() -> nn.Module:
+            assert self._reload is not None
+            return self._reload().to(module.device).eval()
+
+        with trainer.precision_plugin.forward_context():
+            self.distances = probe(
+                module, items, reload=reload if self._reload else None, merge=self._merge
+            )
+
+
+def _checkpoint_callbacks(spec: RunSpec, execution: Execution, folder: Path) -> list[ModelCheckpoint]:
+    callbacks = []
+    if execution.checkpoint_every is not None:
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=folder,
+                filename="latest",
+                every_n_train_steps=execution.checkpoint_every,
+                enable_version_counter=False,
+            )
+        )
+    if spec.training.selection == "best_validation_loss":
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=folder,
+                filename="best",
+                monitor="validation/loss",
+                save_weights_only=True,
+                enable_version_counter=False,
+            )
+        )
+    return callbacks
+
+
+def _select(spec: RunSpec, module: FineTuning, checkpoints: Path) -> None:
+    """Go back to the weights that the spec's rule selects."""
+    best = checkpoints / "best.ckpt"
+    if spec.training.selection == "best_validation_loss" and best.exists():
+        state = torch.load(best, map_location=module.device, weights_only=False)["state_dict"]
+        module.load_state_dict(state, strict=False)
+
+
+def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> WandbLogger:
+    import wandb
+
+    return WandbLogger(
+        project="dual-lora-repro",
+        group=group,
+        name=spec.slug,
+        # The run's own hash, so that a resumed run continues its W&B run and starts no second one.
+        id=spec.hash,
+        resume="allow",
+        save_dir=str(folder),
+        config=spec.model_dump(mode="json"),
+        mode=os.environ.get("WANDB_MODE", "offline"),
+        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+    )
+
+
+def _warnings(scores: dict[str, TaskScore]) -> Iterator[str]:
+    for task, score in scores.items():
+        if score.unparsed > _UNPARSED_WARNING:
+            yield f"{task}: {100 * score.unparsed:.1f} % of the answers could not be read and count as wrong"
+        if score.constant:
+            yield f"{task}: all {score.items} items got the same answer"
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence what Lightning and transformers say about every run: which devices there are, that workers are few."""
+    import logging
+
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

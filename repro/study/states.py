@@ -1,0 +1,73 @@
+"""Where a plan stands: the expected runs, held against the store. Nothing is scanned, nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from repro.config import ConfigError
+from repro.study.experiment import Plan
+from repro.study.result import Result
+from repro.study.spec import RunSpec
+from repro.study.store import Store
+
+
+class State(StrEnum):
+    """`unreadable`: there is a result file that cannot be understood."""
+
+    DONE = "done"
+    MISSING = "missing"
+    FAILED = "failed"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run and where it stands; `detail` says why, where it is not done."""
+
+    spec: RunSpec
+    state: State
+    result: Result | None = None
+    detail: str = ""
+
+
+def run_states(plan: Plan, store: Store) -> list[RunState]:
+    """One state for every run of a plan, in the plan's order."""
+    return [_state(spec, store) for spec in plan.runs.values()]
+
+
+def to_execute(states: Sequence[RunState], *, retry_failed: bool) -> list[RunSpec]:
+    """The runs that are missing, and with `retry_failed` those that failed."""
+    wanted = {State.MISSING, State.FAILED} if retry_failed else {State.MISSING}
+    return [state.spec for state in states if state.state in wanted]
+
+
+def expected_seconds(states: Sequence[RunState]) -> float | None:
+    """What the runs that are not done should take here, from those that are; None where nothing was measured.
+
+    A run is expected to cost the median of the finished runs of its method, or of all where its method has none.
+    """
+    measured: dict[str, list[float]] = {}
+    for state in states:
+        if state.result is not None:
+            measured.setdefault(state.spec.method.name, []).append(state.result.total_seconds)
+    if not measured:
+        return None
+    every = [seconds for values in measured.values() for seconds in values]
+    return sum(
+        median(measured.get(state.spec.method.name, every)) for state in states if state.state is not State.DONE
+    )
+
+
+def _state(spec: RunSpec, store: Store) -> RunState:
+    try:
+        result, failure = store.result(spec), store.failure(spec)
+    except ConfigError as error:
+        return RunState(spec, State.UNREADABLE, detail=str(error))
+    if result is not None:
+        return RunState(spec, State.DONE, result)
+    if failure is not None:
+        return RunState(spec, State.FAILED, detail=f"{failure.error} (attempt {failure.attempts})")
+    return RunState(spec, State.MISSING)

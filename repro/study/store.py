@@ -1,0 +1,140 @@
+"""Where runs leave their files: one folder a run, and in it `result.json`, whose presence means done.
+
+Every file is written under a temporary name and renamed, so a run that is killed at any moment leaves a whole file or none.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from repro.config import ConfigError, Frozen
+from repro.paths import RESULTS
+from repro.study.result import RESULT_VERSION, Failure, Result
+from repro.study.spec import RunSpec
+
+T = TypeVar("T", bound=Frozen)
+
+PREDICTIONS = "predictions.jsonl.gz"
+
+
+class RunBusy(RuntimeError):
+    """Another process works on the same run."""
+
+
+class Store:
+    """The runs below one folder, by spec. Reading never changes anything."""
+
+    def __init__(self, folder: Path = RESULTS / "runs") -> None:
+        self.folder = folder
+
+    def directory(self, spec: RunSpec) -> Path:
+        """The run's own folder, which need not exist yet."""
+        return self.folder / spec.slug
+
+    def result(self, spec: RunSpec) -> Result | None:
+        """The finished run, or None.
+
+        Raises:
+            ConfigError: there is a result file, but it cannot be understood.
+        """
+        return _read(self.directory(spec) / "result.json", Result)
+
+    def failure(self, spec: RunSpec) -> Failure | None:
+        """What broke the run the last time, or None: a result outlives any failure."""
+        if (self.directory(spec) / "result.json").exists():
+            return None
+        return _read(self.directory(spec) / "failure.json", Failure)
+
+    def is_done(self, spec: RunSpec) -> bool:
+        return self.result(spec) is not None
+
+    def predictions(self, spec: RunSpec) -> list[dict[str, Any]]:
+        """Stored predictions of a finished run, one a test item.
+
+        Raises:
+            ConfigError: the file is missing or damaged.
+        """
+        path = self.directory(spec) / PREDICTIONS
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                return [json.loads(line) for line in file]
+        except (OSError, EOFError, ValueError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error}); delete {path.parent} to run it again") from error
+
+    def write_predictions(self, spec: RunSpec, predictions: Sequence[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions)
+        # Without a time stamp, so that equal predictions are equal files.
+        _write(self.directory(spec) / PREDICTIONS, gzip.compress(lines.encode(), mtime=0))
+
+    def write_result(self, spec: RunSpec, result: Result) -> None:
+        """Declare the run finished; an earlier failure is forgotten."""
+        _write(self.directory(spec) / "result.json", _json(result))
+        (self.directory(spec) / "failure.json").unlink(missing_ok=True)
+
+    def write_failure(self, spec: RunSpec, failure: Failure) -> None:
+        _write(self.directory(spec) / "failure.json", _json(failure))
+
+    @contextmanager
+    def claimed(self, spec: RunSpec) -> Iterator[None]:
+        """Hold a run, so that no other process works on it; the lock dies with the process.
+
+        Raises:
+            RunBusy: somebody else holds it.
+        """
+        self.directory(spec).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.directory(spec) / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunBusy(f"run {spec.slug} is being executed by another process") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _read(path: Path, model_cls: type[T]) -> T | None:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        return model_cls.model_validate_json(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "file"
+        raise ConfigError(
+            f"{path}: not a valid {model_cls.__name__.lower()} of version {RESULT_VERSION} "
+            f"({where}: {problem['msg']}); delete it to run again"
+        ) from error
+
+
+def _json(content: Frozen) -> bytes:
+    return (json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp keeps others out; results are meant to be shared.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

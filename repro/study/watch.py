@@ -1,0 +1,77 @@
+"""What a person sees while runs go on: one bar for the whole table with its ETA, one for the run; or a line a run."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from repro.study.spec import RunSpec
+
+# Share of a run's time that its training takes when nothing is known yet: 2/3 on the laptop profile.
+_TRAINING_SHARE = 2 / 3
+
+
+class Watch:
+    """Shows the progress of so many runs. Bars appear in a terminal only; elsewhere each run prints one line."""
+
+    def __init__(self, runs: int, console: Console) -> None:
+        self._console = console
+        self._runs = runs
+        self._number = 0
+        self._started = 0.0
+        self._trains = False
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            # The ETA looks back over the whole session: runs are minutes long, and methods differ in speed.
+            speed_estimate_period=24 * 3600,
+        )
+        self._all = self._progress.add_task("all runs", total=runs)
+        self._run = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> Watch:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, spec: RunSpec) -> None:
+        self._number += 1
+        self._started = time.perf_counter()
+        self._trains = spec.method.trains
+        self._progress.reset(self._run, description=_name(spec), total=None)
+
+    def report(self, phase: str, done: int, total: int) -> None:
+        """See `repro.study.runner.Report`."""
+        self._progress.update(self._run, description=phase, completed=done, total=total)
+        share = done / max(1, total)
+        if self._trains:
+            share = _TRAINING_SHARE * share if phase == "train" else _TRAINING_SHARE + (1 - _TRAINING_SHARE) * share
+        self._progress.update(self._all, completed=self._number - 1 + share)
+
+    def end(self, spec: RunSpec, verdict: str) -> None:
+        self._progress.update(self._all, completed=self._number)
+        seconds = time.perf_counter() - self._started
+        self._console.print(
+            f"[{self._number}/{self._runs}] {_name(spec)}: {verdict} ({seconds:.0f} s)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,  # one line a run, however narrow a log is
+        )
+
+
+def _name(spec: RunSpec) -> str:
+    return f"{spec.model.name} {spec.method.name} seed {spec.seed}"
