@@ -69,25 +69,25 @@ def one_of(kind: str, value: object, known: Iterable[str]) -> str:
 
 
 def _problems(error: ValidationError, model_cls: type[BaseModel]) -> Iterator[str]:
-    """One line per problem: `key: problem (got X; allowed: ...)`."""
+    """One line per problem, `key: problem (got X; allowed: ...)`; without a key if it is in no single one."""
     for item in error.errors(include_url=False):
         location = item["loc"]
-        key = ".".join(str(part) for part in location) or "(whole)"
+        key = f"{'.'.join(map(str, location))}: " if location else ""
         kind, got = item["type"], f"got {_shown(item['input'])}"
         if kind == "extra_forbidden":
             fields = _fields(model_cls, location[:-1])
             hint = _did_you_mean(location[-1], fields)
-            yield f"{key}: unknown key ({got}; allowed: {', '.join(fields)}{hint})"
+            yield f"{key}unknown key ({got}; allowed: {', '.join(fields)}{hint})"
         elif kind == "missing":
-            yield f"{key}: missing, and it has no default"
+            yield f"{key}missing, and it has no default"
         elif kind == "literal_error":
-            yield f"{key}: not one of the known values ({got}; allowed: {item['ctx']['expected']})"
+            yield f"{key}not one of the known values ({got}; allowed: {item['ctx']['expected']})"
         elif kind == "value_error":  # raised by a validator of ours, which names the value itself
-            yield from (f"{key}: {line}" for line in str(item["ctx"]["error"]).splitlines())
+            yield from (f"{key}{line}" for line in str(item["ctx"]["error"]).splitlines())
         elif kind == "default_factory_not_called":
             continue  # a default that follows from a field whose own problem is listed already
         else:
-            yield f"{key}: {item['msg']} ({got})"
+            yield f"{key}{item['msg']} ({got})"
 
 
 def _fields(model_cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

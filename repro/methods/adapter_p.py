@@ -31,7 +31,7 @@ class AdapterP(PeftMethod):
     )
     mergeable: ClassVar[bool] = False
 
-    name: Literal["adapter-p"] = "adapter-p"
+    name: Literal["adapter_p"] = "adapter_p"
     bottleneck_size: int = Field(default=256, gt=0)
     scaling: float = 1.0
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -64,7 +64,7 @@ class AdapterP(PeftMethod):
         ]
         if not adapted:
             raise MethodError(
-                f"adapter-p: none of its targets ({', '.join(self.targets)}) is adapted in this model"
+                f"adapter_p: none of its targets ({', '.join(self.targets)}) is adapted in this model"
             )
         return adapted
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from repro.models.shapes import LinearShape
 
 
+Clip = Literal["eq7", "eq12", "bnn", "none"]
+
+
 def _direction_rank(settings: dict[str, Any]) -> int:
     return 0 if settings.get("direction") == "fixed" else settings.get("magnitude_rank", 0)
 
@@ -25,7 +28,7 @@ def _alpha(settings: dict[str, Any]) -> float:
     return float(r1 + (r2 or r1))
 
 
-def _clip(settings: dict[str, Any]) -> str:
+def _clip(settings: dict[str, Any]) -> Clip:
     trained_sign = settings.get("direction") == "sign" and settings.get("sign_estimator") == "ste"
     return "eq7" if trained_sign else "none"
 
@@ -34,28 +37,30 @@ class DualLoRA(PeftMethod):
     """The paper's method. `repro.adapters.dual_lora.DualLoraConfig` says what each choice computes.
 
     Attributes:
-        magnitude_rank, direction_rank: r1 of A and B, r2 of C and D. Together they train as much as LoRA at rank
-            r1 + r2, which is how the paper pairs its rows (LoRA 32 with 16 and 16).
-        alpha: s = alpha / sqrt(r1 r2). The paper gives none. The default, r1 + r2, is alpha = 2 r for equal ranks,
-            hence s = 2 as in the LoRA baselines, and stays the same along Figure 2, where r1 + r2 = 32.
-        magnitude_activation, direction, sign_estimator, clip: the paper's, and its ablations in Tables 3, 5 and 6.
-        init_std: all four factors start as N(0, init_std^2). The paper gives none; at 0.02, r 16 and s 2, dW is a
-            tenth of W0 (root mean square), where 1 / r would exceed it.
-        warmup, warmup_steps: how dW grows from near zero, in optimiser steps. The paper gives no number; 100 is the
-            warm-up of the learning rate in the recipes it follows.
+        magnitude_rank, direction_rank: r1 of A and B, r2 of C and D. Together they train as much as LoRA at
+            rank r1 + r2, which is how the paper pairs its rows (LoRA 32 with 16 and 16).
+        alpha: s = alpha / sqrt(r1 r2). The paper gives none. The default, r1 + r2, is alpha = 2 r for equal
+            ranks, hence s = 2 as in the LoRA baselines, and the same all along Figure 2.
+        magnitude_activation, direction, sign_estimator, clip: the paper's, and those of Tables 3, 5 and 6.
+        init_std: all four factors start as N(0, init_std^2). The paper gives none; at 0.02, r 16 and s 2, dW
+            is a tenth of W0 (root mean square), where 1 / r would exceed it.
+        warmup, warmup_steps: how dW grows from near zero, in optimiser steps. The paper gives no number; 100
+            is the warm-up of the learning rate in the recipes it follows.
     """
 
     label: ClassVar[str] = "Dual LoRA"
-    citation: ClassVar[str] = "Dual LoRA: Enhancing LoRA with Magnitude and Direction Updates (arXiv 2512.03402)"
+    citation: ClassVar[str] = (
+        "Dual LoRA: Enhancing LoRA with Magnitude and Direction Updates (arXiv 2512.03402)"
+    )
 
-    name: Literal["dual-lora"] = "dual-lora"
+    name: Literal["dual_lora"] = "dual_lora"
     direction: Literal["sign", "identity", "fixed"] = "sign"
     magnitude_activation: Literal["relu", "abs", "sigmoid", "identity"] = "relu"
     sign_estimator: Literal["ste", "xnor", "dorefa"] = "ste"
     magnitude_rank: int = Field(default=16, gt=0)
     direction_rank: int = Field(default_factory=_direction_rank, ge=0)
     alpha: float = Field(default_factory=_alpha, gt=0)
-    clip: Literal["eq7", "eq12", "bnn", "none"] = Field(default_factory=_clip)  # type: ignore[assignment]
+    clip: Clip = Field(default_factory=_clip)
     init_std: float = Field(default=0.02, gt=0)
     warmup: Literal["ramp", "none", "subtract_initial"] = "ramp"
     warmup_steps: int = Field(default=100, gt=0)
@@ -64,11 +69,13 @@ class DualLoRA(PeftMethod):
     def _check(self) -> DualLoRA:
         if (self.direction == "fixed") != (self.direction_rank == 0):
             raise ValueError(
-                f"direction_rank {self.direction_rank} does not fit direction {self.direction!r}: it is 0 for a fixed "
-                "direction, and only there"
+                f"direction_rank {self.direction_rank} does not fit direction {self.direction!r}: "
+                "it is 0 for a fixed direction, and only there"
             )
         if self.direction != "sign" and self.sign_estimator != "ste":
-            raise ValueError(f"sign_estimator is {self.sign_estimator!r}, but direction {self.direction!r} has no sign")
+            raise ValueError(
+                f"sign_estimator is {self.sign_estimator!r}, but direction {self.direction!r} has no sign"
+            )
         if self.clip != "none" and _clip(self.model_dump()) == "none":
             raise ValueError(f"clip is {self.clip!r}, but only a sign under the estimator 'ste' is clipped")
         return self

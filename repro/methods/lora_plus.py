@@ -25,7 +25,7 @@ class LoRAPlus(LoRA):
     label: ClassVar[str] = "LoRA+"
     citation: ClassVar[str] = "Hayou et al., LoRA+: Efficient Low Rank Adaptation of Large Models (ICML 2024)"
 
-    name: Literal["lora+"] = "lora+"  # type: ignore[assignment]
+    name: Literal["lora_plus"] = "lora_plus"  # type: ignore[assignment]
     learning_rate_ratio: float = Field(default=16.0, ge=1)
 
     def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:

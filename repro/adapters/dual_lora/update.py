@@ -157,7 +157,7 @@ class _DualLoraLinear(torch.autograd.Function):
                     grad_weight[:, columns] = G
                 for i, term in enumerate(terms):
                     if trained[i]:
-                        term.accumulate(G.to(term.A.dtype), blocks[i], columns, sums[i])
+                        term.accumulate(G.to(term.A.dtype, copy=len(terms) > 1), blocks[i], columns, sums[i])
         grad_tensors: list[Tensor | None] = []
         for total in sums:
             grad_tensors += [None, *total, *[None] * (_TENSORS - 1 - len(total))]
@@ -205,18 +205,20 @@ class _Term:
         return _Block(P, M, Z.gt_(0).mul_(2 * amplitude).sub_(amplitude), inside)
 
     def accumulate(self, G: Tensor, block: _Block, columns: slice, sums: Sequence[Tensor]) -> None:
-        """Add a block of columns to the gradients of A, B, C, D in `sums` (Eq. 11 and 12)."""
-        H = (G * block.S).mul_(_SLOPES[self.rule.magnitude_activation](block.P, block.M))
+        """Add a block of columns to the gradients of A, B, C, D in `sums`. Uses up G and the block."""
+        P, M, S, inside = block
+        H = S.mul_(G)
+        K = G.clamp_(-1, 1).mul_(M) if self.rule.clip == "eq12" else G.mul_(M)
+        H.mul_(_SLOPES[self.rule.magnitude_activation](P, M))
         sums[0][:, columns] = self.B.t() @ H
         sums[1].addmm_(H, self.A[:, columns].t())
         if self.rule.direction == "fixed":
             return
-        K = (G.clamp(-1, 1) if self.rule.clip == "eq12" else G) * block.M
         K.mul_(self.scale)
         if self.rule.clip == "eq7":
             K.clamp_(-1, 1)
-        elif block.inside is not None:
-            K.mul_(block.inside)
+        elif inside is not None:
+            K.mul_(inside)
         sums[2][:, columns] = self.D.t() @ K
         sums[3].addmm_(K, self.C[:, columns].t())
 
@@ -230,8 +232,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # The derivative from the product P and the magnitude M. Where the activation works in place, P is M: the sign of ReLU's
 # output is its derivative, 0 at 0 as in the paper's indicator.
 _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor | float]] = {
-    "relu": lambda P, M: M.sign(),
-    "abs": lambda P, M: P.sign(),
+    "relu": lambda P, M: M.sign_(),
+    "abs": lambda P, M: P.sign_(),
     "sigmoid": lambda P, M: M * (1 - M),
     "identity": lambda P, M: 1.0,
 }

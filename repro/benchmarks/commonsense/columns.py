@@ -56,7 +56,7 @@ def _winogrande(row: Mapping[str, Any]) -> Content:
 def _lettered(question_column: str) -> Callable[[Mapping[str, Any]], Content]:
     def content(row: Mapping[str, Any]) -> Content:
         question, choices = row[question_column], row["choices"]
-        # ARC names its options A to E in most rows and 1 to 4 in others.
+        # ARC names its options by letters in most rows and by numbers in others.
         gold = choices["label"].index(row["answerKey"])
         return Content(question, tuple(choices["text"]), gold, (question,))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.benchmarks.commonsense.records import DataError, Record, Split, build_records, get_task
@@ -103,24 +103,24 @@ def to_row(record: Record) -> dict[str, str]:
     }
 
 
-def from_rows(task: str, split: Split, rows: Iterable[Mapping[str, str]]) -> list[Record]:
+def from_rows(task: str, split: Split, rows: Sequence[Mapping[str, str]]) -> list[Record]:
     """Records from upstream's rows; every record renders back to its row.
 
     Raises:
-        DataError: a row that the task's template does not render.
+        DataError: a row that upstream's template does not give.
     """
     labels = get_task(task).labels
     contents = []
-    rows = list(rows)
-    for row in rows:
-        question, options = parse_instruction(task, row["instruction"])
-        if row["answer"] not in labels:
-            raise DataError(f"answer {row['answer']!r} in {task}; allowed are {', '.join(labels)}")
-        contents.append((question, options, labels.index(row["answer"])))
+    for number, row in enumerate(rows):
+        question, options = parse_instruction(task, row.get("instruction", ""))
+        answer = row.get("answer")
+        if answer not in labels:
+            raise DataError(f"row {number} of {task}: answer {answer!r}; allowed are {', '.join(labels)}")
+        contents.append((question, options, labels.index(answer)))
     records = build_records(task, split, contents)
-    for record, row in zip(records, rows, strict=True):
-        if to_row(record) != dict(row):
-            raise DataError(f"a row of {task} is not in LLM-Adapters' form: {dict(row)!r:.160}")
+    for number, (record, row) in enumerate(zip(records, rows, strict=True)):
+        if to_row(record) != row:
+            raise DataError(f"row {number} of {task} is not in LLM-Adapters' form: {row!r:.160}")
     return records
 
 

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +47,30 @@ class PackageSource:
     )
 
     def load(self, task: str, split: Split) -> list[Record]:
-        contents = [CONTENT[task](row) for row in _validation_rows(get_task(task).name)]
-        if task in _TEST_FOLDERS:
-            tested = self.paper_test(task)
-            if split == "test":
-                return tested
-            # Three questions, of ARC-Challenge and OpenBookQA, are in validation and test set alike.
-            seen = {_normal(record.question) for record in tested}
-            kept = [content for content in contents if _normal(content.question) not in seen]
-        else:
-            trained = in_train(task, contents)
-            wanted = split == "train"
-            kept = [content for content, train in zip(contents, trained, strict=True) if train == wanted]
-        return build_records(task, split, (content[:3] for content in kept))
+        return list(_records(get_task(task).name, split))
 
     def paper_test(self, task: str) -> list[Record]:
         """All of LLM-Adapters' test file, in its order. For five tasks, half of it is trained on here."""
         if get_task(task).name in _TEST_FOLDERS:
             return build_records(task, "test", _test_contents(task))
         return build_records(task, "test", (CONTENT[task](row)[:3] for row in _validation_rows(task)))
+
+
+@cache  # reading and hashing all eight tasks takes 2 s, which would be most of a small run
+def _records(task: str, split: Split) -> tuple[Record, ...]:
+    contents = [CONTENT[task](row) for row in _validation_rows(task)]
+    if task in _TEST_FOLDERS:
+        tested = PackageSource().paper_test(task)
+        if split == "test":
+            return tuple(tested)
+        # Three questions, of ARC-Challenge and OpenBookQA, are in validation and test set alike.
+        seen = {_normal(record.question) for record in tested}
+        kept = [content for content in contents if _normal(content.question) not in seen]
+    else:
+        trained = in_train(task, contents)
+        wanted = split == "train"
+        kept = [content for content, train in zip(contents, trained, strict=True) if train == wanted]
+    return tuple(build_records(task, split, (content[:3] for content in kept)))
 
 
 def in_train(task: str, contents: Sequence[Content]) -> list[bool]:

@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal, get_args
 
-from repro.config import one_of
+from repro.config import ConfigError, one_of
 
 Split = Literal["train", "test"]
 
 
-class DataError(ValueError):
+class DataError(ConfigError):
     """Data that is missing or not as expected; the message is one line that says what to do."""
 
 

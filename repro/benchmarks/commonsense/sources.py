@@ -43,12 +43,13 @@ class LocalSource:
     note = "LLM-Adapters' train and test files, from REPRO_DATA_DIR"
 
     def load(self, task: str, split: Split) -> list[Record]:
+        name = get_task(task).name
         root = self.root or os.environ.get("REPRO_DATA_DIR")
         if not root:
             raise DataError(
                 "REPRO_DATA_DIR is not set; set it to a folder that holds commonsense/llm_adapters"
             )
-        path = Path(root) / "commonsense" / "llm_adapters" / get_task(task).name / f"{split}.json"
+        path = Path(root) / "commonsense" / "llm_adapters" / name / f"{split}.json"
         zipped = path.with_suffix(".json.gz")
         if path.exists():
             content = path.read_bytes()

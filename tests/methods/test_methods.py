@@ -1,0 +1,189 @@
+"""What every method owes: it builds what it says, trains that alone, and can be saved, loaded and merged."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from repro.methods import METHODS, Method, MethodError, OptimizerSettings
+from repro.models import base_parameters, linear_shapes, load_model_spec
+from repro.models.loading import load_model
+
+SPEC = load_model_spec("tiny-llama")
+TARGETS = SPEC.targets_for("commonsense")
+SHAPES = linear_shapes(SPEC.architecture, TARGETS)
+BASE_PARAMETERS = base_parameters(SPEC.architecture)
+BASE = load_model(SPEC, "causal_lm")
+SETTINGS = OptimizerSettings(learning_rate=1e-2)
+
+TOKENS = torch.arange(4, 36).reshape(2, 16)
+
+# Without dropout and ramp, so that a model computes the same in training and in evaluation.
+METHODS_WITHOUT_DROPOUT: dict[str, Method] = {
+    name: cls(
+        **{
+            field: value
+            for field, value in {"dropout": 0.0, "warmup": "none"}.items()
+            if field in cls.model_fields
+        }
+    )
+    for name, cls in METHODS.items()
+}
+TRAINED = [name for name, cls in METHODS.items() if cls.trains]
+
+# All of their factors start as random numbers, so the start is near the base model and not equal to it.
+STARTS_ELSEWHERE = {"adapter_p", "dual_lora"}
+
+
+def attached(method: Method, seed: int = 0) -> nn.Module:
+    base = copy.deepcopy(BASE)
+    torch.manual_seed(seed)
+    return method.attach(base, TARGETS, "causal_lm").eval()
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(TOKENS).logits
+
+
+def trained(method: Method) -> nn.Module:
+    """Three steps: RandLoRA's second factor, LoRA's A and the like have no gradient in the first."""
+    model = attached(method).train()
+    optimizer = method.optimizer(model, SETTINGS)
+    for _ in range(3):
+        model(TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> Method:
+    return METHODS_WITHOUT_DROPOUT[request.param]
+
+
+@pytest.fixture(params=TRAINED)
+def trained_method(request: pytest.FixtureRequest) -> Method:
+    return METHODS_WITHOUT_DROPOUT[request.param]
+
+
+def test_what_is_built_is_what_the_name_says(method: Method) -> None:
+    report = method.verify(attached(method), TARGETS, SHAPES, BASE_PARAMETERS)
+    assert report.trainable_parameters == method.trainable_parameters(SHAPES, BASE_PARAMETERS)
+    assert report.adapted_layers == {"base": 0, "fft": 0, "adapter_p": 4}.get(method.name, 10)
+    added = 0 if method.name == "fft" else report.trainable_parameters
+    assert report.total_parameters == BASE_PARAMETERS + added
+
+
+def test_the_start_is_the_base_model(method: Method) -> None:
+    distance = (logits(attached(method)) - logits(BASE)).abs().max().item()
+    if method.name in STARTS_ELSEWHERE:
+        assert 1e-4 < distance < 0.5
+    else:
+        assert distance == 0
+
+
+def test_training_moves_every_trained_parameter_and_no_other(trained_method: Method) -> None:
+    before = {key: p.detach().clone() for key, p in attached(trained_method).named_parameters()}
+    for key, parameter in trained(trained_method).named_parameters():
+        assert torch.equal(parameter, before[key]) != parameter.requires_grad, key
+
+
+def test_a_seed_decides_the_start(trained_method: Method) -> None:
+    first, again, other = (dict(attached(trained_method, seed).state_dict()) for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    differs = any(not torch.equal(first[key], other[key]) for key in first)
+    assert differs == (trained_method.name != "fft")
+
+
+def test_saving_and_loading_keeps_the_function(trained_method: Method, tmp_path: Path) -> None:
+    model = trained(trained_method)
+    trained_method.save(model, tmp_path / "adapter")
+    torch.manual_seed(99)
+    loaded = trained_method.load(copy.deepcopy(BASE), tmp_path / "adapter", TARGETS, "causal_lm")
+    assert torch.equal(logits(loaded), logits(model))
+    assert not torch.equal(logits(loaded), logits(BASE))
+    expected = trained_method.verify(model, TARGETS, SHAPES, BASE_PARAMETERS)
+    assert trained_method.verify(loaded, TARGETS, SHAPES, BASE_PARAMETERS) == expected
+
+
+def test_merging_keeps_the_function_and_leaves_a_plain_model(trained_method: Method) -> None:
+    model = trained(trained_method)
+    expected = logits(model)
+    if not trained_method.mergeable:
+        with pytest.raises(MethodError, match=f"{trained_method.name}: cannot be merged"):
+            trained_method.merge(model)
+        return
+    merged = trained_method.merge(model)
+    assert type(merged) is type(BASE)
+    assert {key: p.shape for key, p in merged.named_parameters()} == {
+        key: p.shape for key, p in BASE.named_parameters()
+    }
+    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "hira", "randlora", "dual_lora", "adapter_p"])
+def test_another_method_than_named_is_refused(name: str) -> None:
+    other = METHODS["lora"](rank=5) if name != "lora" else METHODS["dora"]()
+    with pytest.raises(MethodError, match=f"^{name}: .* expected"):
+        METHODS_WITHOUT_DROPOUT[name].verify(attached(other), TARGETS, SHAPES, BASE_PARAMETERS)
+
+
+def test_a_forgotten_target_is_refused() -> None:
+    method = METHODS["lora"]()
+    model = method.attach(copy.deepcopy(BASE), TARGETS[:-1], "causal_lm")
+    with pytest.raises(
+        MethodError, match=r"lora: 8 layers were adapted on the targets q_proj.*, expected 10"
+    ):
+        method.verify(model, TARGETS, SHAPES, BASE_PARAMETERS)
+
+
+def test_nothing_trained_needs_no_optimiser() -> None:
+    base = METHODS["base"]()
+    with pytest.raises(MethodError, match="nothing is trained"):
+        base.optimizer(attached(base), SETTINGS)
+
+
+def test_adapter_p_without_its_layers_is_refused() -> None:
+    with pytest.raises(MethodError, match=r"none of its targets .up_proj, down_proj. is adapted"):
+        METHODS["adapter_p"]().trainable_parameters(linear_shapes(SPEC.architecture, ["q_proj"]), 0)
+
+
+def test_optimiser_settings_reach_the_optimiser() -> None:
+    method = METHODS_WITHOUT_DROPOUT["lora"]
+    settings = OptimizerSettings(learning_rate=3e-4, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1)
+    (group,) = method.optimizer(attached(method), settings).param_groups
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-4, (0.8, 0.9), 1e-6, 0.1)
+    assert sum(p.numel() for p in group["params"]) == method.trainable_parameters(SHAPES, BASE_PARAMETERS)
+
+
+def test_lora_plus_gives_b_a_multiple_of_as_learning_rate() -> None:
+    method = METHODS["lora_plus"](learning_rate_ratio=8)
+    model = attached(method)
+    settings = OptimizerSettings(learning_rate=1e-4, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1)
+    groups = method.optimizer(model, settings).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rates.pop(id(parameter)) == pytest.approx(8e-4 if "lora_B" in key else 1e-4), key
+    assert not rates
+    assert {(g["betas"], g["eps"], g["weight_decay"]) for g in groups if g["params"]} == {
+        ((0.8, 0.9), 1e-6, 0.1)
+    }
+
+
+def test_a_classifiers_head_is_trained_and_not_counted() -> None:
+    spec = load_model_spec("minilm-l6")
+    targets = spec.targets_for("glue")
+    shapes, total = linear_shapes(spec.architecture, targets), base_parameters(spec.architecture)
+    for name in ("lora", "fft"):
+        method = METHODS_WITHOUT_DROPOUT[name]
+        model = method.attach(load_model(spec, "seq_cls", num_labels=3), targets, "seq_cls")
+        expected = {"lora": 32 * 12 * (384 + 384), "fft": 22_713_216}[name]
+        assert method.verify(model, targets, shapes, total).trainable_parameters == expected
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert trained == expected + 3 * 384 + 3
