@@ -78,11 +78,13 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _load(options: argparse.Namespace) -> tuple[Plan, Store]:
+    from repro.paths import RESULTS
     from repro.study.experiment import load_experiment, plan
     from repro.study.profile import load_profile
     from repro.study.store import Store
 
-    return plan(load_experiment(options.experiment), load_profile(options.profile), options.seeds), Store()
+    planned = plan(load_experiment(options.experiment), load_profile(options.profile), options.seeds)
+    return planned, Store(RESULTS / "runs")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -146,8 +148,9 @@ def _run(options: argparse.Namespace) -> int:
             group=plan.experiment.name,
             watch=Watch(len(specs), Console(stderr=True)),
         )
-    problems = _problems(run_states(plan, store))
-    _write_table(plan, store)
+    states = run_states(plan, store)
+    _write_table(plan, states)
+    problems = _problems(states)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -184,18 +187,20 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
+    from repro.study.states import run_states
+
     plan, store = _load(options)
-    _write_table(plan, store)
+    _write_table(plan, run_states(plan, store))
     return 0
 
 
-def _write_table(plan: Plan, store: Store) -> None:
+def _write_table(plan: Plan, states: Sequence[RunState]) -> None:
     from repro.paths import RESULTS
     from repro.report.figures import draw_averages
     from repro.report.formats import FORMATS, grid
     from repro.report.tables import build_table
 
-    table = build_table(plan, store)
+    table = build_table(plan, states)
     written = []
     for ending, render in FORMATS.items():
         path = RESULTS / "tables" / plan.profile.name / f"{table.name}.{ending}"

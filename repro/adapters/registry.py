@@ -12,13 +12,13 @@ def register(
 ) -> None:
     """Register a method under a lower-case `name`; its peft type is `PeftType(name.upper())`.
 
-    `prefix` starts the names of everything that a layer of the method owns (default: `name` and an underscore).
-    Raises what peft raises for a name or a prefix that is taken.
+    `prefix` starts the names of all that a layer of the method owns (default: `name` and an underscore).
+    Raises KeyError if the name or the prefix is taken.
     """
     value = name.upper()
     if value not in PeftType.__members__:
-        # peft registers only names that are members of its PeftType, and an Enum offers no public way to add one.
-        # The member is set before it enters the maps because an Enum refuses to reassign the names in them.
+        # peft registers only members of its PeftType, and an Enum offers no public way to add one. The
+        # attribute comes before the maps because an Enum refuses to set one whose name is in them.
         member = str.__new__(PeftType, value)
         member._name_ = value
         member._value_ = value

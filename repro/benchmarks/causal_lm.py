@@ -1,17 +1,19 @@
-"""What every family on a causal language model shares: tokenised examples, the loss, likelihoods and generation.
+"""What families on causal language models share: tokenised examples, the loss, likelihoods, generation.
 
-Logits are the widest tensor of such a model (SmolLM2: 49,152 columns against 576), and only a few positions of a
-row are ever looked at. So the decoder runs first and the output matrix is applied to those positions alone.
+Logits are the widest tensor of such a model (SmolLM2: 49,152 columns against 576), and only a few positions
+of a row are ever looked at. So the decoder runs first and the output matrix is applied to those positions
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
 
@@ -32,10 +34,10 @@ class Example:
 def encode_example(
     tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, *, append_eos: bool, max_tokens: int
 ) -> Example:
-    """Tokenise one training text, prompt and completion apart, so that the boundary is the same in evaluation.
+    """Tokenise a training text, prompt and completion apart, so that evaluation has the same boundary.
 
-    Too long a text loses the beginning of its prompt: the completion is what is learnt. Adds the tokenizer's own
-    start token, if it has one.
+    Too long a text loses the beginning of its prompt: the completion is what is learnt. Adds the tokenizer's
+    own start token, if it has one.
 
     Raises:
         ValueError: the completion alone is longer than `max_tokens`.
@@ -57,8 +59,8 @@ def encode_example(
 def collate(examples: Sequence[Example], *, loss_on: str, pad_id: int) -> dict[str, Tensor]:
     """Right-padded `input_ids` and `labels`, both (examples, longest).
 
-    Under a causal mask nothing looks to its right, so right padding needs no attention mask, and attention keeps its
-    fast path; padded positions carry the label `IGNORED`.
+    Under a causal mask nothing looks to its right, so right padding needs no attention mask, and attention
+    keeps its fast path; padded positions carry the label `IGNORED`.
     """
     width = max(len(example.ids) for example in examples)
     input_ids = torch.full((len(examples), width), pad_id)
@@ -70,15 +72,13 @@ def collate(examples: Sequence[Example], *, loss_on: str, pad_id: int) -> dict[s
 
 
 def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
-    """Last hidden states (rows, positions, width) of a causal language model, adapted or not, before its logits."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return causal.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    """Last hidden states, (rows, positions, width), of a causal language model, adapted or not."""
+    return _without_wrapper(model).get_decoder()(**inputs, use_cache=False).last_hidden_state
 
 
 def logits_at(model: nn.Module, hidden: Tensor, where: Tensor) -> Tensor:
-    """Logits in fp32, (chosen positions, vocabulary), for the positions that the mask `where` (rows, positions) marks."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return causal.get_output_embeddings()(hidden[where]).float()
+    """Logits in fp32, (chosen, vocabulary), where the mask `where`, (rows, positions), is true."""
+    return _without_wrapper(model).get_output_embeddings()(hidden[where]).float()
 
 
 def negative_log_likelihood(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
@@ -104,10 +104,8 @@ class Options:
         return len(self.context) + sum(len(continuation) for continuation in self.continuations)
 
 
-def encode_options(
-    tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]
-) -> Options:
-    """Tokenise a question as `encode_example` does its prompt, and each continuation as it does a completion."""
+def encode_options(tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]) -> Options:
+    """Tokenise a question as `encode_example` does a prompt, each continuation as it does a completion."""
     encoded = (tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in continuations)
     return Options(context=tuple(tokenizer(context).input_ids), continuations=tuple(encoded))
 
@@ -116,9 +114,9 @@ def encode_options(
 def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id: int) -> list[list[float]]:
     """log p(continuation | context) in nats, for every continuation of every item, in one pass.
 
-    A row holds an item's context once and all its continuations behind it; the mask lets a continuation see the context
-    and itself but no other, and its positions count on from the context's end. So the context, which is most of the
-    text, is computed once an item and not once an option.
+    A row holds an item's context once and all its continuations behind it; the mask lets a continuation see
+    the context and itself but no other, and its positions count on from the context's end. So the context,
+    which is most of the text, is computed once an item and not once an option.
     """
     device = next(model.parameters()).device
     width = max(len(item) for item in items)
@@ -149,8 +147,9 @@ def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id
         attention_mask=_additive(visible, _activation_dtype(model)).to(device),
     )
 
-    # The token at `target` is predicted from `source`: its left neighbour, or the context's end for a first token.
-    sources, targets = [], []
+    # A target is predicted from its source: its left neighbour, for a first token the context's end.
+    sources: list[int] = []
+    targets: list[int] = []
     for row, item in enumerate(items):
         start = len(item.context)
         for continuation in item.continuations:
@@ -162,7 +161,9 @@ def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id
     every = torch.ones(len(sources), dtype=torch.bool, device=device)
     log_p = torch.log_softmax(logits_at(model, chosen, every), dim=-1)
     token_log_p = log_p.gather(1, torch.tensor(targets, device=device)[:, None])[:, 0].cpu()
-    sums = (float(piece.sum()) for piece in token_log_p.split([len(c) for i in items for c in i.continuations]))
+    sums = (
+        float(piece.sum()) for piece in token_log_p.split([len(c) for i in items for c in i.continuations])
+    )
     return [[next(sums) for _ in item.continuations] for item in items]
 
 
@@ -175,7 +176,7 @@ def generate(
     beams: int,
     max_new_tokens: int,
 ) -> list[str]:
-    """Continuations of the prompts (token ids) by beam search without sampling, in one left-padded, masked batch."""
+    """Continuations of the prompts (token ids) by beam search, in one left-padded, masked batch."""
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
@@ -183,20 +184,28 @@ def generate(
     for row, prompt in enumerate(prompts):
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    output = model.generate(
-        input_ids=input_ids.to(device),
-        attention_mask=mask.to(device),
-        num_beams=beams,
-        do_sample=False,
-        # The checkpoint's own generation settings (a chat model's temperature, say) are no part of a protocol.
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    causal = _without_wrapper(model)
+    # The checkpoint's own settings (a chat model's temperature, a repetition penalty) are no part of a
+    # protocol, and transformers falls back on them for all that a call leaves open.
+    own_settings, causal.generation_config = causal.generation_config, GenerationConfig()
+    try:
+        output = causal.generate(
+            input_ids=input_ids.to(device),
+            attention_mask=mask.to(device),
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    finally:
+        causal.generation_config = own_settings
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+
+def _without_wrapper(model: Any) -> Any:
+    """The causal language model itself, adapters and all; what peft puts around it is not needed."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _activation_dtype(model: nn.Module) -> torch.dtype:
@@ -204,8 +213,7 @@ def _activation_dtype(model: nn.Module) -> torch.dtype:
     device_type = next(model.parameters()).device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return causal.get_output_embeddings().weight.dtype
+    return _without_wrapper(model).get_output_embeddings().weight.dtype
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

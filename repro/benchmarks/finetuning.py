@@ -1,7 +1,8 @@
 """The training that every benchmark family shares, as a Lightning module and its data.
 
-A family adds its loss and its predictions (see `repro.benchmarks.commonsense.module`). Optimisation is manual, so that one
-Lightning batch is one optimiser batch: its loss is divided by the whole batch's targets, whatever the micro-batches.
+A family adds its loss and its predictions (see `repro.benchmarks.commonsense.module`). Optimisation is
+manual, so that one Lightning batch is one optimiser batch: its loss is divided by the whole batch's targets,
+whatever the micro-batches.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,7 +28,7 @@ Prediction = dict[str, Any]
 class FineTuning(L.LightningModule):
     """Trains whatever the method left trainable, then predicts.
 
-    `losses` holds the mean training loss of every optimiser step and `validation_losses` pairs (step, mean loss).
+    `losses` holds every optimiser step's mean training loss, `validation_losses` pairs (step, mean loss).
     """
 
     def __init__(
@@ -64,16 +66,30 @@ class FineTuning(L.LightningModule):
     def probe_tolerance(self) -> float:
         """The `distance` up to which two ways of computing the same thing count as equal."""
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.method.optimizer(self.model, self.training_spec.optimizer_settings)
         factor = self.training_spec.rate_factor
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def on_train_start(self) -> None:
+        # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode, its dropout off.
+        self.train()
+        # A checkpoint is written before its step's validation, which Lightning then takes for done.
+        every, done = self.training_spec.validate_every, len(self.losses)
+        if every and done and done % every == 0 and done not in dict(self.validation_losses):
+            validation = self.trainer.fit_loop.epoch_loop.val_loop
+            validation.restarting = False
+            self.trainer.validating = True
+            validation.run()
+            self.trainer.training = True
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        # A step's randomness (dropout) is a function of seed and step, so a resumed training repeats it exactly. The
-        # factor keeps the steps of neighbouring seeds apart: it exceeds the longest training, 31,932 steps.
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        # A step's randomness (dropout) is a function of seed and step, so a resumed training repeats it
+        # exactly. The factor keeps the steps of neighbouring seeds apart: it exceeds the longest training,
+        # 31,932 steps.
         torch.manual_seed(1_000_003 * self.seed + len(self.losses))
         total = 0.0
         for micro_batch in batch["micro_batches"]:
@@ -82,8 +98,8 @@ class FineTuning(L.LightningModule):
             total += float(loss.detach())
         if not math.isfinite(total):
             raise FloatingPointError(
-                f"the training loss is {total} at step {len(self.losses)} of {self.steps}; lower the learning rate "
-                f"(now {self.training_spec.learning_rate}) or the method's scale"
+                f"the training loss is {total} at step {len(self.losses)} of {self.steps}; lower the "
+                f"learning rate (now {self.training_spec.learning_rate}) or the method's scale"
             )
         if self.training_spec.gradient_clip is not None:
             trained = [p for p in self.model.parameters() if p.grad is not None]
@@ -128,15 +144,17 @@ class FineTuning(L.LightningModule):
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """What training changes: the trainable parameters and the buffers. Frozen weights come with the base model."""
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    """What training changes: trainable parameters and buffers. Frozen weights come with the base model."""
+    # Every name of a tied weight: the state names them all.
+    parameters = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in parameters if not parameter.requires_grad}
     return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
 
 
 class FineTuningData(L.LightningDataModule):
     """Training examples in the order of a `BatchSchedule`, validation examples, and test items in batches.
 
-    A resumed training goes on behind the last finished step: the position is the trainer's count of optimiser steps.
+    A resumed training goes on behind the last finished step, by the trainer's count of optimiser steps.
     """
 
     def __init__(
@@ -155,6 +173,9 @@ class FineTuningData(L.LightningDataModule):
         """`collate` turns examples into a micro-batch and its count of targets; `length` is in tokens.
 
         `fingerprints` holds a hash of the records behind each part, for the result.
+
+        Raises:
+            ValueError: the best weights are to be selected, but not a single validation would take place.
         """
         super().__init__()
         self.test_batches = test_batches
@@ -174,6 +195,14 @@ class FineTuningData(L.LightningDataModule):
             if train
             else None
         )
+        every = training.validate_every
+        if training.selection == "best_validation_loss" and not (
+            validation and every and every <= self.steps
+        ):
+            raise ValueError(
+                f"selection best_validation_loss never sees a validation loss: {len(validation)} validation "
+                f"examples, validate_every {every}, {self.steps} steps; hold out more or validate more often"
+            )
 
     @property
     def steps(self) -> int:
@@ -185,13 +214,17 @@ class FineTuningData(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         size = self._micro_batch_size
-        batches = [[list(range(i, min(i + size, len(self._validation))))] for i in range(0, len(self._validation), size)]
+        batches = [
+            [list(range(i, min(i + size, len(self._validation))))]
+            for i in range(0, len(self._validation), size)
+        ]
         return DataLoader(self._validation, sampler=batches, batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(self.test_batches, batch_size=None, collate_fn=list)
+        return DataLoader(self.test_batches, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None  # Lightning asks only while it trains
         return {"steps_done": self.trainer.global_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Invariances that a trained model must show before its numbers are believed.
 
-Each has spoilt published numbers: batches without a mask, dropout left on in evaluation, an adapter that merges or reloads
-into something else. They are checked on a few test items of every run, on the trained model, just before it is scored.
+Each has spoilt published numbers: batches without a mask, dropout left on in evaluation, an adapter that
+merges or reloads into something else. They are checked on a few test items of every run, on the trained
+model, just before it is scored.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def probe(
     """
     reference = module.predict(items)
     distances = {
-        "batch of 1 = batch of N": module.distance(reference, [p for item in items for p in module.predict([item])]),
+        "batch of 1 = batch of N": module.distance(
+            reference, [p for item in items for p in module.predict([item])]
+        ),
         "two passes": module.distance(reference, module.predict(items)),
     }
     trained = module.model
@@ -50,7 +53,7 @@ def probe(
     for name, distance in distances.items():
         if not distance <= module.probe_tolerance:
             raise ProbeError(
-                f"probe '{name}' failed: the predictions of {len(items)} test items differ by {distance:.3g}, "
-                f"allowed are {module.probe_tolerance:.3g}"
+                f"probe '{name}' failed: the predictions of {len(items)} test items differ by "
+                f"{distance:.3g}, allowed are {module.probe_tolerance:.3g}"
             )
     return distances

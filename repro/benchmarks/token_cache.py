@@ -1,4 +1,4 @@
-"""Tokenised training sets on disk, so that the 170,420 texts of the paper's mix are tokenised once and not once a run."""
+"""Tokenised training sets on disk: the 170,420 texts of the paper's mix are not tokenised in every run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from repro.benchmarks.causal_lm import Example
 def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> list[Example]:
     """The examples that `build` gives, from the user's cache where an equal `key` was built before.
 
-    The key must hold everything that the ids depend on: the texts, the tokenizer, the settings of the encoding.
+    The key must hold all that the ids depend on: the texts, the tokenizer, the settings of the encoding.
     """
     digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:32]
     path = user_cache_path("dual-lora-repro") / "tokens" / f"{digest}.npz"
     try:
         return _load(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk: build it (again)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk
         examples = build()
     _save(path, examples)
     return examples
@@ -34,9 +34,10 @@ def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> l
 def _load(path: Path) -> list[Example]:
     with np.load(path) as stored:
         ids, ends, prompts = stored["ids"].tolist(), stored["ends"].tolist(), stored["prompts"].tolist()
-    starts = [0, *ends[:-1]]
+    starts = [0, *ends][: len(ends)]
     return [
-        Example(tuple(ids[start:end]), prompt) for start, end, prompt in zip(starts, ends, prompts, strict=True)
+        Example(tuple(ids[start:end]), prompt)
+        for start, end, prompt in zip(starts, ends, prompts, strict=True)
     ]
 
 

@@ -27,7 +27,7 @@ class TrainingSpec(Frozen):
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
-    # transformers' Trainer clips at 1.0 unless told otherwise, and so did every code base the paper builds on.
+    # transformers' Trainer clips at 1.0 unless told otherwise, so every code base the paper builds on did.
     gradient_clip: float | None = Field(default=1.0, gt=0)
     # Whether prompts enter the loss decided who wins in two public comparisons, so there is no default.
     loss_on: Literal["completion", "all"]
@@ -41,7 +41,9 @@ class TrainingSpec(Frozen):
     @model_validator(mode="after")
     def _selection_needs_validation(self) -> TrainingSpec:
         if self.selection == "best_validation_loss" and self.validate_every is None:
-            raise ValueError("selection best_validation_loss needs validate_every (got none); set it to a number of steps")
+            raise ValueError(
+                "selection best_validation_loss needs validate_every (got none); set it to a number of steps"
+            )
         return self
 
     @property
@@ -55,7 +57,7 @@ class TrainingSpec(Frozen):
         return self.epochs * math.ceil(examples / self.batch_size)
 
     def rate_factor(self, step: int, steps: int) -> float:
-        """Learning rate at `step` of `steps`, relative to the peak: linear warm-up, then constant or linear to zero."""
+        """Learning rate over its peak at `step`: linear warm-up, then constant or linear to zero."""
         if step < self.warmup_steps:
             return step / self.warmup_steps
         if self.schedule == "constant":
@@ -66,9 +68,10 @@ class TrainingSpec(Frozen):
 class BatchSchedule:
     """The whole training's batches, in order: `epochs` shuffles of the examples, cut into optimiser batches.
 
-    A batch is a list of micro-batches, each a list of example indices. Examples of one batch are sorted by length
-    before they are cut, which saves padding without changing what a batch holds. The order depends on `seed` alone
-    (Python's Mersenne Twister, stable over versions), so a resumed training goes on with `start` = steps done.
+    A batch is a list of micro-batches, each a list of example indices. Examples of one batch are sorted by
+    length before they are cut, which saves padding without changing what a batch holds. The order depends on
+    `seed` alone (Python's Mersenne Twister, stable over versions), so a resumed training goes on with `start`
+    = steps done.
     """
 
     def __init__(

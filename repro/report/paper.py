@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from repro.paths import RESULTS
+from repro.paths import ROOT
 
 
 @dataclass
@@ -21,7 +21,7 @@ class PaperRow:
     values: dict[str, float | None] = field(default_factory=dict)
 
 
-def paper_rows(table: str, folder: Path = RESULTS / "paper") -> list[PaperRow]:
+def paper_rows(table: str, folder: Path = ROOT / "results" / "paper") -> list[PaperRow]:
     """The rows of a table of the paper, in its order; none if the table is not there."""
     path = folder / f"{table}.csv"
     if not path.exists():

@@ -10,7 +10,7 @@ from repro.methods.registry import METHODS
 from repro.report.paper import PaperRow, paper_rows
 from repro.study.experiment import Plan, PlannedRow
 from repro.study.result import Result
-from repro.study.store import Store
+from repro.study.states import RunState
 
 AVERAGE = "avg"
 """The column behind the tasks: their unweighted mean, as in the paper."""
@@ -57,10 +57,10 @@ class Table:
     warnings: tuple[str, ...] = field(default=())
 
 
-def build_table(plan: Plan, store: Store) -> Table:
-    """Collect a plan's finished runs; what is missing is a hole."""
+def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
+    """Collect a plan's finished runs; what is missing, failed or unreadable is a hole."""
     experiment, profile = plan.experiment, plan.profile
-    results = {key: store.result(spec) for key, spec in plan.runs.items()}
+    results = {state.spec.hash: state.result for state in states}
     tasks = plan.rows[0].specs[0].benchmark.tasks
     columns = plan.rows[0].specs[0].benchmark.titles | {AVERAGE: "Avg."}
     blocks = list(dict.fromkeys(row.block for row in plan.rows))

@@ -303,8 +303,14 @@ def _warnings(scores: dict[str, TaskScore]) -> Iterator[str]:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Silence what Lightning and transformers say about every run: which devices there are, that workers are few."""
+    """Silence what the libraries say about every run: which devices there are, that workers are few, that a file loads."""
     import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    # W&B warns, ahead of its own settings, about an argument that Lightning passes.
+    os.environ.setdefault("WANDB_SILENT", "true")
 
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}

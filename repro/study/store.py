@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from repro.config import ConfigError, Frozen
-from repro.paths import RESULTS
 from repro.study.result import RESULT_VERSION, Failure, Result
 from repro.study.spec import RunSpec
 
@@ -34,7 +33,7 @@ class RunBusy(RuntimeError):
 class Store:
     """The runs below one folder, by spec. Reading never changes anything."""
 
-    def __init__(self, folder: Path = RESULTS / "runs") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def directory(self, spec: RunSpec) -> Path:

@@ -19,8 +19,9 @@ from . import warmup
 from .config import DualLoraConfig
 from .update import Rule, Update, delta_weight, dual_lora_linear, updated_weight
 
+
 class DualLoraLayer(BaseTunerLayer):
-    """What the adapters of one layer own: their factors, and what their update needs besides.
+    """What the adapters of one layer own: their factors, and what their updates need besides.
 
     Shapes, for a weight of (d, k) = (out, in): A (r1, k), B (d, r1), C (r2, k), D (d, r2).
     """
@@ -48,7 +49,7 @@ class DualLoraLayer(BaseTunerLayer):
         self.dual_lora_B = nn.ParameterDict()
         self.dual_lora_C = nn.ParameterDict()
         self.dual_lora_D = nn.ParameterDict()
-        # Saved with the adapter: optimiser steps under a ramp, the seed of a fixed direction, the seed of dW(0).
+        # Saved with the adapter: optimiser steps under a ramp, the seed of a fixed direction, that of dW(0).
         self.dual_lora_step = BufferDict(persistent=True)
         self.dual_lora_seed = BufferDict(persistent=True)
         self.dual_lora_initial = nn.ModuleDict()
@@ -67,9 +68,8 @@ class DualLoraLayer(BaseTunerLayer):
         self.rule[adapter_name] = config.rule
         self.scaling[adapter_name] = alpha / (math.sqrt(r1 * r2) if r2 else r1)
         initial = InitialFactors(self.out_features, self.in_features, ranks, config.init_std)
-        for name, factor in initial.named_buffers():
-            if name != "seed":
-                getattr(self, f"dual_lora_{name}")[adapter_name] = nn.Parameter(factor.clone())
+        for name, factor in initial.factors().items():
+            getattr(self, f"dual_lora_{name}")[adapter_name] = nn.Parameter(factor.clone())
         if config.direction == "fixed":
             self.dual_lora_seed[adapter_name] = _draw_seed()
         if config.warmup == "subtract_initial":
@@ -80,34 +80,35 @@ class DualLoraLayer(BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters)
 
-    def factors(self, adapter_name: str) -> list[nn.Parameter]:
-        """A, B, C and D; A and B alone where the direction is fixed."""
-        groups = [getattr(self, name) for name in self.adapter_layer_names]
-        return [group[adapter_name] for group in groups if adapter_name in group]
+    def factors(self, adapter_name: str) -> dict[str, Tensor]:
+        """A, B, C and D by name; A and B alone where the direction is fixed."""
+        groups = {name: getattr(self, f"dual_lora_{name}") for name in "ABCD"}
+        return {name: group[adapter_name] for name, group in groups.items() if adapter_name in group}
 
     def updates(self, adapter_name: str, ramped: bool = False) -> list[Update]:
-        """The terms whose sum is the adapter's dW: at full strength, or `ramped` as its warm-up has it now."""
-        factors = self.factors(adapter_name)
-        scale = torch.full((), self.scaling[adapter_name], device=factors[0].device)
+        """The terms that sum to the adapter's dW, at full strength or `ramped` as its warm-up has it now."""
+        rule, factors = self.rule[adapter_name], self.factors(adapter_name)
+        scale = torch.full((), self.scaling[adapter_name], device=factors["A"].device)
         if ramped and adapter_name in self.dual_lora_step:
             # Tensor arithmetic: reading the number would make a GPU wait in every layer.
-            scale = scale * ((self.dual_lora_step[adapter_name] + 1) / self.warmup_steps[adapter_name]).clamp(max=1)
-        seed = self.dual_lora_seed[adapter_name] if adapter_name in self.dual_lora_seed else None
-        terms = [Update(self.rule[adapter_name], scale, *factors, seed=seed)]
+            progress = (self.dual_lora_step[adapter_name] + 1) / self.warmup_steps[adapter_name]
+            scale = scale * progress.clamp(max=1)
+        seed = dict(self.dual_lora_seed.items()).get(adapter_name)
+        terms = [Update(rule, scale, **factors, seed=seed)]
         if adapter_name in self.dual_lora_initial:
-            initial = self.dual_lora_initial[adapter_name].factors()
-            terms.append(Update(self.rule[adapter_name], -scale, *initial, seed=seed))
+            initial: Any = self.dual_lora_initial[adapter_name]
+            terms.append(Update(rule, -scale, **initial.factors(), seed=seed))
         return terms
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
-        # No dtype: peft then moves the factors to the device of the base layer but keeps them in fp32 where that one is
-        # bf16, whose 8 bits would swallow the optimiser's small steps.
+        # No dtype: peft then moves the factors to the base layer's device but keeps them in fp32 where that
+        # layer is bf16, whose 8 bits would swallow the optimiser's small steps.
         device, _ = super()._get_base_layer_device_and_dtype(base_layer)
         return device, None
 
 
 class InitialFactors(nn.Module):
-    """The factors of step 0, drawn from one seed. Only the seed is saved; loading it draws the factors again."""
+    """The factors of step 0, drawn from one seed. Only the seed is saved, and loading it draws them again."""
 
     seed: Tensor
 
@@ -119,8 +120,8 @@ class InitialFactors(nn.Module):
         self.register_buffer("seed", _draw_seed())
         self._draw()
 
-    def factors(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self.shapes]
+    def factors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.shapes}
 
     def _draw(self) -> None:
         # On the CPU, whose generator gives the same numbers wherever the adapter is loaded.
@@ -139,7 +140,7 @@ def _draw_seed() -> Tensor:
 
 
 class Linear(nn.Module, DualLoraLayer):
-    """A linear layer, transformers' Conv1D or a quantised linear layer, with Dual LoRA's update in its weight."""
+    """A linear layer (also a quantised one) or transformers' Conv1D with Dual LoRA in its weight."""
 
     def __init__(
         self,
@@ -166,9 +167,9 @@ class Linear(nn.Module, DualLoraLayer):
         active = [] if self.disable_adapters or self.merged else self._owned(self.active_adapters)
         if not active:
             return self.base_layer(x, *args, **kwargs)
-        weight: Any = self.get_base_weight  # unpacks a quantised weight
+        weight: Any = self.get_base_weight  # a function, which unpacks a quantised weight
         if self.quantization_backend is None:
-            weight = transpose(self.get_base_layer().weight, self.fan_in_fan_out)
+            weight = transpose(self.weight, self.fan_in_fan_out)
         updates = [update for name in active for update in self.updates(name, ramped=self.training)]
         return dual_lora_linear(x, weight, self.bias, updates)
 
@@ -178,25 +179,27 @@ class Linear(nn.Module, DualLoraLayer):
         return transpose(delta, self.fan_in_fan_out)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Write the updates of the adapters (default: the active ones), at full strength, into the base weight.
+        """Write the adapters' updates (default: the active ones') into the base weight, at full strength.
 
-        `safe_merge` raises ValueError and changes nothing where the result would not be finite.
+        `safe_merge` raises ValueError, and changes nothing, where the result would not be finite.
         """
         new = self._owned(check_adapters_to_merge(self, adapter_names))
         if not new:
             return
-        # Kept, because subtracting dW again would not give back the same bits.
+        # Kept until the adapters are unmerged: subtracting dW again would not give back the same bits.
         original = self.get_base_weight() if self._unmerged_weight is None else self._unmerged_weight
         updates = [update for name in self.merged_adapters + new for update in self.updates(name)]
-        merged = transpose(updated_weight(transpose(original, self.fan_in_fan_out), updates), self.fan_in_fan_out)
+        merged = updated_weight(transpose(original, self.fan_in_fan_out), updates)
         if safe_merge and not torch.isfinite(merged).all():
-            raise ValueError(f"Merging {', '.join(new)} gives a weight that is not finite: the adapter is broken.")
+            raise ValueError(
+                f"Merging {', '.join(new)} gives weights that are not finite: the adapter is broken."
+            )
         self._unmerged_weight = original
-        self.set_base_weight(merged)
+        self.set_base_weight(transpose(merged, self.fan_in_fan_out))
         self.merged_adapters.extend(new)
 
     def unmerge(self) -> None:
-        """Put the base weight back, bit for bit (a quantised one is quantised again)."""
+        """Put the base weight back, bit for bit; a quantised one is quantised again."""
         if self._unmerged_weight is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return

@@ -4,10 +4,11 @@ Eq. 5 of arXiv 2512.03402, with W0 of shape (d, k) = (out, in):
 
     W = W0 + dW,    dW = s * ReLU(B A) * Sign(D C)    (element by element)
 
-A (r1, k) and B (d, r1) are the magnitude group, C (r2, k) and D (d, r2) the direction group. ReLU and Sign act on
-single elements, so dW has no low-rank form: each pass over the layer has to build it, and the gradients of the factors
-need the whole of G = dL/d(dW). Autograd would keep three (d, k) tensors a layer for that. Here dW and G exist only a
-block at a time, and the backward pass builds again what it needs from the factors.
+A (r1, k) and B (d, r1) are the magnitude group, C (r2, k) and D (d, r2) the direction group. ReLU and Sign
+act on single elements, so dW has no low-rank form: each pass over the layer has to build it, and the
+gradients of the factors need the whole of G = dL/d(dW). Autograd would keep three (d, k) tensors a layer
+for that. Here dW and G exist only a block at a time, and the backward pass builds again what it needs from
+the factors.
 
 In the code: P = B A, M = activation(P), Z = D C, S = the direction times the scale, so that dW = M * S.
 """
@@ -22,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of a block. On a CPU 2**20 (512 rows of 2048) keep a block's few fp32 tensors, 4 MiB each, near the cache and
-# its matrix products efficient; an accelerator wants larger products, and there 2**23 elements are 32 MiB a tensor.
+# Elements of a block. On a CPU 2**20, 512 rows of 2048, was the fastest of 2**17 to 2**22: few enough for
+# the cache, enough for the matrix products. An accelerator wants larger products: there a block's tensors
+# take 32 MiB each.
 CPU_BLOCK = 2**20
 ACCELERATOR_BLOCK = 2**23
 
@@ -40,7 +42,7 @@ class Rule(NamedTuple):
 
 
 class Update(NamedTuple):
-    """One dW. `scale` is a scalar tensor. Where the direction is fixed, C and D are None and `seed` (int64) is not."""
+    """One dW. `scale` is a scalar tensor. A fixed direction has a `seed` (int64) in place of C and D."""
 
     rule: Rule
     scale: Tensor
@@ -66,7 +68,7 @@ def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     with torch.no_grad(), _without_autocast(weight):
         terms = [_Term(update) for update in updates]
         result = torch.empty_like(weight)
-        for rows in _blocks(*weight.shape, weight.device):
+        for rows in _blocks(weight.shape[0], weight.shape[1], weight.device):
             result[rows] = _add(weight[rows], [term.block(rows, _ALL) for term in terms])
         return result
 
@@ -74,27 +76,29 @@ def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
 def dual_lora_linear(
     x: Tensor, weight: Tensor | Callable[[], Tensor], bias: Tensor | None, updates: Sequence[Update]
 ) -> Tensor:
-    """y = x (W0 + sum of dW)^T + b, with gradients for x, the factors, the bias and W0 where they ask for them.
+    """y = x (W0 + sum of dW)^T + b, with gradients for x, the factors, b and W0 where they ask for them.
 
-    `x` has shape (..., k) and `weight` (d, k). `weight` may be a function that returns it: it is called in each pass,
-    so that a quantised base does not stay unpacked in between. The result has the dtype of `x`, or that of autocast.
+    `x` has shape (..., k) and `weight` (d, k). `weight` may be a function that returns it: it is called in
+    each pass, so that a quantised base does not stay unpacked in between. The result has the dtype of `x`,
+    or that of autocast.
 
-    With G = dL/d(dW) before any scale, the gradients are, for the paper's own rule (Eq. 7, 11, 12),
+    With G = dL/d(dW), before any scale, the gradients are for the paper's own rule (Eq. 7, 11, 12)
 
-        dA = B^T H,  dB = H A^T,  H = s G * S * 1{P > 0}
+        dA = B^T H,  dB = H A^T,  H = s G * Sign(Z) * 1{P > 0}
         dC = D^T K,  dD = K C^T,  K = dL/dZ, by the straight-through estimator
 
-    Sign has no useful derivative, so K is dL/dSign(Z) = s G * M after the clip that `rule.clip` names. Each clip stands
-    in for the derivative of Sign: it touches C and D, never A and B.
+    Sign has no useful derivative, so K is dL/dSign(Z) = s G * M after the clip that `rule.clip` names. A
+    clip is part of the stand-in for the derivative of Sign: it touches C and D, never A and B.
 
-        eq7    clip(s G * M, -1, 1)      the gradient with respect to the sign is clipped
-        eq12   s clip(G, -1, 1) * M      the gradient with respect to dW is clipped, before scale and magnitude
-        bnn    s G * M * 1{|Z| <= 1}     the usual straight-through estimator of binary networks
+        eq7    clip(s G * M, -1, 1)     clips the gradient with respect to the sign
+        eq12   s clip(G, -1, 1) * M     clips the gradient with respect to dW, before scale and magnitude
+        bnn    s G * M * 1{|Z| <= 1}    the usual straight-through estimator of binary networks
         none   s G * M
 
-    `xnor` (Eq. 13) and `dorefa` (Eq. 14) replace Sign(Z) by Sign(Z) times the mean of |Z| over a row, or over the matrix.
-    The gradient passes this product as if it were the identity, as in DoReFa-Net (arXiv 1606.06160): K = s G * M, with
-    neither the mean nor its own gradient in it. An `identity` direction is S = s Z, exactly differentiated.
+    `xnor` (Eq. 13) and `dorefa` (Eq. 14) multiply Sign(Z) by the mean of |Z| over a row, or over the
+    matrix. The gradient passes that product as if it were the identity, as in DoReFa-Net (arXiv
+    1606.06160): K = s G * M, in which neither the mean nor its derivative appears. An `identity` direction,
+    S = s Z, is differentiated exactly.
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -106,14 +110,17 @@ def dual_lora_linear(
 
 
 class _DualLoraLinear(torch.autograd.Function):
-    """Saves x, the factors and a reference to W0. The output goes by rows of W and the gradients by columns, so that
-    each element of y and of dL/dx comes from one matrix product, as in an ordinary linear layer."""
+    """Saves x, the factors and a reference to W0.
+
+    The output goes by rows of W and the gradients by columns, so that each element of y and of dL/dx comes
+    from one matrix product and is rounded once, as in an ordinary linear layer.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        stored: Tensor | None,
+        stored: Any,
         bias: Tensor | None,
         unpack: Callable[[], Tensor] | None,
         rules: tuple[Rule, ...],
@@ -123,11 +130,11 @@ class _DualLoraLinear(torch.autograd.Function):
         ctx.save_for_backward(x if needs_weight or any(needs_tensors) else None, stored, *tensors)
         ctx.unpack, ctx.rules = unpack, rules
 
-        weight = unpack() if stored is None else stored
+        weight = stored if unpack is None else unpack()
         y = x.new_empty(x.shape[0], weight.shape[0])
         with _without_autocast(x):
             terms = [_Term(update) for update in _updates(rules, tensors)]
-            for rows in _blocks(*weight.shape, x.device):
+            for rows in _blocks(weight.shape[0], weight.shape[1], x.device):
                 block = _add(weight[rows], [term.block(rows, _ALL) for term in terms]).to(x.dtype)
                 y[:, rows] = F.linear(x, block, None if bias is None else bias[rows].to(x.dtype))
         return y
@@ -137,7 +144,7 @@ class _DualLoraLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, *tensors = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _, _, *needs_tensors = ctx.needs_input_grad
-        weight = ctx.unpack() if stored is None else stored
+        weight = stored if ctx.unpack is None else ctx.unpack()
         d, k = weight.shape
 
         grad_x = grad.new_empty(grad.shape[0], k) if needs_x else None
@@ -176,9 +183,10 @@ class _Term:
     """An update made ready to be built block by block."""
 
     def __init__(self, update: Update) -> None:
-        # At least fp32, however the factors are kept: the sign of a small product must not hang on its rounding.
+        # At least fp32, however the factors are kept: the sign of a product must not hang on its rounding.
         dtype = torch.promote_types(update.A.dtype, torch.float32)
-        self.rule, self.seed = update.rule, update.seed
+        self.rule = update.rule
+        self.seed: Any = update.seed
         self.A, self.B = update.A.to(dtype), update.B.to(dtype)
         self.factors = [self.A, self.B]
         if update.C is not None and update.D is not None:
@@ -229,8 +237,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.Tensor.sigmoid_,
     "identity": lambda P: P,
 }
-# The derivative from the product P and the magnitude M. Where the activation works in place, P is M: the sign of ReLU's
-# output is its derivative, 0 at 0 as in the paper's indicator.
+# The derivative, from P and M. Where the activation works in place P is M: the derivative of ReLU is the
+# sign of its output, 0 at 0 like the indicator in the paper.
 _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor | float]] = {
     "relu": lambda P, M: M.sign_(),
     "abs": lambda P, M: P.sign_(),
@@ -240,10 +248,11 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor | float]] = {
 
 
 def random_signs(seed: Tensor, d: int, k: int, rows: slice = _ALL, columns: slice = _ALL) -> Tensor:
-    """A block of the (d, k) mask of independent, evenly distributed -1 and 1 (int32) that belongs to `seed` (int64).
+    """A block of the (d, k) mask of independent -1 and 1, evenly distributed, that belongs to `seed` (int64).
 
-    Every 32 columns of a row are the bits of one SplitMix64 output, counted from the seed. So any block can be had by
-    itself and each device gives the same mask, which torch's own generators do not.
+    Every 32 columns of a row are bits of one SplitMix64 output, counted from the seed. So a block can be
+    had by itself and every device gives the same mask, neither of which torch's generators offer. Returns
+    int32.
     """
     row = torch.arange(*rows.indices(d), device=seed.device)
     start, stop, _ = columns.indices(k)
@@ -255,7 +264,7 @@ def random_signs(seed: Tensor, d: int, k: int, rows: slice = _ALL, columns: slic
 
 
 def _splitmix64(counter: Tensor) -> Tensor:
-    """Steele, Lea and Flood (2014). int64 wraps as the uint64 of the original; a logical shift needs its sign masked."""
+    """Steele, Lea and Flood (2014) in int64: it wraps like uint64, but shifts drag the sign along."""
     z = counter * -0x61C8864680B583EB
     z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
     z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
@@ -268,7 +277,7 @@ def _updates(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
 
 def _add(weight: Tensor, blocks: Sequence[_Block]) -> Tensor:
     """The block of W0 plus the dW, rounded to the dtype of W0."""
-    result = weight.to(blocks[0].M.dtype)
+    result = weight.to(torch.promote_types(weight.dtype, blocks[0].M.dtype))
     for block in blocks:
         result = torch.addcmul(result, block.M, block.S)
     return result.to(weight.dtype)

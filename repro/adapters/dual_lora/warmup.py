@@ -1,8 +1,8 @@
 """Counts optimiser steps for the warm-up ramp, without asking anything of the training loop.
 
-A ramped layer holds a counter for each adapter. One hook behind every optimiser of the process advances the counters of
-those adapters whose factors that optimiser steps. So gradient accumulation counts once, a step that a gradient scaler
-skips does not count, and two models keep their own time.
+A ramped layer holds a counter for each adapter. One hook behind every optimiser of the process advances the
+counters of those adapters whose factors that optimiser steps. So gradient accumulation counts once, a step
+that a gradient scaler skips does not count, and two models keep their own time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def _advance(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for layer in _layers:
         for name, step in layer.dual_lora_step.items():
             # One factor stands for the adapter, so that optimisers that share its factors do not count twice.
-            trained = next((f for f in layer.factors(name) if f.requires_grad), None)
+            trained = next((f for f in layer.factors(name).values() if f.requires_grad), None)
             if id(trained) in stepped:
-                step += 1
+                step.add_(1)
 
 
 register_optimizer_step_post_hook(_advance)

@@ -34,7 +34,7 @@ class GenerateSettings(Frozen):
     """The paper's protocol, by beam search without sampling; see `protocols.Generate`."""
 
     name: Literal["generate"] = "generate"
-    version: Literal[1] = Generate.version
+    version: Literal[1] = Generate.version  # type: ignore[assignment]
     template: Literal["llm-adapters", "hira"] = "llm-adapters"
     reading: Literal["first", "strict"] = "first"
     beams: int = Field(default=4, ge=1)
@@ -48,7 +48,7 @@ class ClozeSettings(Frozen):
     """Likelihoods of the options; see `protocols.Cloze`."""
 
     name: Literal["cloze"] = "cloze"
-    version: Literal[1] = Cloze.version
+    version: Literal[1] = Cloze.version  # type: ignore[assignment]
 
     def protocol(self) -> Cloze:
         return Cloze()
@@ -69,7 +69,7 @@ class Commonsense(Benchmark):
     scorer_version: ClassVar[int] = SCORER_VERSION
 
     family: Literal["commonsense"] = "commonsense"
-    tasks: tuple[TaskName, ...] = tuple(TASKS)  # type: ignore[assignment]
+    tasks: tuple[TaskName, ...] = tuple(TASKS)  # type: ignore[arg-type]
     source: Literal["local", "package", "hub"]
     train_per_task: int | None = Field(default=None, ge=1)
     validation_size: int = Field(default=0, ge=0)
@@ -159,7 +159,7 @@ class Commonsense(Benchmark):
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         reading = self.protocol.reading if isinstance(self.protocol, GenerateSettings) else "first"
         by_task: dict[str, list[Prediction]] = {task: [] for task in self.tasks}
-        # In the order of ids, so that the outcomes of two runs stand side by side whatever their batches were.
+        # In the order of ids, so that two runs' outcomes stand side by side whatever their batches were.
         for prediction in sorted(predictions, key=lambda p: p["id"]):
             by_task[prediction["task"]].append(prediction)
         return {task: score(task, items, reading) for task, items in by_task.items()}
@@ -192,7 +192,7 @@ class Commonsense(Benchmark):
             fingerprint(records),
             self.protocol.model_dump_json(),
             tokenizer.backend_tokenizer.to_str(),
-            f"{training.append_eos} {self.max_tokens}",
+            f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens}",
         ]
         return cached_examples(key, build)
 
@@ -205,7 +205,7 @@ class Commonsense(Benchmark):
 
 
 def _batches(items: Sequence[TestItem], tokens: int) -> Iterator[list[TestItem]]:
-    """Cut sorted items into batches whose padded size stays within so many tokens; an item too long stands alone."""
+    """Cut sorted items into batches of at most so many tokens, padded; an item too long stands alone."""
     batch: list[TestItem] = []
     for item in items:
         if batch and (len(batch) + 1) * batch[0].tokens > tokens:

@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import pytest
 
+from repro.benchmarks.commonsense import package
 from repro.benchmarks.commonsense.columns import Content
 from repro.benchmarks.commonsense.hub import HUB_SETS, HubSource
 from repro.benchmarks.commonsense.instructions import render_upstream_file

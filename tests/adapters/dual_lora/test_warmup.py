@@ -1,0 +1,178 @@
+"""The ramp of dW: it follows the optimiser's steps, by itself, and only while training."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from repro.adapters.dual_lora import DualLoraConfig, DualLoraLayer, warmup
+
+STEPS = 4
+
+
+def make(**fields: Any) -> tuple[PeftModel, Any]:
+    torch.manual_seed(0)
+    settings = {"magnitude_rank": 2, "init_std": 0.5, "target_modules": ["0"], "warmup_steps": STEPS}
+    model = get_peft_model(nn.Sequential(nn.Linear(8, 6)), DualLoraConfig(**(settings | fields)))
+    return model, next(module for module in model.modules() if isinstance(module, DualLoraLayer))
+
+
+def optimizer_of(*models: nn.Module) -> torch.optim.Optimizer:
+    # A learning rate of 0 leaves the factors alone, so that only the ramp moves.
+    return torch.optim.SGD([p for m in models for p in m.parameters() if p.requires_grad], lr=0.0)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, passes: int = 1) -> None:
+    for _ in range(passes):
+        model(torch.ones(3, 8)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def strength(model: nn.Module) -> float:
+    """The factor of dW in the model's present output."""
+    layer = next(module for module in model.modules() if isinstance(module, DualLoraLayer))
+    identity = torch.eye(8)
+    with torch.no_grad():
+        change = model(identity) - layer.base_layer(identity)
+    delta = layer.get_delta_weight("default").T
+    factor = (change * delta).sum() / delta.square().sum()
+    torch.testing.assert_close(change, factor * delta, rtol=1e-4, atol=1e-5)
+    return float(factor)
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_ramp_advances_once_per_optimiser_step(passes: int) -> None:
+    model, _ = make()
+    optimizer = optimizer_of(model)
+    seen = []
+    for _ in range(6):
+        seen.append(strength(model))
+        step(model, optimizer, passes)
+    assert seen == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
+def test_ramp_scales_the_gradients() -> None:
+    whole, ramped = make(warmup="none", clip="none")[0], make(clip="none")[0]
+    for model in (whole, ramped):
+        model(torch.ones(3, 8)).sum().backward()
+    for (name, p), q in zip(whole.named_parameters(), ramped.parameters(), strict=True):
+        if p.requires_grad:
+            torch.testing.assert_close(q.grad, p.grad / STEPS, msg=name)
+
+
+def test_evaluation_has_no_ramp() -> None:
+    model, _ = make()
+    assert strength(model.eval()) == pytest.approx(1)
+    assert strength(model.train()) == pytest.approx(1 / STEPS)
+
+
+@pytest.mark.parametrize("warmup_kind", ["none", "subtract_initial"])
+def test_other_warm_ups_store_no_counter(warmup_kind: str) -> None:
+    model, layer = make(warmup=warmup_kind)
+    step(model, optimizer_of(model))
+    assert not layer.dual_lora_step.keys() and not [name for name in model.state_dict() if "step" in name]
+
+
+def test_models_keep_their_own_time() -> None:
+    (first, first_layer), (second, second_layer) = make(), make()
+    step(first, optimizer_of(first))
+    step(first, optimizer_of(first))
+    step(second, optimizer_of(second))
+    assert (int(first_layer.dual_lora_step["default"]), int(second_layer.dual_lora_step["default"])) == (2, 1)
+    step(nn.Linear(8, 2), optimizer_of(nn.Linear(8, 2)))
+    assert (int(first_layer.dual_lora_step["default"]), int(second_layer.dual_lora_step["default"])) == (2, 1)
+
+
+def test_optimisers_that_share_an_adapter_count_once() -> None:
+    model, layer = make()
+    model(torch.ones(3, 8)).sum().backward()
+    for group in "ABCD":
+        torch.optim.SGD([getattr(layer, f"dual_lora_{group}")["default"]], lr=0.0).step()
+    assert int(layer.dual_lora_step["default"]) == 1
+
+
+def test_only_the_trained_adapter_advances() -> None:
+    model, layer = make()
+    model.add_adapter("second", DualLoraConfig(magnitude_rank=2, target_modules=["0"]))
+    every = [p for n, p in model.named_parameters() if "dual_lora" in n]
+    model(torch.ones(3, 8)).sum().backward()
+    torch.optim.SGD(every, lr=0.0).step()
+    assert {name: int(count) for name, count in layer.dual_lora_step.items()} == {"default": 1, "second": 0}
+
+
+def copied(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model)
+
+
+def pickled(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("duplicate", [copied, pickled])
+def test_copies_go_on_by_themselves(duplicate: Callable[[nn.Module], nn.Module]) -> None:
+    model, _ = make()
+    step(model, optimizer_of(model))
+    twin = duplicate(model)
+    assert strength(twin) == pytest.approx(2 / STEPS)
+    step(twin, optimizer_of(twin))
+    assert strength(twin) == pytest.approx(3 / STEPS)
+    assert strength(model) == pytest.approx(2 / STEPS)
+
+
+def test_resuming_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    model, _ = make()
+    for _ in range(2):
+        step(model, optimizer_of(model))
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    resumed = PeftModel.from_pretrained(nn.Sequential(nn.Linear(8, 6)), tmp_path, is_trainable=True).train()
+    assert strength(resumed) == pytest.approx(3 / STEPS)
+    step(resumed, optimizer_of(resumed))
+    assert strength(resumed) == pytest.approx(1)
+
+
+def test_a_merge_is_whole() -> None:
+    model, layer = make()
+    expected = layer.base_layer.weight + layer.get_delta_weight("default")
+    merged: Any = model.train().merge_and_unload()
+    torch.testing.assert_close(merged[0].weight, expected)
+
+
+def test_layers_that_are_gone_are_forgotten() -> None:
+    gc.collect()
+    before = len(warmup._layers)
+    model, layer = make()
+    assert len(warmup._layers) == before + 1
+    del model, layer
+    assert len(warmup._layers) <= before
+
+
+def test_the_ramp_does_not_recompile() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model, _ = make()
+    optimizer = optimizer_of(model)
+    compiled: Any = torch.compile(model, backend=counter, fullgraph=True)
+    outputs: list[Tensor] = []
+    for _ in range(STEPS):
+        y = compiled(torch.ones(3, 8))
+        y.sum().backward()
+        outputs.append(y.detach())
+        optimizer.step()
+    assert counter.frame_count == 1
+    change = [float((y - outputs[0]).norm()) for y in outputs]
+    assert change == pytest.approx([0, change[1], 2 * change[1], 3 * change[1]]) and change[1] > 0

@@ -1,0 +1,199 @@
+"""From the family's settings to data, module and scores, on a source of a few records a task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from repro.benchmarks.commonsense import benchmark as module
+from repro.benchmarks.commonsense.benchmark import ClozeSettings, Commonsense, GenerateSettings
+from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
+from repro.benchmarks.finetuning import FineTuningData
+from repro.benchmarks.training import TrainingSpec
+
+TASK_NAMES = ("boolq", "piqa", "ARC-Easy")
+OPTIONS = {"boolq": ("true", "false"), "piqa": ("by night", "by day"), "ARC-Easy": ("a", "bee", "sea", "dee")}
+
+TRAINING = TrainingSpec(
+    epochs=1, batch_size=4, learning_rate=1e-3, warmup_steps=0, loss_on="completion", append_eos=True
+)
+
+
+class Play:
+    """Nine training and seven test records of every task, questions of many lengths."""
+
+    note = "made up"
+
+    def load(self, task: str, split: Split) -> list[Record]:
+        count = {"train": 9, "test": 7}[split]
+        contents = [
+            (f"{split} {number} of {task}{number * '?'}", OPTIONS[task], number % 2)
+            for number in range(count)
+        ]
+        return build_records(task, split, contents)
+
+
+Data = Callable[..., FineTuningData]
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase) -> Data:
+    monkeypatch.setattr(module, "get_source", lambda name: Play())
+
+    def made(
+        seed: int = 0,
+        evaluation_tokens: int = 300,
+        training: TrainingSpec = TRAINING,
+        tokenizer: PreTrainedTokenizerBase = tokenizer,
+        **settings: Any,
+    ) -> FineTuningData:
+        return commonsense(**settings).data(
+            tokenizer, training, seed=seed, micro_batch_size=2, evaluation_tokens=evaluation_tokens
+        )
+
+    return made
+
+
+def commonsense(**settings: Any) -> Commonsense:
+    defaults = {"source": "local", "tasks": TASK_NAMES, "protocol": ClozeSettings()}
+    return Commonsense(**defaults | settings)
+
+
+def texts(loader: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Every row of a loader's batches as text, padding and special tokens dropped."""
+    rows = [row for batch in loader for micro in batch["micro_batches"] for row in micro["input_ids"]]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def test_all_is_trained_on_but_what_is_held_out(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Under cloze a text is the question and the right option."""
+    endings = {"boolq": ("yes", "no")}
+    expected = {
+        f"Question: train {number} of {task}{number * '?'}{'?' * (task == 'boolq')}\nAnswer: "
+        + endings.get(task, OPTIONS[task])[number % 2]
+        for task in TASK_NAMES
+        for number in range(9)
+    }
+    made = data(validation_size=5)
+    trained = texts(made.train_dataloader(), tokenizer)
+    held_out = texts(made.val_dataloader(), tokenizer)
+    assert (len(trained), len(held_out), made.steps) == (22, 5, 6)
+    assert set(trained) | set(held_out) == expected
+    assert not set(trained) & set(held_out)
+
+
+def test_the_runs_seed_shuffles_and_the_datas_seed_chooses(
+    data: Data, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    def parts(made: FineTuningData) -> tuple[list[str], list[str]]:
+        return texts(made.train_dataloader(), tokenizer), texts(made.val_dataloader(), tokenizer)
+
+    settings: dict[str, Any] = {"train_per_task": 4, "test_per_task": 3, "validation_size": 2}
+    one, two, other = data(seed=0, **settings), data(seed=1, **settings), data(data_seed=1, **settings)
+    assert one.fingerprints == two.fingerprints
+    assert not one.fingerprints.items() & other.fingerprints.items()
+    assert parts(one)[0] != parts(two)[0]
+    assert sorted(parts(one)[0]) == sorted(parts(two)[0])
+    assert parts(one)[1] == parts(two)[1]
+    assert (len(parts(one)[0]), len(parts(one)[1])) == (10, 2)
+    assert sum(len(batch) for batch in one.test_batches) == 9
+
+
+@pytest.mark.parametrize("protocol", [ClozeSettings(), GenerateSettings()], ids=lambda p: p.name)
+@pytest.mark.parametrize("tokens", [1, 120, 1_000, 10**6])
+def test_test_batches_hold_every_item_once_within_the_bound(
+    data: Data, tokenizer: PreTrainedTokenizerBase, protocol: ClozeSettings | GenerateSettings, tokens: int
+) -> None:
+    batches = data(protocol=protocol, evaluation_tokens=tokens).test_batches
+    items = [item for batch in batches for item in batch]
+    lengths = [
+        len(tokenizer(protocol.protocol().prompt(item.record)).input_ids)
+        if isinstance(protocol, GenerateSettings)
+        else len(item.options.context) + sum(map(len, item.options.continuations))
+        for item in items
+    ]
+    assert sorted(item.record.id for item in items) == sorted(
+        record.id for task in TASK_NAMES for record in Play().load(task, "test")
+    )
+    assert lengths == sorted(lengths, reverse=True)  # a batch too large for the memory comes first
+    longest = iter(lengths)
+    for batch in batches:
+        width = max(next(longest) for _ in batch)
+        assert len(batch) == 1 or len(batch) * width <= tokens
+    assert len(batches) in {1: [21], 10**6: [1]}.get(tokens, range(2, 22))
+
+
+def test_only_training_texts_are_cut(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
+    made = data(protocol=GenerateSettings(), max_tokens=40)
+    rows = [m["input_ids"].shape[1] for batch in made.train_dataloader() for m in batch["micro_batches"]]
+    assert max(rows) == 40
+    prompts = [item.prompt for batch in made.test_batches for item in batch]
+    assert min(len(prompt) for prompt in prompts) > 200
+    assert all(prompt[0] == tokenizer.bos_token_id for prompt in prompts)
+
+
+def test_texts_are_tokenised_once_for_all_runs_that_share_them(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    encode = module.Cloze.training_text
+
+    def counted(self: Any, record: Record) -> tuple[str, str]:
+        encoded.append(record.id)
+        return encode(self, record)
+
+    monkeypatch.setattr(module.Cloze, "training_text", counted)
+    settings: dict[str, Any] = {"data_seed": 77, "validation_size": 2}  # no other test has stored these
+    data(**settings)
+    assert len(encoded) == 27
+    data(seed=3, evaluation_tokens=50, **settings)
+    assert len(encoded) == 27
+    data(training=TRAINING.model_copy(update={"append_eos": False}), **settings)
+    assert len(encoded) == 54
+    data(max_tokens=100, **settings)
+    assert len(encoded) == 81
+
+
+def test_two_tokenizers_that_differ_in_their_end_token_alone_share_no_cache(
+    data: Data, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """As LLaMA 3 and its Instruct model do: same vocabulary, another token behind every training text."""
+
+    def last_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+        batches = data(data_seed=78, tokenizer=tokenizer).train_dataloader()
+        labels = [row for batch in batches for m in batch["micro_batches"] for row in m["labels"].tolist()]
+        return {[token for token in row if token != -100][-1] for row in labels}
+
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = "<unk>"
+    assert last_tokens(tokenizer) == {tokenizer.eos_token_id}
+    assert last_tokens(other) == {tokenizer.unk_token_id}
+
+
+def test_scores_do_not_depend_on_the_order_of_the_predictions() -> None:
+    predictions = [
+        {
+            "task": task,
+            "id": f"{task}/{number}",
+            "gold": 0,
+            "log_likelihoods": values,
+            "normalisers": [1.0, 1.0],
+        }
+        for task in TASK_NAMES
+        for number, values in enumerate([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -3.0]])
+    ]
+    scores = commonsense().score(predictions[::-1])
+    assert list(scores) == list(TASK_NAMES)
+    assert {score.outcomes for score in scores.values()} == {"101"}
+    assert scores == commonsense().score(predictions)
+
+
+def test_the_columns_are_the_papers() -> None:
+    assert list(Commonsense(source="local", protocol=ClozeSettings()).titles.values()) == [
+        task.title for task in TASKS.values()
+    ]
+    assert commonsense().titles == {"boolq": "BoolQ", "piqa": "PIQA", "ARC-Easy": "ARC-e"}

@@ -1,0 +1,168 @@
+"""One run through the real path, on a tiny model: what it leaves, that it is not repeated, and that it resumes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from repro.benchmarks.probes import ProbeError
+from repro.methods.lora import LoRA
+from repro.study.bases import BaseModels
+from repro.study.execution import Execution
+from repro.study.experiment import load_experiment, plan
+from repro.study.profile import load_profile
+from repro.study.result import Result
+from repro.study.runner import execute
+from repro.study.spec import RunSpec
+from repro.study.store import Store
+
+EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=1, wandb=False)
+
+
+def _spec(row: str) -> RunSpec:
+    rows = {r.id: r for r in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    return rows[row].specs[0]
+
+
+def _execute(spec: RunSpec, folder: Path, **settings: object) -> Result:
+    options = {"store": Store(folder), "execution": EXECUTION, "bases": BaseModels(), "group": "test"} | settings
+    return execute(spec, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path, Result]:
+    spec, folder = _spec("dual_lora"), tmp_path_factory.mktemp("runs")
+    return spec, folder, _execute(spec, folder)
+
+
+def test_a_result_says_what_was_done(finished: tuple[RunSpec, Path, Result]) -> None:
+    spec, _, result = finished
+    assert RunSpec.model_validate(result.spec) == spec
+    assert set(result.scores) == set(spec.benchmark.tasks)
+    assert all(score.items == 4 == len(score.outcomes) for score in result.scores.values())
+    assert all(score.metric == "accuracy (cloze)" for score in result.scores.values())
+    # 4 records of each of 8 tasks, 4 held out, in batches of 8.
+    assert result.training.steps == len(result.training.losses) == 4
+    assert [step for step, _ in result.training.validation_losses] == [2, 4]
+    assert result.trainable_parameters == 22_528
+    assert result.adapted_layers == {"repro.adapters.dual_lora.layer.Linear": 10}
+    assert set(result.data_fingerprints) == {"train", "validation", "test"}
+    assert result.environment.packages["torch"] == torch.__version__
+    assert result.peak_memory_bytes > 2**20
+    assert {probe.name for probe in result.probes} == {
+        "batch of 1 = batch of N",
+        "two passes",
+        "reloaded = in memory",
+        "merged = unmerged",
+    }
+
+
+def test_a_finished_run_leaves_predictions_and_adapter_and_nothing_else(
+    finished: tuple[RunSpec, Path, Result],
+) -> None:
+    spec, folder, result = finished
+    left = {path.name for path in Store(folder).directory(spec).iterdir()}
+    assert left == {"result.json", "predictions.jsonl.gz", "adapter", ".lock"}
+    assert len(Store(folder).predictions(spec)) == 32
+
+
+def test_stored_predictions_give_the_stored_scores(finished: tuple[RunSpec, Path, Result]) -> None:
+    spec, folder, result = finished
+    assert spec.benchmark.score(Store(folder).predictions(spec)) == result.scores
+
+
+def test_a_finished_run_is_not_repeated(finished: tuple[RunSpec, Path, Result]) -> None:
+    spec, folder, result = finished
+    assert _execute(spec, folder, bases=None) == result  # without a base model nothing could have been trained
+
+
+def test_one_seed_repeats_itself_and_another_does_not(
+    finished: tuple[RunSpec, Path, Result], tmp_path: Path
+) -> None:
+    spec, _, result = finished
+    again = _execute(spec, tmp_path / "again")
+    assert again.training.losses == result.training.losses
+    assert again.scores == result.scores
+    other = _execute(spec.model_copy(update={"seed": 1}), tmp_path / "other")
+    assert other.training.losses != result.training.losses
+
+
+def test_a_run_does_not_touch_the_base_model_of_the_next(tmp_path: Path) -> None:
+    """Full fine-tuning in between must not change what the base row measures."""
+    bases = BaseModels()
+    before = _execute(_spec("base"), tmp_path / "a", bases=bases)
+    _execute(_spec("fft"), tmp_path / "b", bases=bases)
+    after = _execute(_spec("base"), tmp_path / "c", bases=bases)
+    read = [Store(tmp_path / name).predictions(_spec("base")) for name in "ac"]
+    assert read[0] == read[1]
+    assert before.scores == after.scores
+
+
+def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(
+    finished: tuple[RunSpec, Path, Result], tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of the training of a real process; the checkpoint carries the rest."""
+    spec, _, uninterrupted = finished
+    script = f"""
+import os, signal
+from pathlib import Path
+from repro.study.bases import BaseModels
+from repro.study.execution import Execution
+from repro.study.runner import execute
+from repro.study.spec import RunSpec
+from repro.study.store import Store
+
+def report(phase, done, total):
+    if (phase, done) == ("train", 3):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+execute(
+    RunSpec.model_validate_json({spec.model_dump_json()!r}), store=Store(Path({str(tmp_path)!r})),
+    execution=Execution.model_validate_json({EXECUTION.model_dump_json()!r}), bases=BaseModels(), group="test",
+    report=report,
+)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    store = Store(tmp_path)
+    assert store.result(spec) is None
+    assert (store.directory(spec) / "checkpoints" / "latest.ckpt").exists()
+    seen = []
+    result = _execute(spec, tmp_path, report=lambda phase, done, total: seen.append((phase, done)))
+    # The training bar starts behind the last checkpoint, and the outcome is that of a run that was never killed.
+    assert seen[0][0] == "train"
+    assert seen[0][1] > 1
+    assert result.training.losses == uninterrupted.training.losses
+    assert result.scores == uninterrupted.scores
+
+
+def test_a_failing_probe_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter that is saved wrongly scores well in memory; the run must not be believed."""
+
+    def load_untrained(self: LoRA, base: torch.nn.Module, folder: Path, targets: object, task: str) -> object:
+        return self.attach(base, targets, task)
+
+    monkeypatch.setattr(LoRA, "load", load_untrained)
+    spec = _spec("lora")
+    faster = spec.training.model_copy(update={"learning_rate": 0.05})
+    with pytest.raises(ProbeError, match="probe 'reloaded = in memory' failed"):
+        _execute(spec.model_copy(update={"training": faster}), tmp_path)
+
+
+def test_generation_goes_the_whole_way(tmp_path: Path) -> None:
+    from repro.benchmarks.commonsense.benchmark import GenerateSettings
+
+    spec = _spec("lora")
+    protocol = GenerateSettings(beams=2, max_new_tokens=4)
+    benchmark = spec.benchmark.model_copy(
+        update={"protocol": protocol, "tasks": ("boolq", "piqa"), "max_tokens": 2048}
+    )
+    result = _execute(spec.model_copy(update={"benchmark": benchmark}), tmp_path)
+    # Random weights say nothing that can be read, and the result warns of it.
+    assert result.scores["boolq"].unparsed == 1.0
+    assert result.scores["boolq"].value == 0.0
+    assert any("could not be read" in warning for warning in result.warnings)

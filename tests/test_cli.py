@@ -1,0 +1,171 @@
+"""The command line as a person uses it: on the smoke profile, with results in a folder of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from repro.benchmarks.commonsense import scoring
+from repro.cli import main
+from repro.paths import EXPERIMENTS
+from repro.study import experiment
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty results folder in the place of the project's."""
+    monkeypatch.setattr("repro.paths.RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of Table 1 with three rows, to be edited."""
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    content = yaml.safe_load((EXPERIMENTS / "table1.yaml").read_text())
+    rows = content["collapsed"]["rows"]
+    content["collapsed"]["rows"] = [row for row in rows if row["id"] in ("base", "lora", "dual_lora")]
+    (folder / "table1.yaml").write_text(yaml.safe_dump(content))
+    original = experiment.load_experiment
+    monkeypatch.setattr(experiment, "load_experiment", lambda name: original(name, folder))
+    return folder
+
+
+def _run(*arguments: str) -> int:
+    return main(["run", "table1", "--profile", "smoke", "--no-wandb", *arguments])
+
+
+def test_run_fills_the_table_and_a_second_run_trains_nothing(
+    results: Path, experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run() == 0
+    out = capsys.readouterr().out
+    assert "0 of 3 runs are done, executing 3" in out
+    assert "SMOKE RUN" in out
+    for label in ("Base", "LoRA", "Dual LoRA", "Paper: llama-7b"):
+        assert label in out
+    written = {path.name for path in (results / "tables" / "smoke").iterdir()}
+    assert written == {"table1.md", "table1.csv", "table1.tex"}
+    figures = {path.name: path.read_bytes()[:8] for path in (results / "figures" / "smoke").iterdir()}
+    assert figures["table1.png"] == b"\x89PNG\r\n\x1a\n"
+    assert "SMOKE RUN" in (results / "tables" / "smoke" / "table1.tex").read_text()
+
+    stamps = {path: path.stat().st_mtime_ns for path in (results / "runs").rglob("result.json")}
+    assert len(stamps) == 3
+    assert _run() == 0
+    assert "3 of 3 runs are done, executing 0" in capsys.readouterr().out
+    assert stamps == {path: path.stat().st_mtime_ns for path in (results / "runs").rglob("result.json")}
+
+
+def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, experiments: Path) -> None:
+    assert _run() == 0
+    with (results / "tables" / "smoke" / "table1.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["source"] == "measured"]
+    assert {row["block"] for row in measured} == {"tiny-llama"}
+    assert len(measured) == 3 * 9
+    for row in rows:
+        assert (row["profile"] == "smoke") == (row["source"] == "measured")
+    # Each average is that of its own row's eight cells.
+    for name in ("base", "lora", "dual_lora"):
+        values = {row["column"]: float(row["value"]) for row in measured if row["row"] == name}
+        average = values.pop("avg")
+        assert average == pytest.approx(sum(values.values()) / 8, abs=1e-3)
+
+
+def test_a_failing_run_is_kept_and_does_not_stop_the_others(
+    results: Path, experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load((experiments / "table1.yaml").read_text())
+    lora = next(row for row in content["collapsed"]["rows"] if row["id"] == "lora")
+    good = lora["training"]["learning_rate"]
+    lora["training"]["learning_rate"] = 1e30
+    (experiments / "table1.yaml").write_text(yaml.safe_dump(content))
+    assert _run() == 1
+    output = capsys.readouterr()
+    assert "FloatingPointError: the training loss is" in output.err
+    assert "--retry-failed executes it again" in output.err
+    assert len(list((results / "runs").rglob("result.json"))) == 2
+    # The hole is shown as a hole.
+    row = next(line for line in output.out.splitlines() if line.startswith("| LoRA "))
+    assert row.count(" - ") == 9
+    assert row.rstrip(" |").endswith("0/1")
+
+    assert main(["status", "table1", "--profile", "smoke"]) == 1
+    assert "FloatingPointError" in capsys.readouterr().out
+    # A failed run waits for a word; a mended one is another run, and just missing.
+    assert _run() == 1
+    assert "executing 0" in capsys.readouterr().out
+    assert _run("--retry-failed") == 1
+    failure = json.loads(next((results / "runs").rglob("failure.json")).read_text())
+    assert failure["attempts"] == 2
+    lora["training"]["learning_rate"] = good
+    (experiments / "table1.yaml").write_text(yaml.safe_dump(content))
+    assert _run() == 0
+
+
+def test_score_reads_predictions_again_without_training(
+    results: Path, experiments: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _run() == 0
+    path = next((results / "runs").glob("*--base--*/result.json"))
+    before = json.loads(path.read_text())
+    monkeypatch.setattr(scoring, "choice", lambda prediction, reading: prediction["gold"])
+    assert main(["score", "table1", "--profile", "smoke"]) == 0
+    after = json.loads(path.read_text())
+    assert all(score["value"] == 100 for score in after["scores"].values())
+    assert after["training"] == before["training"]
+
+
+def test_an_unreadable_result_is_reported_and_the_rest_rendered(
+    results: Path, experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run() == 0
+    path = next((results / "runs").glob("*--lora--*/result.json"))
+    path.write_text(path.read_text()[:1000])
+    assert _run() == 1
+    output = capsys.readouterr()
+    assert "not a valid result" in output.err
+    assert "delete it to run again" in output.err
+    assert "Dual LoRA" in output.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "tabel1"], "unknown experiment 'tabel1'"),
+        (["plan", "table1", "--profile", "labtop"], "unknown profile 'labtop'"),
+    ],
+)
+def test_a_wrong_name_is_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_wrong_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "table1", "--seeds", "one"])
+    assert "'one' is no list of seeds; write for instance 0,1,2" in capsys.readouterr().err
+
+
+def test_the_paper_profile_is_planned_without_torch_and_shows_every_row() -> None:
+    code = (
+        "import sys; from repro.cli import main; status = main(['plan', 'table1', '--profile', 'paper']);"
+        "heavy = {'torch', 'transformers', 'peft', 'lightning', 'wandb', 'pandas'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in ("llama3-70b", "138,936,320 trained (0.1965 %)", "lr=0.001 batch=32 epochs=3", "RandLoRA", "72 missing"):
+        assert text in done.stdout
