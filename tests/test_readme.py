@@ -1,0 +1,41 @@
+"""The README says what the code does, and its example runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from repro.paths import ROOT
+from repro.report.readme import make_targets, with_generated_parts
+from repro.study.experiment import list_experiments
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_generated_parts_are_up_to_date() -> None:
+    assert with_generated_parts(README) == README, "stale: run `make readme`"
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown generated part 'tragets'; known: targets, methods, profiles"):
+        with_generated_parts("<!-- generated: tragets -->\n<!-- end -->")
+
+
+def test_every_experiment_has_a_target() -> None:
+    assert set(list_experiments()) <= set(make_targets())
+
+
+def test_the_peft_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    scope: dict = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert type(scope["model"]).__name__ == "LlamaForCausalLM"
+
+
+def test_every_file_that_the_readme_shows_or_links_exists() -> None:
+    for target in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (ROOT / target).exists(), target
