@@ -167,5 +167,11 @@ def test_the_paper_profile_is_planned_without_torch_and_shows_every_row() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for text in ("llama3-70b", "138,936,320 trained (0.1965 %)", "lr=0.001 batch=32 epochs=3", "RandLoRA", "72 missing"):
+    for text in (
+        "llama3-70b",
+        "138,936,320 trained (0.1965 %)",
+        "lr=0.001 batch=32 epochs=3",
+        "RandLoRA",
+        "72 missing",
+    ):
         assert text in done.stdout

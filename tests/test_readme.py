@@ -19,7 +19,9 @@ def test_the_generated_parts_are_up_to_date() -> None:
 
 
 def test_an_unknown_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown generated part 'tragets'; known: targets, methods, profiles"):
+    with pytest.raises(
+        ValueError, match=r"unknown generated part 'tragets'; known: targets, methods, profiles"
+    ):
         with_generated_parts("<!-- generated: tragets -->\n<!-- end -->")
 
 

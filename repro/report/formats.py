@@ -40,7 +40,9 @@ def grid(table: Table) -> list[str]:
         ]
         return "| " + " | ".join(aligned) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = (
+        "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    )
     return [line(header), rule, *(line(row) for row in rows)]
 
 
@@ -68,7 +70,10 @@ def to_latex(table: Table) -> str:
     lines = [f"% {line}" for line in (table.title, table.watermark or "", *table.notes) if line]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", " & ".join(columns) + r" \\"]
     for group in table.groups:
-        lines += [r"\midrule", rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{_escape(group.heading)}}}}} \\"]
+        lines += [
+            r"\midrule",
+            rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{_escape(group.heading)}}}}} \\",
+        ]
         lines += [" & ".join(_escape(cell) for cell in _cells(table, row)) + r" \\" for row in group.rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,10 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
     """One line a run under its block's heading, then what is left to do."""
     by_hash = {state.spec.hash: state for state in states}
     first = plan.rows[0].specs[0]
-    lines = [f"{plan.experiment.name}: {plan.experiment.title}", f"profile {plan.profile.name}: {plan.profile.purpose}"]
+    lines = [
+        f"{plan.experiment.name}: {plan.experiment.title}",
+        f"profile {plan.profile.name}: {plan.profile.purpose}",
+    ]
     lines += ["", f"data and protocol: {first.benchmark.note}"]
     block = None
     for row in plan.rows:
@@ -32,7 +35,9 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
 def summarise(states: Sequence[RunState]) -> str:
     """How many runs there are of each state, and what the open ones should take."""
     counts = Counter(state.state for state in states)
-    text = f"runs: {len(states)} in all" + "".join(f", {counts[state]} {state}" for state in State if counts[state])
+    text = f"runs: {len(states)} in all" + "".join(
+        f", {counts[state]} {state}" for state in State if counts[state]
+    )
     if counts[State.DONE] == len(states):
         return text
     seconds = expected_seconds(states)

@@ -34,7 +34,11 @@ def make_targets() -> dict[str, str]:
 
 
 def _targets() -> list[str]:
-    return ["| target | what it does |", "|---|---|", *(f"| `make {k}` | {v} |" for k, v in make_targets().items())]
+    return [
+        "| target | what it does |",
+        "|---|---|",
+        *(f"| `make {k}` | {v} |" for k, v in make_targets().items()),
+    ]
 
 
 def _methods() -> list[str]:

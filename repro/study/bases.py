@@ -28,7 +28,9 @@ class BaseModels:
         self._model: nn.Module | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
-    def checkout(self, spec: ModelSpec, task: str, precision: str) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    def checkout(
+        self, spec: ModelSpec, task: str, precision: str
+    ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """A fresh model in evaluation mode, and its tokenizer."""
         key = (spec.model_dump_json(), task, precision)
         if key != self._key:

@@ -82,7 +82,9 @@ class Experiment(Frozen):
             ids = [row.id for row in rows]
             repeated = sorted({i for i in ids if ids.count(i) > 1})
             if repeated:
-                raise ValueError(f"{place}: two rows have the id {repeated[0]!r}; ids must differ within a block")
+                raise ValueError(
+                    f"{place}: two rows have the id {repeated[0]!r}; ids must differ within a block"
+                )
         return self
 
 
@@ -139,7 +141,9 @@ class Plan:
         """The experiment's footnotes that apply: those whose pattern matches a key in which rows really differ."""
         differing = {key for rows in self._blocks().values() for key in _differing(rows)}
         notes = self.experiment.footnotes
-        return [text for pattern, text in notes.items() if any(fnmatchcase(key, pattern) for key in differing)]
+        return [
+            text for pattern, text in notes.items() if any(fnmatchcase(key, pattern) for key in differing)
+        ]
 
     def check_fairness(self) -> None:
         """Refuse rows that differ where the file does not say so.

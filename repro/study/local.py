@@ -36,9 +36,7 @@ def run_here(
         for spec in specs:
             watch.begin(spec)
             try:
-                execute(
-                    spec, store=store, execution=execution, bases=bases, group=group, report=watch.report
-                )
+                execute(spec, store=store, execution=execution, bases=bases, group=group, report=watch.report)
             except RunBusy:
                 outcome.busy.append(spec.slug)
                 watch.end(spec, "another process works on it")

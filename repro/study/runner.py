@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,21 +80,14 @@ def _execute(
     reset_peak_memory()
     # Before anything is built: a seed that is set after the adapter does not seed it.
     L.seed_everything(spec.seed, workers=True, verbose=False)
-    method, benchmark = spec.method, spec.benchmark
+    method, benchmark, folder = spec.method, spec.benchmark, store.directory(spec)
     targets = spec.model.targets_for(benchmark.family)
 
-    def fresh_base() -> tuple[nn.Module, Any]:
-        return bases.checkout(spec.model, benchmark.model_task, spec.training.precision)
-
-    base, tokenizer = fresh_base()
-    revision = str(getattr(base.config, "_commit_hash", None) or spec.model.checkpoint or spec.model.name)
+    base, tokenizer = bases.checkout(spec.model, benchmark.model_task, spec.training.precision)
+    revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
     model = method.attach(base, targets, benchmark.model_task)
-    built = method.verify(
-        model,
-        targets,
-        linear_shapes(spec.model.architecture, targets),
-        base_parameters(spec.model.architecture),
-    )
+    shapes = linear_shapes(spec.model.architecture, targets)
+    built = method.verify(model, targets, shapes, base_parameters(spec.model.architecture))
     data = benchmark.data(
         tokenizer,
         spec.training,
@@ -104,53 +97,37 @@ def _execute(
     )
     steps = data.steps if method.trains else 0
     module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
-
-    folder = store.directory(spec)
-    checkpoints = folder / "checkpoints"
-    logger = _wandb_logger(spec, folder, group) if execution.wandb else None
-    keeping = _checkpoint_callbacks(spec, execution, checkpoints) if method.trains else []
-    trainer = L.Trainer(
-        accelerator=execution.accelerator,
-        devices=1,
-        precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
-        max_epochs=1,  # the schedule of batches already holds every epoch
-        logger=logger or False,
-        callbacks=[_Progress(report, steps, len(data.test_batches)), *keeping],
-        enable_checkpointing=bool(keeping),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if spec.training.validate_every else 0,
-        val_check_interval=spec.training.validate_every,
-        check_val_every_n_epoch=None if spec.training.validate_every else 1,
-        log_every_n_steps=1,
-        default_root_dir=folder,
-        # Merging, after the training, writes weights; tensors made in inference mode could not be used elsewhere.
-        inference_mode=False,
-    )
-    training_started = time.perf_counter()
-    if method.trains:
-        latest = checkpoints / "latest.ckpt"
-        trainer.fit(module, datamodule=data, ckpt_path=str(latest) if latest.exists() else None, weights_only=False)
-        _select(spec, module, checkpoints)
-    training_seconds = time.perf_counter() - training_started
-
     adapter = scratch / "adapter"
-    if method.trains:
-        method.save(module.model, adapter)
-    evaluation_started = time.perf_counter()
-    merged = method.trains and method.mergeable
-    probing = _Probing(
-        data,
-        reload=(lambda: method.load(fresh_base()[0], adapter, targets, benchmark.model_task)) if method.trains else None,
-        merge=method.merge if merged else None,
-    )
-    trainer.callbacks.append(probing)  # type: ignore[attr-defined]
-    trainer.test(module, datamodule=data, verbose=False)
-    evaluation_seconds = time.perf_counter() - evaluation_started
 
-    store.write_predictions(spec, module.predictions)
-    scores = benchmark.score(module.predictions)
+    def reload() -> nn.Module:
+        fresh, _ = bases.checkout(spec.model, benchmark.model_task, spec.training.precision)
+        return method.load(fresh, adapter, targets, benchmark.model_task)
+
+    with _wandb_logger(spec, folder, group) if execution.wandb else nullcontext() as logger:
+        probing = _Probing(
+            data,
+            reload=reload if method.trains else None,
+            merge=method.merge if method.trains and method.mergeable else None,
+        )
+        progress = _Progress(report, steps, len(data.test_batches))
+        checkpoints = folder / "checkpoints"
+        trainer = _trainer(spec, execution, folder, logger, [progress, probing], checkpoints)
+        training_started = time.perf_counter()
+        if method.trains:
+            latest = checkpoints / "latest.ckpt"
+            resume = str(latest) if latest.exists() else None
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
+            _select(spec, module, checkpoints)
+            method.save(module.model, adapter)
+        evaluation_started = time.perf_counter()
+        trainer.test(module, datamodule=data, verbose=False)
+        evaluation_ended = time.perf_counter()
+
+        store.write_predictions(spec, module.predictions)
+        scores = benchmark.score(module.predictions)
+        if logger is not None:
+            logger.experiment.summary.update({f"test/{task}": score.value for task, score in scores.items()})
+
     adapter_bytes = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
     if 0 < adapter_bytes <= execution.keep_adapter_mb * 2**20:
         shutil.copytree(adapter, folder / "adapter", dirs_exist_ok=True)
@@ -162,14 +139,14 @@ def _execute(
         training=Training(
             steps=len(module.losses),
             tokens=data.training_tokens if method.trains else 0,
-            seconds=training_seconds,
+            seconds=evaluation_started - training_started,
             losses=tuple(module.losses),
             validation_losses=tuple(module.validation_losses),
         ),
         evaluation=Evaluation(
-            seconds=evaluation_seconds,
+            seconds=evaluation_ended - evaluation_started,
             items=len(module.predictions),
-            merged=merged,
+            merged=method.trains and method.mergeable,
             scorer_version=benchmark.scorer_version,
             predictions=PREDICTIONS,
         ),
@@ -188,12 +165,40 @@ def _execute(
         environment=environment(),
         warnings=tuple(_warnings(scores)),
     )
-    if logger is not None:
-        logger.experiment.summary.update({f"test/{task}": score.value for task, score in scores.items()})
-        logger.experiment.finish()
     store.write_result(spec, result)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
+
+
+def _trainer(
+    spec: RunSpec,
+    execution: Execution,
+    folder: Path,
+    logger: WandbLogger | None,
+    callbacks: list[L.Callback],
+    checkpoints: Path,
+) -> L.Trainer:
+    keeping = _checkpoint_callbacks(spec, execution, checkpoints) if spec.method.trains else []
+    every = spec.training.validate_every
+    return L.Trainer(
+        accelerator=execution.accelerator,
+        devices=1,
+        precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
+        max_epochs=1,  # the schedule of batches already holds every epoch
+        logger=logger or False,
+        callbacks=[*callbacks, *keeping],
+        enable_checkpointing=bool(keeping),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if every else 0,
+        val_check_interval=every,
+        check_val_every_n_epoch=None if every else 1,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        # Merging, after the training, writes weights; tensors made in inference mode could not be used elsewhere.
+        inference_mode=False,
+    )
 
 
 class _Progress(L.Callback):
@@ -239,9 +244,7 @@ class _Probing(L.Callback):
             return self._reload().to(module.device).eval()
 
         with trainer.precision_plugin.forward_context():
-            self.distances = probe(
-                module, items, reload=reload if self._reload else None, merge=self._merge
-            )
+            self.distances = probe(module, items, reload=reload if self._reload else None, merge=self._merge)
 
 
 def _checkpoint_callbacks(spec: RunSpec, execution: Execution, folder: Path) -> list[ModelCheckpoint]:
@@ -276,21 +279,24 @@ def _select(spec: RunSpec, module: FineTuning, checkpoints: Path) -> None:
         module.load_state_dict(state, strict=False)
 
 
-def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> WandbLogger:
+@contextmanager
+def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogger]:
+    """Lightning's logger around a W&B run, offline unless `WANDB_MODE` says otherwise; a failure closes it as failed."""
     import wandb
 
-    return WandbLogger(
+    with wandb.init(
         project="dual-lora-repro",
         group=group,
         name=spec.slug,
         # The run's own hash, so that a resumed run continues its W&B run and starts no second one.
         id=spec.hash,
         resume="allow",
-        save_dir=str(folder),
+        dir=folder,
         config=spec.model_dump(mode="json"),
-        mode=os.environ.get("WANDB_MODE", "offline"),
+        mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
         settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
-    )
+    ) as run:
+        yield WandbLogger(experiment=run)
 
 
 def _warnings(scores: dict[str, TaskScore]) -> Iterator[str]:
@@ -309,8 +315,6 @@ def _quiet_libraries() -> Iterator[None]:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    # W&B warns, ahead of its own settings, about an argument that Lightning passes.
-    os.environ.setdefault("WANDB_SILENT", "true")
 
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}

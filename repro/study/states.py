@@ -57,7 +57,9 @@ def expected_seconds(states: Sequence[RunState]) -> float | None:
         return None
     every = [seconds for values in measured.values() for seconds in values]
     return sum(
-        median(measured.get(state.spec.method.name, every)) for state in states if state.state is not State.DONE
+        median(measured.get(state.spec.method.name, every))
+        for state in states
+        if state.state is not State.DONE
     )
 
 

@@ -68,7 +68,9 @@ class Store:
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 return [json.loads(line) for line in file]
         except (OSError, EOFError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); delete {path.parent} to run it again") from error
+            raise ConfigError(
+                f"{path}: cannot be read ({error}); delete {path.parent} to run it again"
+            ) from error
 
     def write_predictions(self, spec: RunSpec, predictions: Sequence[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions)

@@ -6,7 +6,14 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from repro.study.spec import RunSpec
 
@@ -59,7 +66,11 @@ class Watch:
         self._progress.update(self._run, description=phase, completed=done, total=total)
         share = done / max(1, total)
         if self._trains:
-            share = _TRAINING_SHARE * share if phase == "train" else _TRAINING_SHARE + (1 - _TRAINING_SHARE) * share
+            share = (
+                _TRAINING_SHARE * share
+                if phase == "train"
+                else _TRAINING_SHARE + (1 - _TRAINING_SHARE) * share
+            )
         self._progress.update(self._all, completed=self._number - 1 + share)
 
     def end(self, spec: RunSpec, verdict: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from repro.analysis.statistics import mean_accuracy, outcomes_array
 from scipy import stats
+
+from repro.analysis.statistics import mean_accuracy, outcomes_array
 
 
 def test_one_run_of_one_task_is_the_textbook_interval_of_a_mean() -> None:

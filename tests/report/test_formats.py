@@ -18,11 +18,17 @@ def table() -> Table:
         id="lora",
         label="LoRA",
         params="0.83",
-        values={"boolq": Estimate(61.0, 4.0, 2), "piqa": Estimate(50.0, 5.0, 2), "avg": Estimate(55.5, 3.25, 2)},
+        values={
+            "boolq": Estimate(61.0, 4.0, 2),
+            "piqa": Estimate(50.0, 5.0, 2),
+            "avg": Estimate(55.5, 3.25, 2),
+        },
         runs=(2, 3),
         collapsed=frozenset({"piqa"}),
     )
-    hole = TableRow(id="dora", label="DoRA", params="0.84", values={"boolq": None, "piqa": None, "avg": None}, runs=(0, 3))
+    hole = TableRow(
+        id="dora", label="DoRA", params="0.84", values={"boolq": None, "piqa": None, "avg": None}, runs=(0, 3)
+    )
     printed = TableRow(
         id="lora-r32", label="LoRA r=32", params="0.83",
         values={"boolq": Estimate(67.5, None, 1), "piqa": None, "avg": Estimate(76.3, None, 1)},

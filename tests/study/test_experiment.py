@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from repro.config import ConfigError
 from repro.paths import EXPERIMENTS
 from repro.study.experiment import Experiment, list_experiments, load_experiment, plan
@@ -74,7 +75,9 @@ def _plan(content: dict) -> None:
 
 def test_rows_that_differ_outside_the_axes_are_refused(content: dict) -> None:
     content["collapsed"]["rows"][3]["training"] = {"loss_on": "all"}
-    with pytest.raises(ConfigError, match=r"rows differ in training.loss_on .*lora: 'all'.*add the key to axes"):
+    with pytest.raises(
+        ConfigError, match=r"rows differ in training.loss_on .*lora: 'all'.*add the key to axes"
+    ):
         _plan(content)
 
 
@@ -94,9 +97,17 @@ def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
     ("key", "value", "message"),
     [
         ("method", {"name": "lroa"}, r"row lora: method.name: unknown method 'lroa'.*did you mean 'lora'"),
-        ("method", {"name": "lora", "rnak": 3}, r"row lora: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'"),
+        (
+            "method",
+            {"name": "lora", "rnak": 3},
+            r"row lora: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
+        ),
         ("method", {"name": "lora", "rank": 0}, r"rank: .*greater than 0.*got 0"),
-        ("training", {"loss_on": "answers"}, r"training.loss_on: .*got 'answers'; allowed: 'completion' or 'all'"),
+        (
+            "training",
+            {"loss_on": "answers"},
+            r"training.loss_on: .*got 'answers'; allowed: 'completion' or 'all'",
+        ),
         ("benchmark", {"source": "web"}, r"source: .*got 'web'; allowed: 'local', 'package' or 'hub'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from repro.benchmarks.probes import ProbeError
 from repro.methods.lora import LoRA
 from repro.study.bases import BaseModels
@@ -29,7 +31,12 @@ def _spec(row: str) -> RunSpec:
 
 
 def _execute(spec: RunSpec, folder: Path, **settings: object) -> Result:
-    options = {"store": Store(folder), "execution": EXECUTION, "bases": BaseModels(), "group": "test"} | settings
+    options = {
+        "store": Store(folder),
+        "execution": EXECUTION,
+        "bases": BaseModels(),
+        "group": "test",
+    } | settings
     return execute(spec, **options)
 
 
@@ -77,7 +84,9 @@ def test_stored_predictions_give_the_stored_scores(finished: tuple[RunSpec, Path
 
 def test_a_finished_run_is_not_repeated(finished: tuple[RunSpec, Path, Result]) -> None:
     spec, folder, result = finished
-    assert _execute(spec, folder, bases=None) == result  # without a base model nothing could have been trained
+    assert (
+        _execute(spec, folder, bases=None) == result
+    )  # without a base model nothing could have been trained
 
 
 def test_one_seed_repeats_itself_and_another_does_not(
@@ -126,7 +135,10 @@ execute(
     report=report,
 )
 """
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    killed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     store = Store(tmp_path)
     assert store.result(spec) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from repro.benchmarks.commonsense.benchmark import ClozeSettings, Commonsense, GenerateSettings
 from repro.benchmarks.training import TrainingSpec
 from repro.methods.dual_lora import DualLoRA
@@ -65,7 +66,10 @@ def test_any_other_setting_is_another_run(spec: RunSpec, change: dict) -> None:
 def test_nested_settings_are_part_of_the_hash(spec: RunSpec) -> None:
     training = spec.training.model_copy(update={"loss_on": "all"})
     benchmark = spec.benchmark.model_copy(update={"protocol": GenerateSettings()})
-    changed = {spec.model_copy(update={"training": training}).hash, spec.model_copy(update={"benchmark": benchmark}).hash}
+    changed = {
+        spec.model_copy(update={"training": training}).hash,
+        spec.model_copy(update={"benchmark": benchmark}).hash,
+    }
     assert len(changed | {spec.hash}) == 3
 
 

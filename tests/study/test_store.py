@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from repro.config import ConfigError
 from repro.study.experiment import load_experiment, plan
 from repro.study.profile import load_profile
@@ -44,17 +45,24 @@ def test_an_untouched_store_has_nothing_and_reading_makes_nothing(store: Store, 
 
 
 def test_predictions_come_back_as_they_were(store: Store, spec: RunSpec) -> None:
-    predictions = [{"task": "boolq", "id": "é/1", "gold": 0, "log_likelihoods": [-1.5, -2.0]}, {"text": "a\nb"}]
+    predictions = [
+        {"task": "boolq", "id": "é/1", "gold": 0, "log_likelihoods": [-1.5, -2.0]},
+        {"text": "a\nb"},
+    ]
     store.write_predictions(spec, predictions)
     assert store.predictions(spec) == predictions
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x1f\x8b\x08broken", b"not gzip"])
-def test_damaged_predictions_say_which_file_and_what_to_do(store: Store, spec: RunSpec, damage: bytes) -> None:
+def test_damaged_predictions_say_which_file_and_what_to_do(
+    store: Store, spec: RunSpec, damage: bytes
+) -> None:
     store.write_predictions(spec, [{"id": 1}])
     path = store.directory(spec) / "predictions.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-9] if damage == b"" else damage)
-    with pytest.raises(ConfigError, match=r"predictions.jsonl.gz: cannot be read .*delete .* to run it again"):
+    with pytest.raises(
+        ConfigError, match=r"predictions.jsonl.gz: cannot be read .*delete .* to run it again"
+    ):
         store.predictions(spec)
 
 

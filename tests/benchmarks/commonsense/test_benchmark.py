@@ -184,11 +184,11 @@ def test_scores_do_not_depend_on_the_order_of_the_predictions() -> None:
             "normalisers": [1.0, 1.0],
         }
         for task in TASK_NAMES
-        for number, values in enumerate([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -3.0]])
+        for number, values in enumerate([[-1.0, -2.0], [-1.0, -3.0], [-2.0, -1.0]])
     ]
     scores = commonsense().score(predictions[::-1])
     assert list(scores) == list(TASK_NAMES)
-    assert {score.outcomes for score in scores.values()} == {"101"}
+    assert {score.outcomes for score in scores.values()} == {"110"}
     assert scores == commonsense().score(predictions)
 
 
