@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted."""
-    # Read by OpenMP when torch is loaded. Its threads spin while they wait for each other, which takes the core from
-    # the one waited for as soon as any other program runs: two threads on two busy cores took 2.3 s where 0.25 s do.
-    # With a shorter spin nothing is lost on an idle machine (0.13 s either way).
+    """Entry point. Exit status: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted."""
+    # Read by OpenMP when torch is loaded. Its threads spin while they wait for each other, which takes the
+    # core from the one waited for as soon as any other program runs: two threads on two busy cores took 2.3 s
+    # where 0.25 s do. With a shorter spin nothing is lost on an idle machine (0.13 s either way).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = _parser().parse_args(arguments)
     try:
@@ -141,9 +141,8 @@ def _run(options: argparse.Namespace) -> int:
     states = run_states(plan, store)
     specs = to_execute(states, retry_failed=options.retry_failed)
     done = sum(state.result is not None for state in states)
-    print(
-        f"{plan.experiment.name}, profile {plan.profile.name}: {done} of {len(states)} runs are done, executing {len(specs)}"
-    )
+    name, profile = plan.experiment.name, plan.profile.name
+    print(f"{name}, profile {profile}: {done} of {len(states)} runs are done, executing {len(specs)}")
     if specs:
         from rich.console import Console
 
@@ -194,9 +193,8 @@ def _score(options: argparse.Namespace) -> int:
         store.write_result(
             state.spec, state.result.model_copy(update={"scores": scores, "evaluation": evaluation})
         )
-        print(
-            f"{state.spec.slug}: scored with version {benchmark.scorer_version}, {changed} of {len(scores)} tasks changed"
-        )
+        scored = f"scored with version {benchmark.scorer_version}"
+        print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} tasks changed")
     return 0
 
 

@@ -26,13 +26,13 @@ def mean_accuracy(tasks: list[NDArray[np.float64]], confidence: float = 0.95) ->
     """Unweighted mean over tasks of the accuracy, with an interval for other items and other seeds.
 
     Args:
-        tasks: one array a task, (runs, items), 1 where a run got an item right. Runs are the same in every task.
+        tasks: one array a task, (runs, items), 1 where a run got an item right, the same runs in each.
         confidence: coverage that the interval aims at.
 
-    Two variances are added. Items: of each item's mean over the runs, so that items that every seed gets wrong count once
-    and not once a seed. Seeds: of the runs' own means. What a seed changes in single items enters both, so with few items
-    the interval is a little too wide, never too narrow. The quantile is Student's, with Welch and Satterthwaite's degrees
-    of freedom for the sum of the two.
+    Two variances are added. Items: of each item's mean over the runs, so that items that every seed gets
+    wrong count once and not once a seed. Seeds: of the runs' own means. What a seed changes in single items
+    enters both, so with few items the interval is a little too wide, never too narrow. The quantile is
+    Student's, with Welch and Satterthwaite's degrees of freedom for the sum of the two.
     """
     runs = {task.shape[0] for task in tasks}
     if len(runs) != 1:

@@ -1,4 +1,4 @@
-"""A benchmark family: its typed settings, and what the harness asks of it. One folder under `repro.benchmarks` each."""
+"""A benchmark family, a folder beside this file: its typed settings, and what the harness asks of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TaskScore(Frozen):
 
 
 class Benchmark(Frozen):
-    """Settings of one family, as they stand in a run's spec, and the way from them to data, training and scores.
+    """Settings of one family, as they stand in a run's spec, and the way from them to data and scores.
 
     Attributes:
         family: the name of the folder.
@@ -72,7 +72,7 @@ class Benchmark(Frozen):
         micro_batch_size: int,
         evaluation_tokens: int,
     ) -> FineTuningData:
-        """The tokenised data; `evaluation_tokens` bounds the padded size of a test batch. Its `fingerprints` name it."""
+        """The tokenised data; `evaluation_tokens` bounds the padded size of a test batch."""
 
     @abstractmethod
     def module(

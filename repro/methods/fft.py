@@ -25,7 +25,7 @@ class FullFineTuning(Method):
     name: Literal["fft"] = "fft"
 
     def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
-        # Whatever the base's dtype, what is trained is kept in fp32: at 8 bits most AdamW steps would round to nothing.
+        # What is trained is kept in fp32: of bf16's 8 bits, most AdamW steps would round to nothing.
         return model.float().requires_grad_(True)
 
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:

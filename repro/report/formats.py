@@ -47,7 +47,7 @@ def grid(table: Table) -> list[str]:
 
 
 def to_csv(table: Table) -> str:
-    """One line a cell: where it stands, whether it was measured or printed, its value and its interval's half-width."""
+    """One line a cell: its place, whether it was measured or printed, value and interval's half-width."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["table", "profile", "source", "block", "row", "column", "value", "half_width", "runs"])

@@ -1,4 +1,4 @@
-"""The paper's own numbers, from `results/paper/`. They stand beside measured ones and are never mixed with them."""
+"""The paper's own numbers, from `results/paper/`: beside the measured ones, never mixed with them."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def _line(row: PlannedRow, spec: RunSpec, state: RunState) -> str:
         else "no training"
     )
     size = f"{row.trainable_parameters:,} trained ({row.trainable_percent:.4g} %)"
-    return f"  {state.state:<8}{spec.hash}  {row.label:<12} seed {spec.seed}  {size:<34}{learning}  {shown}".rstrip()
+    run = f"  {state.state:<8}{spec.hash}  {row.label:<12} seed {spec.seed}"
+    return f"{run}  {size:<34}{learning}  {shown}".rstrip()
 
 
 def _shown(value: object) -> str:

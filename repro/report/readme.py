@@ -1,4 +1,4 @@
-"""The parts of README.md that are made from code: targets, methods and profiles. A test fails when they are stale."""
+"""The parts of README.md that are made from code. A test fails when they are stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of the paper, ours above the paper's: what it holds. How it is written is in `repro.report.formats`."""
+"""A table, ours above the paper's: what it holds. `repro.report.formats` writes it."""
 
 from __future__ import annotations
 
@@ -123,22 +123,23 @@ def _printed(row: PaperRow) -> TableRow:
 
 
 def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> list[str]:
-    """What a reader must know to read the numbers: models, data, protocol, seeds, and what the profile changed."""
+    """What a reader must know: models, data, protocol, seeds, and what the profile changed."""
     experiment, profile, first = plan.experiment, plan.profile, plan.rows[0].specs[0]
     seeds = sorted({spec.seed for spec in plan.runs.values()})
     notes = [
         f"Profile {profile.name}: {profile.purpose}.",
         f"Data and protocol: {first.benchmark.note}",
         f"Training: {_training(plan)}",
-        f"Seeds: {', '.join(map(str, seeds))}. 'runs' counts finished of expected runs; ± is a 95 % interval over test items"
+        f"Seeds: {', '.join(map(str, seeds))}. 'runs' counts finished of expected runs; ± is a 95 % interval "
+        "over test items"
         + (" and seeds." if len(seeds) > 1 else "; one seed says nothing about the spread between seeds."),
         "Params (%): trained parameters of base and adapters together, heads not counted.",
     ]
     if profile.family(experiment.family).model is not None:
         blocks = ", ".join(block.model for block in experiment.blocks)
         notes.append(
-            f"The profile puts {plan.rows[0].block} in the place of the paper's models ({blocks}), with the union of their "
-            "methods; its numbers stand beside the paper's to compare orders of methods, not levels."
+            f"The profile puts {plan.rows[0].block} in the place of the paper's models ({blocks}), with the "
+            "union of their methods; its numbers stand beside the paper's to compare orders, not levels."
         )
     notes += plan.footnotes()
     notes += experiment.paper_notes
@@ -147,7 +148,8 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
         commits = sorted({_commit(result) for result in done})
         machines = sorted({result.environment.hardware for result in done})
         notes.append(
-            f"Measured with scorer version {', '.join(versions)}, code {', '.join(commits)}, on {', '.join(machines)}."
+            f"Measured with scorer version {', '.join(versions)}, code {', '.join(commits)}, "
+            f"on {', '.join(machines)}."
         )
     if any(row.collapsed for group in groups for row in group.rows):
         notes.append("* in at least one run every item of this task got the same answer.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repro.models.loading import load_model, load_tokenizer
+from repro.models.loading import Task, load_model, load_tokenizer
 from repro.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -20,22 +20,22 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class BaseModels:
     """Keeps the last base model that was asked for, untouched, and hands out copies of it.
 
-    A copy costs 0.2 s for 135M weights. Nothing that a run does to its copy, full fine-tuning included, reaches the next.
+    A copy costs 0.2 s for 135M weights. Nothing that a run does to its copy, full fine-tuning included,
+    reaches the next.
     """
 
     def __init__(self) -> None:
         self._key: object = None
-        self._model: nn.Module | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._loaded: tuple[nn.Module, PreTrainedTokenizerBase] | None = None
 
     def checkout(
-        self, spec: ModelSpec, task: str, precision: str
+        self, spec: ModelSpec, task: Task, precision: str
     ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """A fresh model in evaluation mode, and its tokenizer."""
         key = (spec.model_dump_json(), task, precision)
-        if key != self._key:
-            self._key, self._model, self._tokenizer = None, None, None  # never two at a time
-            self._model = load_model(spec, task, _DTYPES[precision])
-            self._tokenizer = load_tokenizer(spec)
+        if key != self._key or self._loaded is None:
+            self._loaded = None  # never two at a time
+            self._loaded = load_model(spec, task, _DTYPES[precision]), load_tokenizer(spec)
             self._key = key
-        return copy.deepcopy(self._model), self._tokenizer
+        model, tokenizer = self._loaded
+        return copy.deepcopy(model), tokenizer

@@ -20,7 +20,7 @@ _PACKAGES = (
 
 @cache
 def environment() -> Environment:
-    """This process's environment; asked once, because the code that runs is the code that was there at the start."""
+    """This process's environment, asked once: what runs is the code that was there at the start."""
     import torch
 
     status = _git("status", "--porcelain")
@@ -50,7 +50,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Peak since `reset_peak_memory`: allocated on the GPU, or resident in main memory; None where nobody counts."""
+    """Peak since `reset_peak_memory`: on the GPU, or resident in main memory; None if nobody counts."""
     import torch
 
     if torch.cuda.is_available():

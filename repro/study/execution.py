@@ -1,4 +1,4 @@
-"""How a run is executed on this machine: nothing in here may change its numbers beyond rounding, so none of it is hashed."""
+"""How a run is executed here. Nothing of it may change a number beyond rounding, so it is not hashed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ class Execution(Frozen):
         accelerator: Lightning's word for the device; `auto` takes a GPU where there is one.
         micro_batch_size: examples in one forward pass of training.
         evaluation_tokens: padded tokens in one forward pass of evaluation.
-        checkpoint_every: optimiser steps between two checkpoints; None keeps none, and an interrupted run starts over.
-        keep_adapter_mb: a finished run keeps trained weights up to this size (MiB); a fully tuned model is larger.
+        checkpoint_every: optimiser steps between two checkpoints; None keeps none, and an interrupted run
+            starts over.
+        keep_adapter_mb: a finished run keeps trained weights up to this size (MiB); a fully tuned model is
+            larger.
         wandb: whether the run is logged to Weights & Biases (offline unless `WANDB_MODE` says otherwise).
     """
 

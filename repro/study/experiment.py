@@ -1,7 +1,8 @@
-"""One table of the paper as data: rows and columns in a YAML file, laid over a profile, become cells and runs.
+"""One table of the paper as data: a YAML file, laid over a profile, becomes cells and runs.
 
-Settings are laid over each other in this order, the later ones winning: the experiment's defaults, the block's, the
-profile's for the family, the row's. What comes out is a `RunSpec` for each row and seed, checked before anything runs.
+Settings are laid over each other in this order, the later ones winning: the experiment's defaults, the
+block's, the profile's for the family, the row's. What comes out is a `RunSpec` for each row and seed, checked
+before anything runs.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class PlannedRow:
 
     @property
     def trainable_percent(self) -> float:
-        """Of base and adapter together; of the base alone where no adapter is added, as in the paper's column."""
+        """Of base and adapter together, as in the paper's column; of the base where nothing is added."""
         base = base_parameters(self.specs[0].model.architecture)
         trained = self.trainable_parameters
         return 100 * trained / max(base, trained if trained == base else base + trained)
@@ -138,7 +139,7 @@ class Plan:
         return {spec.hash: spec for row in self.rows for spec in row.specs}
 
     def footnotes(self) -> list[str]:
-        """The experiment's footnotes that apply: those whose pattern matches a key in which rows really differ."""
+        """The footnotes that apply: those whose pattern matches a key in which rows really differ."""
         differing = {key for rows in self._blocks().values() for key in _differing(rows)}
         notes = self.experiment.footnotes
         return [
@@ -158,8 +159,8 @@ class Plan:
                 if not any(fnmatchcase(key, pattern) for pattern in allowed):
                     shown = ", ".join(f"{row}: {value!r}" for row, value in values.items())
                     lines.append(
-                        f"experiment {self.experiment.name}, block {block}: rows differ in {key} ({shown}); make them "
-                        "equal, or add the key to axes, or to footnotes with the reason"
+                        f"experiment {self.experiment.name}, block {block}: rows differ in {key} ({shown}); "
+                        "make them equal, or add the key to axes, or to footnotes with the reason"
                     )
         if lines:
             raise ConfigError("\n".join(lines))
@@ -235,18 +236,20 @@ def _planned_row(
 def _laid_over(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mappings laid over each other, the later ones winning, key by key at every depth.
 
-    A mapping that says by its `name` that it is another thing (another protocol, say) replaces the one below it.
+    A mapping whose `name` says that it is another thing (another protocol) replaces the one below it.
     """
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             below = result.get(key)
-            same_kind = (
+            if (
                 isinstance(value, Mapping)
                 and isinstance(below, Mapping)
                 and value.get("name", below.get("name")) == below.get("name")
-            )
-            result[key] = _laid_over([below, value]) if same_kind else value
+            ):
+                result[key] = _laid_over([below, value])
+            else:
+                result[key] = value
     return result
 
 

@@ -1,4 +1,4 @@
-"""Execute the missing runs of a plan here, one after another; a failure is kept and never stops the others."""
+"""Execute missing runs here, one after another; a failure is kept and never stops the others."""
 
 from __future__ import annotations
 

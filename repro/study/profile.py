@@ -16,7 +16,8 @@ class FamilyProfile(Frozen):
     """What a profile changes in one benchmark family.
 
     Attributes:
-        model: the stand-in that replaces an experiment's own models and collapses its blocks into one; None keeps them.
+        model: the stand-in that replaces an experiment's own models and collapses its blocks into one; None
+            keeps them.
         benchmark: settings laid over the experiment's own, for instance sizes, source and protocol.
         training: the same for the training.
         methods: the same for a method, by its name.

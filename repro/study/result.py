@@ -39,7 +39,7 @@ class Probe(Frozen):
 
 
 class Training(Frozen):
-    """Attributes: `seconds` of the optimisation alone; `tokens` without padding; `losses` a mean per optimiser step."""
+    """`seconds` of the optimisation alone; `tokens` without padding; `losses` a mean per step."""
 
     steps: int
     tokens: int
@@ -49,7 +49,7 @@ class Training(Frozen):
 
 
 class Evaluation(Frozen):
-    """Attributes: `predictions` is the file's name in the run's folder; `scorer_version` is the scorer's that read it."""
+    """`predictions` is the name of the file in the run's folder that this version of the scorer read."""
 
     seconds: float
     items: int

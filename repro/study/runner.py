@@ -1,4 +1,4 @@
-"""Execute one run: seed, build, train, probe, evaluate, write. The same function on a laptop and in a cluster's job."""
+"""Execute one run: seed, build, train, probe, evaluate, write. The same on a laptop and on a cluster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Report = Callable[[str, int, int], None]
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
-# Test items that the probes look at: enough for several lengths, few enough to cost under 2 % of a laptop run.
+# Test items that the probes look at: enough for several lengths, few beside the 512 of a laptop run.
 _PROBE_ITEMS = 8
 
 # Above this share of unreadable answers, an accuracy says as much about the extraction as about the model.
@@ -196,7 +196,7 @@ def _trainer(
         check_val_every_n_epoch=None if every else 1,
         log_every_n_steps=1,
         default_root_dir=folder,
-        # Merging, after the training, writes weights; tensors made in inference mode could not be used elsewhere.
+        # Merging writes weights, and tensors made in inference mode could not be used elsewhere.
         inference_mode=False,
     )
 
@@ -219,7 +219,7 @@ class _Progress(L.Callback):
 
 
 class _Probing(L.Callback):
-    """Runs the probes when testing starts: on the trainer's device, under its precision, in evaluation mode."""
+    """Runs the probes as testing starts: on the trainer's device, in its precision, in evaluation mode."""
 
     def __init__(
         self,
@@ -281,7 +281,10 @@ def _select(spec: RunSpec, module: FineTuning, checkpoints: Path) -> None:
 
 @contextmanager
 def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogger]:
-    """Lightning's logger around a W&B run, offline unless `WANDB_MODE` says otherwise; a failure closes it as failed."""
+    """Lightning's logger around a W&B run, offline unless `WANDB_MODE` says otherwise.
+
+    An error inside closes the W&B run as failed.
+    """
     import wandb
 
     with wandb.init(
@@ -309,7 +312,7 @@ def _warnings(scores: dict[str, TaskScore]) -> Iterator[str]:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Silence what the libraries say about every run: which devices there are, that workers are few, that a file loads."""
+    """Silence what the libraries say about every run: which devices there are, that a file loads."""
     import logging
 
     from transformers.utils.logging import disable_progress_bar

@@ -1,7 +1,7 @@
 """The identity of a run: everything that can change its numbers, typed, frozen and hashed.
 
-Two tables that need the same run ask for the same hash, so it is trained once. What cannot change a number (the machine,
-the size of micro-batches, where logs go) lives in `repro.study.execution` and stays out of the hash.
+Two tables that need the same run ask for the same hash, so it is trained once. What cannot change a number
+(the machine, the size of micro-batches, where logs go) lives in `repro.study.execution`, not in the hash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from repro.methods.base import Method
 from repro.methods.registry import parse_method
 from repro.models.spec import ModelSpec
 
-# Raised when the meaning of a spec changes although its fields do not, so that old results are not taken for new ones.
+# Raised when a spec changes its meaning but not its fields: old results must not be taken for new ones.
 SPEC_VERSION = 1
 
 
@@ -36,7 +36,7 @@ class RunSpec(Frozen):
 
     @cached_property
     def hash(self) -> str:
-        """Twelve hex digits of the SHA-256 of the canonical JSON: one collision in 10^4 runs has odds of 2 in 10^7."""
+        """Twelve hex digits of the canonical JSON's SHA-256: 10^4 runs collide with odds of 2 in 10^7."""
         return hashlib.sha256(canonical_json(self).encode()).hexdigest()[:12]
 
     @property

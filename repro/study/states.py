@@ -47,7 +47,7 @@ def to_execute(states: Sequence[RunState], *, retry_failed: bool) -> list[RunSpe
 def expected_seconds(states: Sequence[RunState]) -> float | None:
     """What the runs that are not done should take here, from those that are; None where nothing was measured.
 
-    A run is expected to cost the median of the finished runs of its method, or of all where its method has none.
+    A run is expected to cost the median of its method's finished runs, or of all where there are none.
     """
     measured: dict[str, list[float]] = {}
     for state in states:

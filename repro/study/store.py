@@ -1,6 +1,6 @@
 """Where runs leave their files: one folder a run, and in it `result.json`, whose presence means done.
 
-Every file is written under a temporary name and renamed, so a run that is killed at any moment leaves a whole file or none.
+Every file is written under a temporary name and renamed: a run killed at any moment leaves it whole or not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: one bar for the whole table with its ETA, one for the run; or a line a run."""
+"""What a person sees while runs go on: a bar for the whole table with its ETA, and one for the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRAINING_SHARE = 2 / 3
 
 
 class Watch:
-    """Shows the progress of so many runs. Bars appear in a terminal only; elsewhere each run prints one line."""
+    """Progress of so many runs. Bars appear in a terminal only; everywhere a finished run prints a line."""
 
     def __init__(self, runs: int, console: Console) -> None:
         self._console = console

@@ -44,7 +44,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(seeds: int, seed_sd: flo
             outcomes.append((rng.random((seeds, items)) < chance).astype(float))
         estimate = mean_accuracy(outcomes)
         covered += abs(estimate.mean - 50) <= estimate.half_width
-    # Nominal 95 %, with three standard errors of the simulation itself below; wider is allowed, as documented.
+    # Nominal 95 %, less three standard errors of the simulation; wider is allowed, as documented.
     assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
     assert covered / trials < 1.0
 

@@ -140,6 +140,6 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 
 def test_a_mapping_of_another_name_replaces_what_is_below(content: dict) -> None:
-    """The paper's protocol has beams, the small profiles' has none: nothing of the one may stay in the other."""
+    """The paper's protocol has beams and the small profiles' has none: nothing of it may stay."""
     planned = plan(Experiment.model_validate(content), load_profile("smoke"))
     assert set(planned.rows[0].specs[0].benchmark.protocol.model_dump()) == {"name", "version"}

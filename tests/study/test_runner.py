@@ -1,4 +1,4 @@
-"""One run through the real path, on a tiny model: what it leaves, that it is not repeated, and that it resumes."""
+"""One run through the real path, on a tiny model: what it leaves, that it repeats, that it resumes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_result_says_what_was_done(finished: tuple[RunSpec, Path, Result]) -> 
 def test_a_finished_run_leaves_predictions_and_adapter_and_nothing_else(
     finished: tuple[RunSpec, Path, Result],
 ) -> None:
-    spec, folder, result = finished
+    spec, folder, _ = finished
     left = {path.name for path in Store(folder).directory(spec).iterdir()}
     assert left == {"result.json", "predictions.jsonl.gz", "adapter", ".lock"}
     assert len(Store(folder).predictions(spec)) == 32
@@ -131,8 +131,8 @@ def report(phase, done, total):
 
 execute(
     RunSpec.model_validate_json({spec.model_dump_json()!r}), store=Store(Path({str(tmp_path)!r})),
-    execution=Execution.model_validate_json({EXECUTION.model_dump_json()!r}), bases=BaseModels(), group="test",
-    report=report,
+    execution=Execution.model_validate_json({EXECUTION.model_dump_json()!r}),
+    bases=BaseModels(), group="test", report=report,
 )
 """
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -145,7 +145,7 @@ execute(
     assert (store.directory(spec) / "checkpoints" / "latest.ckpt").exists()
     seen = []
     result = _execute(spec, tmp_path, report=lambda phase, done, total: seen.append((phase, done)))
-    # The training bar starts behind the last checkpoint, and the outcome is that of a run that was never killed.
+    # It starts behind the last checkpoint, and ends like a run that was never killed.
     assert seen[0][0] == "train"
     assert seen[0][1] > 1
     assert result.training.losses == uninterrupted.training.losses

@@ -16,7 +16,7 @@ class BottleneckModel(BaseTuner):
 
     prefix: str = "bottleneck_"
     tuner_layer_cls = ParallelBottleneck
-    target_module_mapping: dict[str, list[str]] = {"llama": ["up_proj", "down_proj"]}  # noqa: RUF012 (peft's own form)
+    target_module_mapping: dict[str, list[str]] = {"llama": ["up_proj", "down_proj"]}
 
     def _create_and_replace(  # type: ignore[override]
         self,
