@@ -48,6 +48,8 @@ clean: ## remove the environment; results stay
 
 # Built anew from nothing: a half-finished or outdated environment is never mended, and the stamp comes last.
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is " \
+		+ sys.version.split()[0] + "; name another one: make PYTHON=python3.11")'
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch

@@ -159,7 +159,7 @@ class Plan:
                 if not any(fnmatchcase(key, pattern) for pattern in allowed):
                     shown = ", ".join(f"{row}: {value!r}" for row, value in values.items())
                     lines.append(
-                        f"experiment {self.experiment.name}, block {block}: rows differ in {key} ({shown}); "
+                        f"experiments/{self.experiment.name}.yaml, block {block}: rows differ in {key} ({shown}); "
                         "make them equal, or add the key to axes, or to footnotes with the reason"
                     )
         if lines:
@@ -214,7 +214,7 @@ def _planned_row(
 ) -> PlannedRow:
     family = profile.family(experiment.family)
     layers: list[Settings | Any] = [experiment.defaults, block, family, row]
-    source = f"experiment {experiment.name}, profile {profile.name}, row {row.id}"
+    source = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
     method_name = row.method.get("name")
     if method_name not in METHODS:
         raise ConfigError(f"{source}: method.name: {one_of('method', method_name, METHODS)}")

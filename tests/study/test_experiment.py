@@ -96,11 +96,15 @@ def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("method", {"name": "lroa"}, r"row lora: method.name: unknown method 'lroa'.*did you mean 'lora'"),
+        (
+            "method",
+            {"name": "lroa"},
+            r"experiments/table1.yaml, row lora, profile smoke: method.name: unknown method 'lroa'.*did you mean 'lora'",
+        ),
         (
             "method",
             {"name": "lora", "rnak": 3},
-            r"row lora: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
+            r"row lora, profile smoke: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
         ),
         ("method", {"name": "lora", "rank": 0}, r"rank: .*greater than 0.*got 0"),
         (

@@ -178,3 +178,28 @@ def test_generation_goes_the_whole_way(tmp_path: Path) -> None:
     assert result.scores["boolq"].unparsed == 1.0
     assert result.scores["boolq"].value == 0.0
     assert any("could not be read" in warning for warning in result.warnings)
+
+
+def test_wandb_is_offline_and_its_run_is_known_by_the_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run must continue its W&B run, so the id is the run's own; without a word nothing is sent."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    spec = _spec("base")
+    _execute(spec, tmp_path, execution=EXECUTION.model_copy(update={"wandb": True}))
+    (folder,) = (Store(tmp_path).directory(spec) / "wandb").glob("offline-run-*")
+    assert folder.name.endswith(spec.hash)
+
+
+def test_a_failure_closes_its_wandb_run(tmp_path: Path) -> None:
+    import wandb
+
+    spec = _spec("lora")
+    broken = spec.training.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(FloatingPointError):
+        _execute(
+            spec.model_copy(update={"training": broken}),
+            tmp_path,
+            execution=EXECUTION.model_copy(update={"wandb": True}),
+        )
+    assert wandb.run is None  # an open one would swallow the next run's numbers
