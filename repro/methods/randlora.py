@@ -49,7 +49,7 @@ class RandLoRA(PeftMethod):
             randlora_alpha=self.alpha,  # type: ignore[arg-type]
             randlora_dropout=self.dropout,
             projection_prng_key=seed,
-            # They are drawn again from that seed; saved, they are 1.4 GB beside 13 MB of trained scales (SmolLM2).
+            # Drawn again from that seed. Saved, they were 1.4 GB beside 13 MB of scales (SmolLM2).
             save_projection=False,
             target_modules=list(targets),
             task_type=task_type,

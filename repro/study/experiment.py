@@ -159,8 +159,8 @@ class Plan:
                 if not any(fnmatchcase(key, pattern) for pattern in allowed):
                     shown = ", ".join(f"{row}: {value!r}" for row, value in values.items())
                     lines.append(
-                        f"experiments/{self.experiment.name}.yaml, block {block}: rows differ in {key} ({shown}); "
-                        "make them equal, or add the key to axes, or to footnotes with the reason"
+                        f"experiments/{self.experiment.name}.yaml, block {block}: rows differ in {key} "
+                        f"({shown}); make them equal, or add the key to axes, or to footnotes with the reason"
                     )
         if lines:
             raise ConfigError("\n".join(lines))

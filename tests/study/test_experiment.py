@@ -99,7 +99,7 @@ def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
         (
             "method",
             {"name": "lroa"},
-            r"experiments/table1.yaml, row lora, profile smoke: method.name: unknown method 'lroa'.*did you mean 'lora'",
+            r"table1.yaml, row lora, profile smoke: method.name: unknown method 'lroa'.*did you mean 'lora'",
         ),
         (
             "method",

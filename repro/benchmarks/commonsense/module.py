@@ -23,8 +23,8 @@ from repro.benchmarks.finetuning import FineTuning, Prediction
 from repro.benchmarks.training import TrainingSpec
 from repro.methods.base import Method
 
-# What one padded batch and another may differ by, in nats of an option's log-likelihood. In fp32 the largest
-# seen on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over twenty tokens may wander by tenths.
+# What one padded batch and another may differ by, in nats of an option's log-likelihood. In fp32 the
+# largest seen on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over tokens wanders by tenths.
 _NATS = {"fp32": 5e-3, "bf16": 1.0}
 # Of generated texts: a near tie between two beams may fall either way, with so few bits more often.
 _TEXTS = {"fp32": 0.15, "bf16": 0.5}
