@@ -70,14 +70,19 @@ def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, e
         rows = list(csv.DictReader(file))
     measured = [row for row in rows if row["source"] == "measured"]
     assert {row["block"] for row in measured} == {"tiny-llama"}
-    assert len(measured) == 3 * 9
+    assert len(measured) == 3 * 10
     for row in rows:
         assert (row["profile"] == "smoke") == (row["source"] == "measured")
-    # Each average is that of its own row's eight cells.
+    # Each average is that of its own row's eight cells, and each gain is over the base row's.
+    averages: dict[str, float] = {}
     for name in ("base", "lora", "dual_lora"):
-        values = {row["column"]: float(row["value"]) for row in measured if row["row"] == name}
-        average = values.pop("avg")
+        values = {
+            row["column"]: float(row["value"]) for row in measured if row["row"] == name and row["value"]
+        }
+        average, gain = values.pop("avg"), values.pop("gain", 0.0)
         assert average == pytest.approx(sum(values.values()) / 8, abs=1e-3)
+        averages[name] = average
+        assert gain == pytest.approx(average - averages["base"], abs=1e-3)
 
 
 def test_a_failing_run_is_kept_and_does_not_stop_the_others(
@@ -95,7 +100,7 @@ def test_a_failing_run_is_kept_and_does_not_stop_the_others(
     assert len(list((results / "runs").rglob("result.json"))) == 2
     # The hole is shown as a hole.
     row = next(line for line in output.out.splitlines() if line.startswith("| LoRA "))
-    assert row.count(" - ") == 9
+    assert row.count(" - ") == 10
     assert row.rstrip(" |").endswith("0/1")
 
     assert main(["status", "table1", "--profile", "smoke"]) == 1

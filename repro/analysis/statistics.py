@@ -1,4 +1,4 @@
-"""Intervals for accuracies over a fixed set of items and a few seeds."""
+"""Intervals for accuracies, and differences of accuracies, over a set of items and a few seeds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class Estimate:
     runs: int
 
 
-def mean_accuracy(tasks: list[NDArray[np.float64]], confidence: float = 0.95) -> Estimate:
-    """Unweighted mean over tasks of the accuracy, with an interval for other items and other seeds.
+def mean_over_tasks(tasks: list[NDArray[np.float64]], confidence: float = 0.95) -> Estimate:
+    """Unweighted mean over tasks of the mean over items, with an interval for other items and other seeds.
 
     Args:
-        tasks: one array a task, (runs, items), 1 where a run got an item right, the same runs in each.
+        tasks: one array a task, (runs, items), 1 where a run got an item right, the same runs in each. Or the
+            differences of two such arrays over the same items, for the interval of a paired comparison.
         confidence: coverage that the interval aims at.
 
     Two variances are added. Items: of each item's mean over the runs, so that items that every seed gets

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repro.report.tables import AVERAGE, Table, TableRow
+from repro.report.tables import AVERAGE, GAIN, Table, TableRow
 
 _STYLE = Path(__file__).with_name("paper.mplstyle")
 
 
 def draw_averages(table: Table, folder: Path) -> list[Path]:
-    """The measured averages of a table as points with their intervals, a panel for each model.
+    """A table's measured averages and gains, as points with their intervals; one line of panels a model.
 
     Returns the files; none where nothing was measured yet.
     """
@@ -27,18 +27,23 @@ def draw_averages(table: Table, folder: Path) -> list[Path]:
     groups = [(heading, rows) for heading, rows in groups if rows]
     if not groups:
         return []
+    shown = {column: label for column, label in _AXES.items() if column in table.columns}
     with plt.style.context(str(_STYLE)):
         heights = [len(rows) for _, rows in groups]
         figure, axes = plt.subplots(
             len(groups),
-            figsize=(6, 0.9 + 0.3 * sum(heights) + 0.5 * len(groups)),
+            len(shown),
+            figsize=(1.2 + 3.6 * len(shown), 0.9 + 0.3 * sum(heights) + 0.5 * len(groups)),
             gridspec_kw={"height_ratios": heights},
+            sharey="row",
             squeeze=False,
         )
-        for (heading, rows), panel in zip(groups, axes[:, 0], strict=True):
-            _panel(panel, rows)
-            panel.set_title(heading)
-        axes[-1, 0].set_xlabel("mean accuracy over the tasks (%), with its 95 % interval")
+        for line, (heading, rows) in enumerate(groups):
+            for panel, column in zip(axes[line], shown, strict=True):
+                _panel(panel, rows, column)
+            axes[line, 0].set_title(heading)
+        for panel, label in zip(axes[-1], shown.values(), strict=True):
+            panel.set_xlabel(label)
         figure.suptitle(table.title, x=0.01, ha="left", fontsize=11)
         if table.watermark:
             figure.text(0.5, 0.5, table.watermark.split(":")[0], ha="center", va="center", rotation=20,
@@ -52,15 +57,17 @@ def draw_averages(table: Table, folder: Path) -> list[Path]:
     return paths
 
 
-def _panel(panel, rows: list[TableRow]) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes
-    base = next((row.values[AVERAGE] for row in rows if row.id == "base"), None)
-    if base is not None:
-        panel.axvline(base.mean, color="0.5", linestyle="--", linewidth=1, zorder=1)
-        panel.annotate("base", (base.mean, 1), xycoords=("data", "axes fraction"), fontsize=8, color="0.4",
-                       xytext=(3, -2), textcoords="offset points", va="top")  # fmt: skip
+_AXES = {
+    AVERAGE: "mean accuracy over the tasks (%), 95 % interval",
+    GAIN: "gain over Base (points), paired, 95 % interval",
+}
+
+
+def _panel(panel, rows: list[TableRow], column: str) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes
     for position, row in enumerate(rows):
-        estimate = row.values[AVERAGE]
-        assert estimate is not None
+        estimate = row.values.get(column)
+        if estimate is None:
+            continue
         ours = row.id.startswith("dual_lora")
         panel.errorbar(
             estimate.mean,
@@ -72,6 +79,8 @@ def _panel(panel, rows: list[TableRow]) -> None:  # type: ignore[no-untyped-def]
             capsize=2,
             linewidth=1.2,
         )
+    if column == GAIN:
+        panel.axvline(0, color="0.4", linestyle="--", linewidth=1, zorder=1)
     panel.set_yticks(range(len(rows)), [row.label for row in rows])
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)

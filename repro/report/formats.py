@@ -6,8 +6,7 @@ import csv
 import io
 from collections.abc import Callable
 
-from repro.analysis.statistics import Estimate
-from repro.report.tables import AVERAGE, Table, TableRow
+from repro.report.tables import AVERAGE, GAIN, Table, TableRow
 
 HOLE = "-"
 
@@ -84,20 +83,19 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, 
 
 
 def _cells(table: Table, row: TableRow) -> list[str]:
-    values = [
-        _figure(row.values.get(column), with_interval=column == AVERAGE)
-        + ("*" if column in row.collapsed else "")
-        for column in table.columns
-    ]
+    values = [_value(row, column) + ("*" if column in row.collapsed else "") for column in table.columns]
     runs = "" if row.runs is None else f"{row.runs[0]}/{row.runs[1]}"
     return [row.label, row.params, *values, runs]
 
 
-def _figure(estimate: Estimate | None, *, with_interval: bool) -> str:
+def _value(row: TableRow, column: str) -> str:
+    if column not in row.values:
+        return ""
+    estimate = row.values[column]
     if estimate is None:
         return HOLE
-    text = f"{estimate.mean:.1f}"
-    if with_interval and estimate.half_width is not None:
+    text = f"{estimate.mean:+.1f}" if column == GAIN else f"{estimate.mean:.1f}"
+    if column in (AVERAGE, GAIN) and estimate.half_width is not None:
         text += f" ± {estimate.half_width:.1f}"
     return text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from repro.analysis.statistics import Estimate, mean_accuracy, outcomes_array
+from repro.analysis.statistics import Estimate, mean_over_tasks, outcomes_array
 from repro.methods.registry import METHODS
 from repro.report.paper import PaperRow, paper_rows
 from repro.study.experiment import Plan, PlannedRow
@@ -15,10 +15,13 @@ from repro.study.states import RunState
 AVERAGE = "avg"
 """The column behind the tasks: their unweighted mean, as in the paper."""
 
+GAIN = "gain"
+"""The column behind that: the average less the untrained model's, paired over the same items."""
+
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of figures in percent; a hole is None.
+    """One row of figures in percent; a hole is None, and a column that does not apply is absent.
 
     Attributes:
         runs: finished and expected runs, None for a row of the paper.
@@ -63,12 +66,18 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
     results = {state.spec.hash: state.result for state in states}
     tasks = plan.rows[0].specs[0].benchmark.tasks
     columns = plan.rows[0].specs[0].benchmark.titles | {AVERAGE: "Avg."}
+    untrained = {row.block: results[row.specs[0].hash] for row in plan.rows if not row.specs[0].method.trains}
+    if untrained:
+        columns[GAIN] = "vs Base"
     blocks = list(dict.fromkeys(row.block for row in plan.rows))
     printed = paper_rows(experiment.name)
     groups: list[TableGroup] = []
     for block in blocks:
         rows = [row for row in plan.rows if row.block == block]
-        measured = tuple(_measured(row, [results[spec.hash] for spec in row.specs], tasks) for row in rows)
+        measured = tuple(
+            _measured(row, [results[spec.hash] for spec in row.specs], tasks, untrained.get(block))
+            for row in rows
+        )
         groups.append(TableGroup(f"Ours: {block}", "measured", block, measured))
         groups += _paper_groups([row for row in printed if row.block == block])
     groups += _paper_groups([row for row in printed if row.block not in blocks])
@@ -85,13 +94,19 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
     )
 
 
-def _measured(row: PlannedRow, results: Sequence[Result | None], tasks: Sequence[str]) -> TableRow:
+def _measured(
+    row: PlannedRow, results: Sequence[Result | None], tasks: Sequence[str], untrained: Result | None
+) -> TableRow:
     done = [result for result in results if result is not None]
-    values: dict[str, Estimate | None] = dict.fromkeys([*tasks, AVERAGE])
+    trains = row.specs[0].method.trains
+    values: dict[str, Estimate | None] = dict.fromkeys([*tasks, AVERAGE, *([GAIN] if trains else [])])
     if done:
         outcomes = {task: outcomes_array([result.scores[task].outcomes for result in done]) for task in tasks}
-        values = {task: mean_accuracy([outcomes[task]]) for task in tasks}
-        values[AVERAGE] = mean_accuracy(list(outcomes.values()))
+        values |= {task: mean_over_tasks([outcomes[task]]) for task in tasks}
+        values[AVERAGE] = mean_over_tasks(list(outcomes.values()))
+        if trains and untrained is not None and _same_items([*done, untrained]):
+            before = {task: outcomes_array([untrained.scores[task].outcomes]) for task in tasks}
+            values[GAIN] = mean_over_tasks([outcomes[task] - before[task] for task in tasks])
     return TableRow(
         id=row.id,
         label=row.label,
@@ -100,6 +115,10 @@ def _measured(row: PlannedRow, results: Sequence[Result | None], tasks: Sequence
         runs=(len(done), len(results)),
         collapsed=frozenset(task for task in tasks for result in done if result.scores[task].constant),
     )
+
+
+def _same_items(results: Sequence[Result]) -> bool:
+    return len({result.data_fingerprints["test"] for result in results}) == 1
 
 
 def _paper_groups(printed: Sequence[PaperRow]) -> list[TableGroup]:
@@ -133,7 +152,8 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
         f"Seeds: {', '.join(map(str, seeds))}. 'runs' counts finished of expected runs; ± is a 95 % interval "
         "over test items"
         + (" and seeds." if len(seeds) > 1 else "; one seed says nothing about the spread between seeds."),
-        "Params (%): trained parameters of base and adapters together, heads not counted.",
+        "Params (%): trained parameters of base and adapters together, heads not counted. 'vs Base' is the "
+        "difference to the untrained model's average, paired item by item.",
     ]
     if profile.family(experiment.family).model is not None:
         blocks = ", ".join(block.model for block in experiment.blocks)

@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.statistics import mean_accuracy, outcomes_array
+from repro.analysis.statistics import mean_over_tasks, outcomes_array
 
 
 def test_one_run_of_one_task_is_the_textbook_interval_of_a_mean() -> None:
     outcomes = np.array([[1.0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1]])
-    estimate = mean_accuracy([outcomes])
+    estimate = mean_over_tasks([outcomes])
     low, high = stats.t.interval(0.95, 11, loc=outcomes.mean(), scale=stats.sem(outcomes[0]))
     assert estimate.mean == pytest.approx(100 * outcomes.mean())
     assert estimate.half_width == pytest.approx(100 * (high - low) / 2)
 
 
 def test_the_average_is_unweighted_over_tasks() -> None:
-    estimate = mean_accuracy([np.array([[1.0, 1.0]]), np.array([[0.0] * 98 + [1.0] * 2])])
+    estimate = mean_over_tasks([np.array([[1.0, 1.0]]), np.array([[0.0] * 98 + [1.0] * 2])])
     assert estimate.mean == pytest.approx(51.0)
 
 
 def test_items_that_every_seed_agrees_on_are_not_counted_once_a_seed() -> None:
     """Three copies of one run say no more about other items than the run itself."""
     run = np.array([[1.0, 0, 1, 1, 0, 1, 0, 0, 1, 1]])
-    once = mean_accuracy([run])
-    thrice = mean_accuracy([np.repeat(run, 3, axis=0)])
+    once = mean_over_tasks([run])
+    thrice = mean_over_tasks([np.repeat(run, 3, axis=0)])
     assert thrice.half_width == pytest.approx(once.half_width)
 
 
@@ -42,19 +42,28 @@ def test_intervals_cover_the_truth_as_often_as_they_say(seeds: int, seed_sd: flo
             difficulty = rng.uniform(0.2, 0.8, items)
             chance = np.clip(difficulty[None, :] + quality[:, None], 0, 1)
             outcomes.append((rng.random((seeds, items)) < chance).astype(float))
-        estimate = mean_accuracy(outcomes)
+        estimate = mean_over_tasks(outcomes)
         covered += abs(estimate.mean - 50) <= estimate.half_width
     # Nominal 95 %, less three standard errors of the simulation; wider is allowed, as documented.
     assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
     assert covered / trials < 1.0
 
 
+def test_differences_of_paired_outcomes_are_a_paired_t_interval() -> None:
+    rng = np.random.default_rng(1)
+    one, other = (rng.integers(0, 2, (1, 50)).astype(float) for _ in range(2))
+    estimate = mean_over_tasks([one - other])
+    low, high = stats.ttest_rel(one[0], other[0]).confidence_interval(0.95)
+    assert estimate.mean == pytest.approx(100 * (low + high) / 2)
+    assert estimate.half_width == pytest.approx(100 * (high - low) / 2)
+
+
 def test_a_single_item_has_no_interval() -> None:
-    assert mean_accuracy([np.array([[1.0]])]).half_width is None
+    assert mean_over_tasks([np.array([[1.0]])]).half_width is None
 
 
 def test_runs_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"different numbers of items: \[2, 3\]"):
         outcomes_array(["101", "10"])
     with pytest.raises(ValueError, match=r"same runs, got \[1, 2\]"):
-        mean_accuracy([np.ones((1, 4)), np.ones((2, 4))])
+        mean_over_tasks([np.ones((1, 4)), np.ones((2, 4))])
