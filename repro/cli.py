@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"repro: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
         print("repro: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough

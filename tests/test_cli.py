@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +182,24 @@ def test_the_paper_profile_is_planned_without_torch_and_shows_every_row() -> Non
         "72 missing",
     ):
         assert text in done.stdout
+
+
+def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "repro.cli", "run", "table1", "--profile", "smoke", "--no-wandb"]
+    environment = {
+        **os.environ,
+        "REPRO_RESULTS_DIR": str(tmp_path / "results"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    )
+    for line in process.stderr:
+        if line.startswith("[2/9]"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "repro: interrupted; finished runs are kept, the same command goes on"
+    assert 2 <= len(list((tmp_path / "results").rglob("result.json"))) < 9
+    assert not list((tmp_path / "results").rglob("failure.json"))

@@ -39,15 +39,15 @@ def run_here(
                 execute(spec, store=store, execution=execution, bases=bases, group=group, report=watch.report)
             except RunBusy:
                 outcome.busy.append(spec.slug)
-                watch.end(spec, "another process works on it")
+                watch.end("another process works on it")
             except Exception as error:
                 failure = _failure(spec, store, error)
                 store.write_failure(spec, failure)
                 outcome.failed[spec.slug] = failure.error
-                watch.end(spec, f"failed: {failure.error}")
+                watch.end(f"failed: {failure.error}")
             else:
                 outcome.finished.append(spec.slug)
-                watch.end(spec, "done")
+                watch.end("done")
     return outcome
 
 

@@ -30,6 +30,7 @@ class Watch:
         self._number = 0
         self._started = 0.0
         self._trains = False
+        self._name = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -59,11 +60,12 @@ class Watch:
         self._number += 1
         self._started = time.perf_counter()
         self._trains = spec.method.trains
-        self._progress.reset(self._run, description=_name(spec), total=None)
+        self._name = _name(spec)
+        self._progress.reset(self._run, description=f"{self._name}: prepare", total=None)
 
     def report(self, phase: str, done: int, total: int) -> None:
         """See `repro.study.runner.Report`."""
-        self._progress.update(self._run, description=phase, completed=done, total=total)
+        self._progress.update(self._run, description=f"{self._name}: {phase}", completed=done, total=total)
         share = done / max(1, total)
         if self._trains:
             share = (
@@ -73,11 +75,11 @@ class Watch:
             )
         self._progress.update(self._all, completed=self._number - 1 + share)
 
-    def end(self, spec: RunSpec, verdict: str) -> None:
+    def end(self, verdict: str) -> None:
         self._progress.update(self._all, completed=self._number)
         seconds = time.perf_counter() - self._started
         self._console.print(
-            f"[{self._number}/{self._runs}] {_name(spec)}: {verdict} ({seconds:.0f} s)",
+            f"[{self._number}/{self._runs}] {self._name}: {verdict} ({seconds:.0f} s)",
             markup=False,
             highlight=False,
             soft_wrap=True,  # one line a run, however narrow a log is
