@@ -38,6 +38,9 @@ TRAINED = [name for name, cls in METHODS.items() if cls.trains]
 # All of their factors start as random numbers, so the start is near the base model and not equal to it.
 STARTS_ELSEWHERE = {"adapter_p", "dual_lora"}
 
+# They train the model's own weights and add none, so nothing is random before the first step.
+ALL_WEIGHTS = {"fft", "galore", "garare"}
+
 
 def attached(method: Method, seed: int = 0) -> nn.Module:
     base = copy.deepcopy(BASE)
@@ -74,8 +77,9 @@ def trained_method(request: pytest.FixtureRequest) -> Method:
 def test_what_is_built_is_what_the_name_says(method: Method) -> None:
     report = method.verify(attached(method), TARGETS, SHAPES, BASE_PARAMETERS)
     assert report.trainable_parameters == method.trainable_parameters(SHAPES, BASE_PARAMETERS)
-    assert report.adapted_layers == {"base": 0, "fft": 0, "adapter_p": 4}.get(method.name, 10)
-    added = 0 if method.name == "fft" else report.trainable_parameters
+    without = dict.fromkeys({"base"} | ALL_WEIGHTS, 0)
+    assert report.adapted_layers == (without | {"adapter_p": 4}).get(method.name, 10)
+    added = 0 if method.name in ALL_WEIGHTS else report.trainable_parameters
     assert report.total_parameters == BASE_PARAMETERS + added
 
 
@@ -99,7 +103,7 @@ def test_a_seed_decides_the_start(trained_method: Method) -> None:
     first, again, other = (dict(m.named_parameters()) | dict(m.named_buffers()) for m in models)
     assert all(torch.equal(first[key], again[key]) for key in first)
     differs = any(not torch.equal(first[key], other[key]) for key in first)
-    assert differs == (trained_method.name != "fft")
+    assert differs == (trained_method.name not in ALL_WEIGHTS)
 
 
 def test_saving_and_loading_keeps_the_function(trained_method: Method, tmp_path: Path) -> None:
@@ -176,6 +180,41 @@ def test_lora_plus_gives_b_a_multiple_of_as_learning_rate() -> None:
     assert {(g["betas"], g["eps"], g["weight_decay"]) for g in groups if g["params"]} == {
         ((0.8, 0.9), 1e-6, 0.1)
     }
+
+
+@pytest.mark.parametrize("name", ["galore", "garare"])
+def test_galore_projects_the_linear_maps_of_the_blocks(name: str) -> None:
+    method = METHODS[name](rank=3, update_gap=7, scale=0.5)
+    settings = OptimizerSettings(learning_rate=3e-4, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1)
+    spec = load_model_spec("minilm-l6")
+    for model, maps in [
+        (attached(method), 2 * 7),
+        (method.attach(load_model(spec, "seq_cls", num_labels=3), ["query"], "seq_cls"), 6 * 6),
+    ]:
+        projected, plain = method.optimizer(model, settings).param_groups
+        names = {id(parameter): key for key, parameter in model.named_parameters()}
+        assert len(projected["params"]) == maps
+        assert all(".layer" in names[id(p)] and p.dim() == 2 for p in projected["params"])
+        assert not any(".layer" in names[id(p)] and p.dim() == 2 for p in plain["params"])
+        assert {id(p) for group in (projected, plain) for p in group["params"]} == names.keys()
+        assert (projected["rank"], projected["update_gap"], projected["scale"]) == (3, 7, 0.5)
+        assert plain["rank"] is None
+        for group in (projected, plain):
+            assert (group["lr"], group["betas"], group["eps"]) == (3e-4, (0.8, 0.9), 1e-6)
+            assert group["weight_decay"] == 0.1
+
+
+def test_garares_projector_follows_the_runs_seed() -> None:
+    method = METHODS["garare"](rank=2)
+    models = []
+    for seed in (0, 0, 1):
+        models.append(attached(method, seed).train())
+        optimizer = method.optimizer(models[-1], SETTINGS)
+        models[-1](TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+    first, again, other = map(logits, models)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_a_classifiers_head_is_trained_and_not_counted() -> None:

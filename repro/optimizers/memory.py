@@ -1,0 +1,12 @@
+"""What an optimiser keeps between two steps, the memory that GaLore and its descendants are about."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of all tensors in the optimiser's state; before its first step there are none."""
+    tensors = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
