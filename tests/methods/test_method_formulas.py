@@ -35,6 +35,12 @@ def dora(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     return magnitude[:, None] * direction / direction.norm(dim=1, keepdim=True)
 
 
+def delta(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
+    product = f["delta_lora_B"] @ f["delta_lora_A"]
+    at_start = f["delta_lora_start_B"] @ f["delta_lora_start_A"]
+    return weight + 20 / 5 * (product + 0.5 * (product - at_start))
+
+
 def hira(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     return weight * (1 + f["hira_B"] @ f["hira_A"])
 
@@ -49,6 +55,7 @@ CASES: dict[str, tuple[Method, Callable[[Tensor, dict[str, Tensor]], Tensor]]] =
     "lora": (METHODS["lora"](rank=5, alpha=20), lora),
     "lora_plus": (METHODS["lora_plus"](rank=5, alpha=20), lora),
     "dora": (METHODS["dora"](rank=5, alpha=20), dora),
+    "delta_lora": (METHODS["delta_lora"](rank=5, alpha=20, update_ratio=0.5), delta),
     "hira": (METHODS["hira"](rank=5), hira),
     "dual_lora": (METHODS["dual_lora"](magnitude_rank=5, direction_rank=3, alpha=20), dual),
 }

@@ -20,6 +20,7 @@ LABELS = {
     "hira": "HiRA",
     "randlora": "RandLoRA",
     "dual_lora": "Dual LoRA",
+    "delta_lora": "Delta-LoRA",
     "galore": "GaLore",
     "garare": "GaRare",
 }

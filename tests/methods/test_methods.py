@@ -22,12 +22,13 @@ SETTINGS = OptimizerSettings(learning_rate=1e-2)
 
 TOKENS = torch.arange(4, 36).reshape(2, 16)
 
-# Without dropout and ramp, so that a model computes the same in training and in evaluation.
+# Without dropout and ramp, so that a model computes the same in training and in evaluation. Delta-LoRA starts
+# to move its weights within the few steps that are taken here.
 METHODS_WITHOUT_DROPOUT: dict[str, Method] = {
     name: cls(
         **{
             field: value
-            for field, value in {"dropout": 0.0, "warmup": "none"}.items()
+            for field, value in {"dropout": 0.0, "warmup": "none", "start_step": 1}.items()
             if field in cls.model_fields
         }
     )
@@ -132,7 +133,7 @@ def test_merging_keeps_the_function_and_leaves_a_plain_model(trained_method: Met
     torch.testing.assert_close(logits(merged), expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "hira", "randlora", "dual_lora", "adapter_p"])
+@pytest.mark.parametrize("name", ["lora", "dora", "hira", "randlora", "dual_lora", "adapter_p", "delta_lora"])
 def test_another_method_than_named_is_refused(name: str) -> None:
     other = METHODS["lora"](rank=5) if name != "lora" else METHODS["dora"]()
     with pytest.raises(MethodError, match=f"^{name}: .* expected"):
