@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from repro.benchmarks.causal_lm import IGNORED, Example, collate
-from repro.benchmarks.commonsense.benchmark import ClozeSettings, Commonsense
+from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.commonsense.module import CommonsenseModule
+from repro.benchmarks.commonsense.settings import ClozeSettings
 from repro.benchmarks.finetuning import FineTuningData, trained_state
 from repro.benchmarks.training import TrainingSpec
 from repro.methods import Method

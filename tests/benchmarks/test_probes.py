@@ -12,9 +12,9 @@ import pytest
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from repro.benchmarks.commonsense.benchmark import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.module import CommonsenseModule, TestItem, encode_item
 from repro.benchmarks.commonsense.records import build_records
+from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.finetuning import FineTuning, Prediction
 from repro.benchmarks.probes import ProbeError, probe
 from repro.benchmarks.training import TrainingSpec

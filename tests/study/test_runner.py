@@ -166,7 +166,7 @@ def test_a_failing_probe_stops_the_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_generation_goes_the_whole_way(tmp_path: Path) -> None:
-    from repro.benchmarks.commonsense.benchmark import GenerateSettings
+    from repro.benchmarks.commonsense.settings import GenerateSettings
 
     spec = _spec("lora")
     protocol = GenerateSettings(beams=2, max_new_tokens=4)

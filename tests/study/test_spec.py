@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from repro.benchmarks.commonsense.benchmark import ClozeSettings, Commonsense, GenerateSettings
+from repro.benchmarks.commonsense.benchmark import Commonsense
+from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.training import TrainingSpec
 from repro.methods.dual_lora import DualLoRA
 from repro.methods.lora import LoRA

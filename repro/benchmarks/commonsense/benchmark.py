@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore
-from repro.benchmarks.commonsense.prompts import TEMPLATES
-from repro.benchmarks.commonsense.protocols import Cloze, Generate
 from repro.benchmarks.commonsense.records import TASKS, Record, fingerprint, mix, select
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
+from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sources import get_source
-from repro.config import Frozen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,30 +26,6 @@ if TYPE_CHECKING:
 TaskName = Literal[
     "boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa"
 ]
-
-
-class GenerateSettings(Frozen):
-    """The paper's protocol, by beam search without sampling; see `protocols.Generate`."""
-
-    name: Literal["generate"] = "generate"
-    version: Literal[1] = Generate.version  # type: ignore[assignment]
-    template: Literal["llm-adapters", "hira"] = "llm-adapters"
-    reading: Literal["first", "strict"] = "first"
-    beams: int = Field(default=4, ge=1)
-    max_new_tokens: int = Field(default=32, ge=1)
-
-    def protocol(self) -> Generate:
-        return Generate(template=TEMPLATES[self.template], reading=self.reading)
-
-
-class ClozeSettings(Frozen):
-    """Likelihoods of the options; see `protocols.Cloze`."""
-
-    name: Literal["cloze"] = "cloze"
-    version: Literal[1] = Cloze.version  # type: ignore[assignment]
-
-    def protocol(self) -> Cloze:
-        return Cloze()
 
 
 class Commonsense(Benchmark):

@@ -17,8 +17,8 @@ from repro.benchmarks.causal_lm import (
     negative_log_likelihood,
     option_log_likelihoods,
 )
-from repro.benchmarks.commonsense.benchmark import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.records import Record
+from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.finetuning import FineTuning, Prediction
 from repro.benchmarks.training import TrainingSpec
 from repro.methods.base import Method

@@ -10,8 +10,10 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from repro.benchmarks.commonsense import benchmark as module
-from repro.benchmarks.commonsense.benchmark import ClozeSettings, Commonsense, GenerateSettings
+from repro.benchmarks.commonsense.benchmark import Commonsense
+from repro.benchmarks.commonsense.protocols import Cloze
 from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
+from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.finetuning import FineTuningData
 from repro.benchmarks.training import TrainingSpec
 
@@ -140,13 +142,13 @@ def test_texts_are_tokenised_once_for_all_runs_that_share_them(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[str] = []
-    encode = module.Cloze.training_text
+    encode = Cloze.training_text
 
     def counted(self: Any, record: Record) -> tuple[str, str]:
         encoded.append(record.id)
         return encode(self, record)
 
-    monkeypatch.setattr(module.Cloze, "training_text", counted)
+    monkeypatch.setattr(Cloze, "training_text", counted)
     settings: dict[str, Any] = {"data_seed": 77, "validation_size": 2}  # no other test has stored these
     data(**settings)
     assert len(encoded) == 27
