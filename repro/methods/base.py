@@ -218,3 +218,13 @@ def stores_transposed(model: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def draw_seed() -> int:
+    """A seed from torch's global generator, for a tuner that would draw fixed matrices from one of its own.
+
+    peft's is always 0 by default, which would give every run the same ones.
+    """
+    import torch
+
+    return int(torch.randint(2**31, (), device="cpu"))

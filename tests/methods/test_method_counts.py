@@ -64,10 +64,12 @@ OTHER_TABLES = [
     ("roberta-base", ranked("dora", 16), None, 608_256),
     ("roberta-base", ranked("lora", 128), SIX_LINEARS, 21_233_664),  # the count of CorDA
     ("roberta-base", ranked("randlora", 64), SIX_LINEARS, 718_848),
+    ("roberta-base", ranked("vera", 1024), SIX_LINEARS, 156_672),
     ("roberta-large", ranked("lora", 8), None, 786_432),
     ("roberta-large", dual(8), None, 1_572_864),
     ("roberta-large", ranked("dora", 16), None, 1_622_016),
     ("roberta-large", ranked("randlora", 100), SIX_LINEARS, 1_780_416),
+    ("roberta-large", ranked("vera", 256), SIX_LINEARS, 258_048),
     ("deberta-v2-xxlarge", ranked("lora", 16), None, 4_718_592),
     ("deberta-v2-xxlarge", dual(16), None, 9_437_184),
     ("deberta-v2-xxlarge", ranked("dora", 32), None, 9_584_640),
@@ -108,6 +110,7 @@ BUILT = [
     ("deberta-v2-xxlarge", dual(16), "seq_cls"),
     ("deberta-v2-xxlarge", FFT, "seq_cls"),
     ("roberta-base", ranked("dora", 16), "seq_cls"),
+    ("roberta-base", ranked("vera", 1024), "seq_cls"),
     ("gpt2-medium", dual(4), "causal_lm"),
 ]
 

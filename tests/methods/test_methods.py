@@ -128,7 +128,7 @@ def test_merging_keeps_the_function_and_leaves_a_plain_model(trained_method: Met
     torch.testing.assert_close(logits(merged), expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "hira", "randlora", "dual_lora", "adapter_p"])
+@pytest.mark.parametrize("name", ["lora", "dora", "hira", "randlora", "vera", "dual_lora", "adapter_p"])
 def test_another_method_than_named_is_refused(name: str) -> None:
     other = METHODS["lora"](rank=5) if name != "lora" else METHODS["dora"]()
     with pytest.raises(MethodError, match=f"^{name}: .* expected"):
