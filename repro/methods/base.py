@@ -207,6 +207,7 @@ class PeftMethod(Method):
     ) -> nn.Module:
         from peft import PeftModel
 
+        self.layer_class()  # its import makes a tuner of ours known to peft, which a fresh process lacks
         return PeftModel.from_pretrained(base_model, str(directory), is_trainable=True)
 
     def merge(self, model: nn.Module) -> nn.Module:
