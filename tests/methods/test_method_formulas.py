@@ -46,6 +46,15 @@ def vera(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     return weight + f["vera_lambda_b"].diag() @ B @ f["vera_lambda_d"].diag() @ A
 
 
+def mora(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
+    M = f["mora_M"]
+    (rows, columns), side = weight.shape, len(M)
+    compress = torch.zeros(side, columns, dtype=torch.float64)
+    for position in range(-(-columns // side) * side):
+        compress[position % side, position % columns] += 1
+    return weight + torch.stack([M[row % side] for row in range(rows)]) @ compress
+
+
 def dual(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     magnitude = (f["dual_lora_B"] @ f["dual_lora_A"]).relu()
     direction = torch.where(f["dual_lora_D"] @ f["dual_lora_C"] > 0, 1.0, -1.0)
@@ -58,6 +67,7 @@ CASES: dict[str, tuple[Method, Callable[[Tensor, dict[str, Tensor]], Tensor]]] =
     "dora": (METHODS["dora"](rank=5, alpha=20), dora),
     "hira": (METHODS["hira"](rank=5), hira),
     "vera": (METHODS["vera"](rank=5), vera),
+    "mora": (METHODS["mora"](rank=5, compression="sharing"), mora),
     "dual_lora": (METHODS["dual_lora"](magnitude_rank=5, direction_rank=3, alpha=20), dual),
 }
 
@@ -116,7 +126,7 @@ def test_randlora_is_the_scaled_sum_of_its_random_bases() -> None:
 
 def test_dropout_acts_in_training_only() -> None:
     tokens = torch.arange(4, 20)[None]
-    for name in ("lora", "lora_plus", "dora", "randlora", "vera", "adapter_p"):
+    for name in ("lora", "lora_plus", "dora", "randlora", "vera", "mora", "adapter_p"):
         model = randomised(METHODS[name](dropout=0.5))
         runs = {mode: [model.train(mode)(tokens).logits for _ in range(2)] for mode in (True, False)}
         assert not torch.equal(*runs[True]), name

@@ -99,7 +99,8 @@ def test_a_seed_decides_the_start(trained_method: Method) -> None:
     first, again, other = (dict(m.named_parameters()) | dict(m.named_buffers()) for m in models)
     assert all(torch.equal(first[key], again[key]) for key in first)
     differs = any(not torch.equal(first[key], other[key]) for key in first)
-    assert differs == (trained_method.name != "fft")
+    # Neither FFT nor MoRA, whose only matrix starts at zero, draws anything.
+    assert differs == (trained_method.name not in {"fft", "mora"})
 
 
 def test_saving_and_loading_keeps_the_function(trained_method: Method, tmp_path: Path) -> None:
