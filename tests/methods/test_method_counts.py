@@ -64,6 +64,7 @@ TABLE_1 = [
 SIX_LINEARS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 OTHER_TABLES = [
     ("llama-7b", ranked("mora", 8), None, 14_042_112),  # as squares, LoRA's 14,024,704 at rank 8
+    ("llama-7b", ranked("flora", 8), None, 14_034_944),  # and 160 cores of 64
     ("roberta-base", ranked("lora", 8), None, 294_912),
     ("roberta-base", dual(8), None, 589_824),
     ("roberta-base", ranked("dora", 16), None, 608_256),

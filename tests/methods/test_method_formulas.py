@@ -46,6 +46,10 @@ def vera(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     return weight + f["vera_lambda_b"].diag() @ B @ f["vera_lambda_d"].diag() @ A
 
 
+def flora(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
+    return weight + 20 / 5 * f["flora_B"] @ f["flora_E"] @ f["flora_A"]
+
+
 def mora(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     M = f["mora_M"]
     (rows, columns), side = weight.shape, len(M)
@@ -67,6 +71,7 @@ CASES: dict[str, tuple[Method, Callable[[Tensor, dict[str, Tensor]], Tensor]]] =
     "dora": (METHODS["dora"](rank=5, alpha=20), dora),
     "hira": (METHODS["hira"](rank=5), hira),
     "vera": (METHODS["vera"](rank=5), vera),
+    "flora": (METHODS["flora"](rank=5, alpha=20), flora),
     "mora": (METHODS["mora"](rank=5, compression="sharing"), mora),
     "dual_lora": (METHODS["dual_lora"](magnitude_rank=5, direction_rank=3, alpha=20), dual),
 }
@@ -126,7 +131,7 @@ def test_randlora_is_the_scaled_sum_of_its_random_bases() -> None:
 
 def test_dropout_acts_in_training_only() -> None:
     tokens = torch.arange(4, 20)[None]
-    for name in ("lora", "lora_plus", "dora", "randlora", "vera", "mora", "adapter_p"):
+    for name in ("lora", "lora_plus", "dora", "randlora", "vera", "mora", "flora", "adapter_p"):
         model = randomised(METHODS[name](dropout=0.5))
         runs = {mode: [model.train(mode)(tokens).logits for _ in range(2)] for mode in (True, False)}
         assert not torch.equal(*runs[True]), name
