@@ -133,4 +133,9 @@ class SerialBottleneck(BottleneckLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         hidden_states: Tensor = self.base_layer(*args, **kwargs)
+        if not isinstance(hidden_states, Tensor):
+            raise TypeError(
+                "a serial bottleneck needs a block that returns its hidden states alone "
+                f"({type(self.base_layer).__name__} returned a {type(hidden_states).__name__})"
+            )
         return self.with_adapters(hidden_states, hidden_states)

@@ -186,3 +186,9 @@ def test_merging_is_refused() -> None:
 def test_an_unknown_placement_is_refused() -> None:
     with pytest.raises(ValueError, match=r"placement must be 'parallel' or 'serial' .got 'behind'."):
         config(placement="behind")
+
+
+def test_a_block_that_returns_more_than_its_hidden_states_is_refused() -> None:
+    layer = SerialBottleneck(nn.LSTM(12, 12), "default", config(), width=12)
+    with pytest.raises(TypeError, match=r"needs a block that returns .* .LSTM returned a tuple."):
+        layer(torch.zeros(2, 3, 12))
