@@ -211,7 +211,14 @@ class PeftMethod(Method):
         return PeftModel.from_pretrained(base_model, str(directory), is_trainable=True)
 
     def merge(self, model: nn.Module) -> nn.Module:
-        return super().merge(model).merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        model = super().merge(model)
+        # Where peft takes a wrapper off it also copies `weight`, which a head of several layers lacks.
+        model.base_model._replace_module = _unwrap  # type: ignore[union-attr]
+        return model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+
+
+def _unwrap(parent: nn.Module, name: str, module: nn.Module, wrapper: nn.Module) -> None:
+    setattr(parent, name, module)
 
 
 def stores_transposed(model: nn.Module) -> bool:

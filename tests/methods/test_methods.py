@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from repro.methods import METHODS, Method, MethodError, OptimizerSettings
 from repro.models import base_parameters, linear_shapes, load_model_spec
@@ -192,3 +193,20 @@ def test_a_classifiers_head_is_trained_and_not_counted() -> None:
         assert method.verify(model, targets, shapes, total).trainable_parameters == expected
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert trained == expected + 3 * 384 + 3
+
+
+def test_merging_leaves_a_head_of_several_layers_in_place(trained_method: Method) -> None:
+    if not trained_method.mergeable:
+        return
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = RobertaForSequenceClassification(RobertaConfig(vocab_size=40, **sizes)).eval()
+    model = trained_method.attach(base, ["query", "value"], "seq_cls").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    expected = logits(model)
+    merged = trained_method.merge(model)
+    assert type(merged.classifier).__name__ == "RobertaClassificationHead"
+    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=2e-6)
