@@ -207,10 +207,18 @@ class PeftMethod(Method):
     ) -> nn.Module:
         from peft import PeftModel
 
+        self.layer_class()  # its import makes a tuner of ours known to peft, which a fresh process lacks
         return PeftModel.from_pretrained(base_model, str(directory), is_trainable=True)
 
     def merge(self, model: nn.Module) -> nn.Module:
-        return super().merge(model).merge_and_unload(safe_merge=True)  # type: ignore[operator]
+        model = super().merge(model)
+        # Where peft takes a wrapper off it also copies `weight`, which a head of several layers lacks.
+        model.base_model._replace_module = _unwrap  # type: ignore[union-attr]
+        return model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+
+
+def _unwrap(parent: nn.Module, name: str, module: nn.Module, wrapper: nn.Module) -> None:
+    setattr(parent, name, module)
 
 
 def stores_transposed(model: nn.Module) -> bool:
@@ -218,3 +226,13 @@ def stores_transposed(model: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def draw_seed() -> int:
+    """A seed from torch's global generator, for a tuner that would draw fixed matrices from one of its own.
+
+    peft's is always 0 by default, which would give every run the same ones.
+    """
+    import torch
+
+    return int(torch.randint(2**31, (), device="cpu"))

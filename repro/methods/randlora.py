@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import PeftMethod, stores_transposed
+from repro.methods.base import PeftMethod, draw_seed, stores_transposed
 from repro.methods.lora import twice_the_rank
 
 if TYPE_CHECKING:
@@ -39,16 +39,13 @@ class RandLoRA(PeftMethod):
     dropout: float = Field(default=0.05, ge=0, lt=1)
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> RandLoraConfig:
-        import torch
         from peft import RandLoraConfig
 
-        # peft draws the bases from a seed of its own, fixed at 0; this makes them follow the run's seed.
-        seed = int(torch.randint(2**31, (), device="cpu"))
         return RandLoraConfig(
             r=self.rank,
             randlora_alpha=self.alpha,  # type: ignore[arg-type]
             randlora_dropout=self.dropout,
-            projection_prng_key=seed,
+            projection_prng_key=draw_seed(),
             # Drawn again from that seed. Saved, they were 1.4 GB beside 13 MB of scales (SmolLM2).
             save_projection=False,
             target_modules=list(targets),

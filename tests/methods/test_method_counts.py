@@ -23,6 +23,10 @@ def dual(rank: int) -> dict[str, Any]:
     return {"name": "dual_lora", "magnitude_rank": rank}
 
 
+def adapter_l(bottleneck_size: int) -> dict[str, Any]:
+    return {"name": "adapter_l", "bottleneck_size": bottleneck_size}
+
+
 # Model, method, count, and the share of base plus adapters in percent, for every distinct row of Table 1. It
 # prints DoRA r 16 on Llama 3 8B as .35, which no reading of the method gives.
 TABLE_1 = [
@@ -59,22 +63,28 @@ TABLE_1 = [
 # The same formulas on the other tables' models.
 SIX_LINEARS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 OTHER_TABLES = [
+    ("llama-7b", ranked("mora", 8), None, 14_042_112),  # as squares, LoRA's 14,024,704 at rank 8
+    ("llama-7b", ranked("flora", 8), None, 14_034_944),  # and 160 cores of 64
     ("roberta-base", ranked("lora", 8), None, 294_912),
     ("roberta-base", dual(8), None, 589_824),
     ("roberta-base", ranked("dora", 16), None, 608_256),
     ("roberta-base", ranked("lora", 128), SIX_LINEARS, 21_233_664),  # the count of CorDA
     ("roberta-base", ranked("randlora", 64), SIX_LINEARS, 718_848),
+    ("roberta-base", ranked("vera", 1024), SIX_LINEARS, 156_672),
     ("roberta-large", ranked("lora", 8), None, 786_432),
     ("roberta-large", dual(8), None, 1_572_864),
     ("roberta-large", ranked("dora", 16), None, 1_622_016),
     ("roberta-large", ranked("randlora", 100), SIX_LINEARS, 1_780_416),
+    ("roberta-large", ranked("vera", 256), SIX_LINEARS, 258_048),
     ("deberta-v2-xxlarge", ranked("lora", 16), None, 4_718_592),
     ("deberta-v2-xxlarge", dual(16), None, 9_437_184),
     ("deberta-v2-xxlarge", ranked("dora", 32), None, 9_584_640),
     ("gpt2-medium", ranked("lora", 4), None, 393_216),
     ("gpt2-medium", dual(4), None, 786_432),
+    ("gpt2-medium", adapter_l(224), None, 11_089_152),
     ("gpt2-large", ranked("lora", 4), None, 737_280),
     ("gpt2-large", dual(4), None, 1_474_560),
+    ("gpt2-large", adapter_l(248), None, 23_002_848),
 ]
 
 
@@ -108,7 +118,9 @@ BUILT = [
     ("deberta-v2-xxlarge", dual(16), "seq_cls"),
     ("deberta-v2-xxlarge", FFT, "seq_cls"),
     ("roberta-base", ranked("dora", 16), "seq_cls"),
+    ("roberta-base", ranked("vera", 1024), "seq_cls"),
     ("gpt2-medium", dual(4), "causal_lm"),
+    ("gpt2-medium", adapter_l(224), "causal_lm"),
 ]
 
 

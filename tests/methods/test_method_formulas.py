@@ -22,7 +22,8 @@ LAYERS = ["self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "mlp.down_proj"
 
 
 def factors(layer: nn.Module) -> dict[str, Tensor]:
-    return {key.removesuffix(".default"): value.double() for key, value in layer.state_dict().items()}
+    tensors = [*layer.named_parameters(), *layer.named_buffers()]
+    return {key.removesuffix(".default"): value.detach().double() for key, value in tensors}
 
 
 def lora(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
@@ -45,6 +46,25 @@ def hira(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     return weight * (1 + f["hira_B"] @ f["hira_A"])
 
 
+def vera(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
+    rows, columns = weight.shape  # of the one pair of matrices that all layers share
+    B, A = f["vera_B"][:rows], f["vera_A"][:, :columns]
+    return weight + f["vera_lambda_b"].diag() @ B @ f["vera_lambda_d"].diag() @ A
+
+
+def flora(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
+    return weight + 20 / 5 * f["flora_B"] @ f["flora_E"] @ f["flora_A"]
+
+
+def mora(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
+    M = f["mora_M"]
+    (rows, columns), side = weight.shape, len(M)
+    compress = torch.zeros(side, columns, dtype=torch.float64)
+    for position in range(-(-columns // side) * side):
+        compress[position % side, position % columns] += 1
+    return weight + torch.stack([M[row % side] for row in range(rows)]) @ compress
+
+
 def dual(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     magnitude = (f["dual_lora_B"] @ f["dual_lora_A"]).relu()
     direction = torch.where(f["dual_lora_D"] @ f["dual_lora_C"] > 0, 1.0, -1.0)
@@ -57,6 +77,9 @@ CASES: dict[str, tuple[Method, Callable[[Tensor, dict[str, Tensor]], Tensor]]] =
     "dora": (METHODS["dora"](rank=5, alpha=20), dora),
     "delta_lora": (METHODS["delta_lora"](rank=5, alpha=20, update_ratio=0.5), delta),
     "hira": (METHODS["hira"](rank=5), hira),
+    "vera": (METHODS["vera"](rank=5), vera),
+    "flora": (METHODS["flora"](rank=5, alpha=20), flora),
+    "mora": (METHODS["mora"](rank=5, compression="sharing"), mora),
     "dual_lora": (METHODS["dual_lora"](magnitude_rank=5, direction_rank=3, alpha=20), dual),
 }
 
@@ -115,7 +138,7 @@ def test_randlora_is_the_scaled_sum_of_its_random_bases() -> None:
 
 def test_dropout_acts_in_training_only() -> None:
     tokens = torch.arange(4, 20)[None]
-    for name in ("lora", "lora_plus", "dora", "randlora", "adapter_p"):
+    for name in ("lora", "lora_plus", "dora", "randlora", "vera", "mora", "flora", "adapter_p"):
         model = randomised(METHODS[name](dropout=0.5))
         runs = {mode: [model.train(mode)(tokens).logits for _ in range(2)] for mode in (True, False)}
         assert not torch.equal(*runs[True]), name

@@ -59,7 +59,7 @@ def test_defaults_follow_from_what_is_set(settings: dict[str, Any], expected: di
     ("settings", "message"),
     [
         ({"name": "lara"}, "unknown method 'lara'; known: .*did you mean 'lora'"),
-        ({}, "unknown method None; known: adapter_p, base"),
+        ({}, "unknown method None; known: adapter_l, adapter_p, base"),
         (["lora"], "unknown method"),
         (
             {"name": "lora", "rnak": 8},

@@ -1,10 +1,16 @@
-"""Bottleneck adapters: a narrow two-layer network beside a frozen linear layer, as a tuner of peft."""
+"""Bottleneck adapters, narrow networks beside a linear layer or behind a block, as a tuner of peft."""
 
 from repro.adapters.bottleneck.config import BottleneckConfig
-from repro.adapters.bottleneck.layer import ParallelBottleneck
+from repro.adapters.bottleneck.layer import BottleneckLayer, ParallelBottleneck, SerialBottleneck
 from repro.adapters.bottleneck.model import BottleneckModel
 from repro.adapters.registry import register
 
-__all__ = ["BottleneckConfig", "BottleneckModel", "ParallelBottleneck"]
+__all__ = [
+    "BottleneckConfig",
+    "BottleneckLayer",
+    "BottleneckModel",
+    "ParallelBottleneck",
+    "SerialBottleneck",
+]
 
 register("bottleneck", BottleneckConfig, BottleneckModel, prefix=BottleneckModel.prefix)

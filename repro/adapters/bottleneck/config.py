@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from peft import PeftConfig, PeftType
 
 
 @dataclass
 class BottleneckConfig(PeftConfig):
-    """Settings of a parallel bottleneck adapter; the defaults are those of LLM-Adapters.
+    """Settings of a bottleneck adapter; the defaults are those of LLM-Adapters' parallel one.
 
     Args:
+        placement: `parallel`, beside a linear layer as in LLM-Adapters (Hu et al., 2023), or `serial`, behind
+            a transformer block as in Lin et al. (2020). `ParallelBottleneck` and `SerialBottleneck` say what
+            each computes.
         bottleneck_size: width b of the hidden layer.
         scaling: factor on the adapter's output.
         dropout: on the adapter's input, in training.
-        init_std: standard deviation of both projections at the start, BERT's 0.02.
-        target_modules: names of the linear layers to adapt, by the end of their path, or a regular
-            expression.
+        init_std: standard deviation of both projections at the start, BERT's and GPT-2's 0.02.
+        target_modules: names of the linear layers or blocks to adapt, by the end of their path, or a regular
+            expression for the whole path.
         modules_to_save: other modules that are trained and saved, such as a classification head.
     """
 
+    placement: Literal["parallel", "serial"] = field(
+        default="parallel", metadata={"help": "beside a linear layer, or behind a block"}
+    )
     bottleneck_size: int = field(default=256, metadata={"help": "width of the hidden layer"})
     scaling: float = field(default=1.0, metadata={"help": "factor on the adapter's output"})
     dropout: float = field(default=0.0, metadata={"help": "dropout on the adapter's input"})
@@ -28,7 +35,7 @@ class BottleneckConfig(PeftConfig):
         default=0.02, metadata={"help": "standard deviation of the projections at the start"}
     )
     target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "linear layers to adapt"}
+        default=None, metadata={"help": "linear layers or blocks to adapt"}
     )
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "other modules that are trained and saved"}
@@ -41,3 +48,5 @@ class BottleneckConfig(PeftConfig):
             self.target_modules = set(self.target_modules)
         if self.bottleneck_size < 1:
             raise ValueError(f"bottleneck_size must be at least 1 (got {self.bottleneck_size})")
+        if self.placement not in ("parallel", "serial"):
+            raise ValueError(f"placement must be 'parallel' or 'serial' (got {self.placement!r})")

@@ -1,37 +1,48 @@
-"""A linear layer with a bottleneck adapter in parallel."""
+"""The modules that carry bottleneck adapters: a linear layer with one beside, a block with one behind it."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from repro.adapters.bottleneck.config import BottleneckConfig
+from repro.adapters.layer import AdapterLayer
 
 NOT_MERGEABLE = (
     "a bottleneck adapter is not linear in its input, so it cannot be merged into a weight; keep it unmerged"
 )
 
 
-class ParallelBottleneck(nn.Module, BaseTunerLayer):
-    """y = W0 x + scaling * U tanh(D x), with D: (b, in_features) and U: (out_features, b), both without bias.
+class BottleneckLayer(nn.Module, AdapterLayer):
+    """What both placements share: the projections D: (b, in_features) and U: (out_features, b) by adapter.
 
-    The "Parallel" adapter of LLM-Adapters (Hu et al., 2023). As there, D and U both start as N(0, 0.02^2), so
-    the start is near the base function and not equal to it.
+    Their weights start as N(0, init_std^2), as both sources have it, so the start is near the base function
+    and not equal to it.
+
+    Attributes:
+        biased: whether D and U have biases, which start at zero.
     """
 
-    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
+    biased: ClassVar[bool]
+    adapter_layer_names = ("bottleneck_norm", "bottleneck_down", "bottleneck_up")
     other_param_names = ("bottleneck_dropout", "bottleneck_size", "scaling")
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        config: BottleneckConfig,
+        in_features: int,
+        out_features: int,
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
-        linear = self.get_base_layer()
-        if not isinstance(linear, nn.Linear):
-            raise ValueError(f"a bottleneck adapter needs a torch.nn.Linear (got {type(linear).__name__})")
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features = in_features, out_features
+        self.bottleneck_norm = nn.ModuleDict()
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
         self.bottleneck_dropout = nn.ModuleDict()
@@ -42,32 +53,89 @@ class ParallelBottleneck(nn.Module, BaseTunerLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
 
+    @abstractmethod
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        """What an adapter adds, before its scaling."""
+
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add an adapter under a name."""
         size = config.bottleneck_size
-        down = nn.Linear(self.in_features, size, bias=False)
-        up = nn.Linear(size, self.out_features, bias=False)
+        down = nn.Linear(self.in_features, size, bias=self.biased)
+        up = nn.Linear(size, self.out_features, bias=self.biased)
         for projection in (down, up):
             nn.init.normal_(projection.weight, std=config.init_std)
+            if self.biased:
+                nn.init.zeros_(projection.bias)
         self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
         self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.bottleneck_size[adapter_name], self.scaling[adapter_name] = size, config.scaling
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
-            return result
-        for name in self.active_adapters:
-            if name not in self.bottleneck_down:
-                continue
-            down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-            inputs = self._cast_input_dtype(x, self.bottleneck_down[name].weight.dtype)  # type: ignore[arg-type]
-            hidden = torch.tanh(down(self.bottleneck_dropout[name](inputs)))
-            result = result + (self.scaling[name] * up(hidden)).to(result.dtype)
+    def with_adapters(self, result: Tensor, x: Tensor) -> Tensor:
+        """`result` plus what the active adapters make of `x`."""
+        for name in [] if self.disable_adapters else self.active_adapters:
+            if name in self.bottleneck_down:
+                inputs = self._cast_input_dtype(x, self.bottleneck_down[name].weight.dtype)  # type: ignore[arg-type]
+                result = result + (self.scaling[name] * self.adapter_output(inputs, name)).to(result.dtype)
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refused with a `ValueError`."""
         raise ValueError(NOT_MERGEABLE)
+
+
+class ParallelBottleneck(BottleneckLayer):
+    """y = W0 x + scaling * U tanh(D x), the "Parallel" adapter of LLM-Adapters (Hu et al., 2023)."""
+
+    biased = False
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
+        linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(f"a bottleneck adapter needs a torch.nn.Linear (got {type(linear).__name__})")
+        super().__init__(base_layer, adapter_name, config, linear.in_features, linear.out_features)
+
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        hidden = torch.tanh(self.bottleneck_down[adapter_name](self.bottleneck_dropout[adapter_name](x)))
+        output: Tensor = self.bottleneck_up[adapter_name](hidden)
+        return output
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.with_adapters(self.base_layer(x, *args, **kwargs), x)
+
+
+class SerialBottleneck(BottleneckLayer):
+    """x + scaling * U relu(D LN(x)) on the hidden states x that a block returns.
+
+    The adapter of Lin et al. (2020). As in the authors' `modeling_vlm.py` it follows the MLP's residual
+    connection, so that x is the residual stream and not the MLP's contribution to it. Each adapter has a
+    LayerNorm of its own. The block must return its hidden states alone, as those of GPT-2 and LLaMA do.
+    """
+
+    biased = True
+
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, width: int
+    ) -> None:
+        super().__init__(base_layer, adapter_name, config, width, width)
+
+    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
+        """Add an adapter under a name."""
+        self.bottleneck_norm[adapter_name] = nn.LayerNorm(self.in_features)
+        super().update_layer(adapter_name, config)
+
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        inputs = self.bottleneck_dropout[adapter_name](self.bottleneck_norm[adapter_name](x))
+        hidden = torch.relu(self.bottleneck_down[adapter_name](inputs))
+        output: Tensor = self.bottleneck_up[adapter_name](hidden)
+        return output
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        hidden_states: Tensor = self.base_layer(*args, **kwargs)
+        if not isinstance(hidden_states, Tensor):
+            raise TypeError(
+                "a serial bottleneck needs a block that returns its hidden states alone "
+                f"({type(self.base_layer).__name__} returned a {type(hidden_states).__name__})"
+            )
+        return self.with_adapters(hidden_states, hidden_states)

@@ -8,14 +8,19 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from repro.adapters.bottleneck.config import BottleneckConfig
-from repro.adapters.bottleneck.layer import NOT_MERGEABLE, ParallelBottleneck
+from repro.adapters.bottleneck.layer import (
+    NOT_MERGEABLE,
+    BottleneckLayer,
+    ParallelBottleneck,
+    SerialBottleneck,
+)
 
 
 class BottleneckModel(BaseTuner):
-    """Adapts every targeted linear layer of a model by a `ParallelBottleneck`."""
+    """Gives every targeted linear layer a parallel bottleneck, or every targeted block a serial one."""
 
     prefix: str = "bottleneck_"
-    tuner_layer_cls = ParallelBottleneck
+    tuner_layer_cls = BottleneckLayer
     target_module_mapping: dict[str, list[str]] = {"llama": ["up_proj", "down_proj"]}
 
     def _create_and_replace(  # type: ignore[override]
@@ -28,13 +33,25 @@ class BottleneckModel(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
-        if isinstance(target, ParallelBottleneck):
+        if isinstance(target, BottleneckLayer):
             target.update_layer(adapter_name, peft_config)
             return
-        layer = ParallelBottleneck(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
+        layer: BottleneckLayer
+        if peft_config.placement == "parallel":
+            layer = ParallelBottleneck(target, adapter_name, peft_config)
+        else:
+            layer = SerialBottleneck(target, adapter_name, peft_config, self.model.config.hidden_size)
         self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(
+        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
+    ) -> None:
+        if isinstance(
+            child, BottleneckLayer
+        ):  # unloading, for which peft would copy a weight that a block lacks
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)

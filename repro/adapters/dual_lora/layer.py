@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import warnings
 from functools import reduce
 from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils import resolve_quantization_backend
 from peft.utils.other import transpose
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from ..mergeable import MergeableLayer
 from . import warmup
 from .config import DualLoraConfig
 from .update import Rule, Update, delta_weight, dual_lora_linear, updated_weight
 
 
-class DualLoraLayer(BaseTunerLayer):
+class DualLoraLayer(MergeableLayer):
     """What the adapters of one layer own: their factors, and what their updates need besides.
 
     Shapes, for a weight of (d, k) = (out, in): A (r1, k), B (d, r1), C (r2, k), D (d, r2).
@@ -37,14 +34,7 @@ class DualLoraLayer(BaseTunerLayer):
     )
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
-        self.base_layer = base_layer
-        layer: Any = self.get_base_layer()
-        self.fan_in_fan_out = isinstance(layer, Conv1D)
-        if self.fan_in_fan_out:
-            self.in_features, self.out_features = layer.weight.shape
-        else:
-            self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.quantization_backend = resolve_quantization_backend(layer, **kwargs)
+        super().__init__(base_layer, **kwargs)
         self.dual_lora_A = nn.ParameterDict()
         self.dual_lora_B = nn.ParameterDict()
         self.dual_lora_C = nn.ParameterDict()
@@ -56,9 +46,6 @@ class DualLoraLayer(BaseTunerLayer):
         self.rule: dict[str, Rule] = {}
         self.scaling: dict[str, float] = {}
         self.warmup_steps: dict[str, int] = {}
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self._unmerged_weight: Tensor | None = None
 
     def update_layer(
         self, adapter_name: str, ranks: tuple[int, int], alpha: float, config: DualLoraConfig, **kwargs: Any
@@ -99,12 +86,6 @@ class DualLoraLayer(BaseTunerLayer):
             initial: Any = self.dual_lora_initial[adapter_name]
             terms.append(Update(rule, -scale, **initial.factors(), seed=seed))
         return terms
-
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
-        # No dtype: peft then moves the factors to the base layer's device but keeps them in fp32 where that
-        # layer is bf16, whose 8 bits would swallow the optimiser's small steps.
-        device, _ = super()._get_base_layer_device_and_dtype(base_layer)
-        return device, None
 
 
 class InitialFactors(nn.Module):
@@ -178,37 +159,10 @@ class Linear(nn.Module, DualLoraLayer):
         delta = reduce(torch.add, map(delta_weight, self.updates(adapter)))
         return transpose(delta, self.fan_in_fan_out)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Write the adapters' updates (default: the active ones') into the base weight, at full strength.
-
-        `safe_merge` raises ValueError, and changes nothing, where the result would not be finite.
-        """
-        new = self._owned(check_adapters_to_merge(self, adapter_names))
-        if not new:
-            return
-        # Kept until the adapters are unmerged: subtracting dW again would not give back the same bits.
-        original = self.get_base_weight() if self._unmerged_weight is None else self._unmerged_weight
-        updates = [update for name in self.merged_adapters + new for update in self.updates(name)]
-        merged = updated_weight(transpose(original, self.fan_in_fan_out), updates)
-        if safe_merge and not torch.isfinite(merged).all():
-            raise ValueError(
-                f"Merging {', '.join(new)} gives weights that are not finite: the adapter is broken."
-            )
-        self._unmerged_weight = original
-        self.set_base_weight(transpose(merged, self.fan_in_fan_out))
-        self.merged_adapters.extend(new)
-
-    def unmerge(self) -> None:
-        """Put the base weight back, bit for bit; a quantised one is quantised again."""
-        if self._unmerged_weight is None:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        self.set_base_weight(self._unmerged_weight.to(self.weight.device))
-        self._unmerged_weight = None
-        self.merged_adapters.clear()
-
-    def _owned(self, adapter_names: list[str]) -> list[str]:
-        return [name for name in adapter_names if name in self.dual_lora_A]
+    def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
+        updates = [update for name in adapter_names for update in self.updates(name)]
+        updated = updated_weight(transpose(weight, self.fan_in_fan_out), updates)
+        return transpose(updated, self.fan_in_fan_out)
 
     def __repr__(self) -> str:
         return "dual_lora." + super().__repr__()

@@ -11,7 +11,8 @@ from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from repro.adapters.dual_lora import DualLoraConfig, DualLoraLayer, layer, model
+from repro.adapters import mergeable
+from repro.adapters.dual_lora import DualLoraConfig, DualLoraLayer, model
 
 LAYERS = {"linear": lambda: nn.Linear(20, 12), "conv1d": lambda: Conv1D(12, 20)}
 
@@ -227,7 +228,7 @@ class Int8Backend(QuantizationBackend):
 
 
 def use_backend(monkeypatch: pytest.MonkeyPatch, supports_merge: bool) -> None:
-    for module in (layer, model):
+    for module in (mergeable, model):
         monkeypatch.setattr(
             module, "resolve_quantization_backend", lambda *_, **__: Int8Backend(supports_merge)
         )

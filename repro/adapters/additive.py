@@ -1,0 +1,133 @@
+"""What tuners share whose adapters add a linear map of a linear layer's input to its output: y = W0 x + f(x).
+
+Such a tuner has a configuration, a layer that says which parameters an adapter owns and what f is, and a
+model that names both. dW, merging and the life of the adapters follow from f.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils.other import transpose
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from repro.adapters.mergeable import MergeableLayer
+
+
+@dataclass
+class AdditiveConfig(PeftConfig):
+    """Settings of every such tuner.
+
+    Args:
+        dropout: on the adapter's input, in training.
+        target_modules: names of the linear layers to adapt, by the end of their path, or a regular
+            expression for the whole path.
+        modules_to_save: other modules that are trained and saved, such as a classification head.
+    """
+
+    dropout: float = 0.0
+    target_modules: list[str] | set[str] | str | None = None
+    modules_to_save: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+
+
+class AdditiveLayer(nn.Module, MergeableLayer):
+    """A torch.nn.Linear or transformers' Conv1D of weight (d, k) = (out, in), with such adapters.
+
+    A subclass names the groups of its parameters in `adapter_layer_names`; each group is a ParameterDict by
+    adapter.
+    """
+
+    other_param_names = ("adapter_config", "adapter_dropout")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdditiveConfig) -> None:
+        linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
+        if not isinstance(linear, nn.Linear | Conv1D):
+            raise ValueError(
+                f"{config.peft_type} needs a torch.nn.Linear or Conv1D (got {type(linear).__name__})"
+            )
+        super().__init__()
+        MergeableLayer.__init__(self, base_layer)
+        for group in self.adapter_layer_names:
+            setattr(self, group, nn.ParameterDict())
+        self.adapter_config: dict[str, Any] = {}
+        self.adapter_dropout = nn.ModuleDict()
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config)
+
+    @abstractmethod
+    def initial_parameters(self, config: Any) -> tuple[Tensor, ...]:
+        """A new adapter's parameters at the start, in the order of `adapter_layer_names`."""
+
+    @abstractmethod
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        """f(x), of shape (..., d), for x of shape (..., k)."""
+
+    def update_layer(self, adapter_name: str, config: AdditiveConfig) -> None:
+        """Add an adapter under a name."""
+        for group, start in zip(self.adapter_layer_names, self.initial_parameters(config), strict=True):
+            getattr(self, group)[adapter_name] = nn.Parameter(start)
+        self.adapter_config[adapter_name] = config
+        self.adapter_dropout[adapter_name] = nn.Dropout(config.dropout)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        for name in [] if self.disable_adapters or self.merged else self._owned(self.active_adapters):
+            inputs = self.adapter_dropout[name](self._cast_input_dtype(x, self._some_parameter(name).dtype))
+            result = result + self.adapter_output(inputs, name).to(result.dtype)
+        return result
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """dW in the precision of the adapter and the orientation of the base layer's weight."""
+        parameter = self._some_parameter(adapter)
+        with torch.no_grad():
+            unit_vectors = torch.eye(self.in_features, dtype=parameter.dtype, device=parameter.device)
+            return transpose(self.adapter_output(unit_vectors, adapter).t(), self.fan_in_fan_out)
+
+    def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
+        total = weight
+        for name in adapter_names:
+            total = total + self.get_delta_weight(name)
+        return total.to(weight.dtype)
+
+    def _some_parameter(self, adapter_name: str) -> Tensor:
+        parameter: Tensor = getattr(self, self.adapter_layer_names[0])[adapter_name]
+        return parameter
+
+
+class AdditiveModel(BaseTuner):
+    """A model with such adapters; `tuner_layer_cls` is the subclass of `AdditiveLayer` that it uses."""
+
+    tuner_layer_cls: type[AdditiveLayer]
+    target_module_mapping: dict[str, Any] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        peft_config: AdditiveConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, peft_config)
+        else:
+            layer = self.tuner_layer_cls(target, adapter_name, peft_config)
+            self._replace_module(parent, target_name, layer, target)

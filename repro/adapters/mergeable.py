@@ -1,0 +1,70 @@
+"""Merging adapters into the weight of their layer, and taking them out again."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from repro.adapters.layer import AdapterLayer
+
+
+class MergeableLayer(AdapterLayer):
+    """A linear layer (also a quantised one) or Conv1D whose adapters can become part of its weight.
+
+    That weight is (d, k) = (out_features, in_features), and the other way round in a Conv1D.
+    """
+
+    def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+        self.base_layer = base_layer
+        layer: Any = self.get_base_layer()
+        self.fan_in_fan_out = isinstance(layer, Conv1D)
+        if self.fan_in_fan_out:
+            self.in_features, self.out_features = layer.weight.shape
+        else:
+            self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.quantization_backend = resolve_quantization_backend(layer, **kwargs)
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._unmerged_weight: Tensor | None = None
+
+    @abstractmethod
+    def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
+        """`weight`, as the base layer stores it, with the updates of these adapters, rounded to its dtype."""
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the adapters' updates (default: the active ones') into the base weight, at full strength.
+
+        `safe_merge` raises ValueError, and changes nothing, where the result would not be finite.
+        """
+        new = self._owned(check_adapters_to_merge(self, adapter_names))
+        if not new:
+            return
+        # Kept until the adapters are unmerged: subtracting dW again would not give back the same bits.
+        original = self.get_base_weight() if self._unmerged_weight is None else self._unmerged_weight
+        merged = self.updated_weight(original, self.merged_adapters + new)
+        if safe_merge and not torch.isfinite(merged).all():
+            raise ValueError(
+                f"Merging {', '.join(new)} gives weights that are not finite: the adapter is broken."
+            )
+        self._unmerged_weight = original
+        self.set_base_weight(merged)
+        self.merged_adapters.extend(new)
+
+    def unmerge(self) -> None:
+        """Put the base weight back, bit for bit; a quantised one is quantised again."""
+        if self._unmerged_weight is None:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        self.set_base_weight(self._unmerged_weight.to(self.weight.device))
+        self._unmerged_weight = None
+        self.merged_adapters.clear()
+
+    def _owned(self, adapter_names: list[str]) -> list[str]:
+        return [name for name in adapter_names if name in getattr(self, self.adapter_layer_names[0])]

@@ -1,0 +1,55 @@
+"""MoRA: an update of high rank from one trained square matrix between two fixed operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from repro.methods.base import PeftMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from repro.adapters.mora import MoraConfig
+    from repro.models.shapes import LinearShape
+
+
+class MoRA(PeftMethod):
+    """MoRA with the defaults of the authors' training script. `repro.adapters.mora` says what it computes.
+
+    Attributes:
+        rank: r of the LoRA that trains as many parameters; M is square with sqrt((d + k) r) rows.
+        compression: `rotation`, which the authors advise for small ranks (type 6 of their code), or
+            `sharing`, for large ones (type 1).
+        dropout: on the input of the adapter, in training.
+    """
+
+    label: ClassVar[str] = "MoRA"
+    citation: ClassVar[str] = (
+        "Jiang et al., MoRA: High-Rank Updating for Parameter-Efficient Fine-Tuning (arXiv 2405.12130)"
+    )
+
+    name: Literal["mora"] = "mora"
+    rank: int = Field(default=8, gt=0)
+    compression: Literal["rotation", "sharing"] = "rotation"
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+    def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> MoraConfig:
+        from repro.adapters.mora import MoraConfig
+
+        return MoraConfig(
+            **self.model_dump(exclude={"name"}), target_modules=list(targets), task_type=task_type
+        )
+
+    def layer_class(self) -> type:
+        from repro.adapters.mora import MoraLayer
+
+        return MoraLayer
+
+    def adapter_parameters(self, shape: LinearShape) -> int:
+        side = round(((shape.out_features + shape.in_features) * self.rank) ** 0.5)
+        if self.compression == "rotation":
+            side -= side % 2  # a rotation turns pairs of coordinates
+        return side**2
