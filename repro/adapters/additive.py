@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import transpose
@@ -45,22 +46,26 @@ class AdditiveConfig(PeftConfig):
 class AdditiveLayer(nn.Module, MergeableLayer):
     """A torch.nn.Linear or transformers' Conv1D of weight (d, k) = (out, in), with such adapters.
 
-    A subclass names the groups of its parameters in `adapter_layer_names`; each group is a ParameterDict by
-    adapter.
+    A subclass names the groups of its parameters in `adapter_layer_names`, each a ParameterDict by adapter,
+    and of what is saved with them but not trained in `adapter_buffer_names`, each a BufferDict. The latter
+    join `other_param_names`, by which peft deletes an adapter.
     """
 
-    other_param_names = ("adapter_config", "adapter_dropout")
+    adapter_buffer_names: tuple[str, ...] = ()
+    other_param_names: tuple[str, ...] = ("adapter_config", "adapter_dropout")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdditiveConfig) -> None:
         linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
         if not isinstance(linear, nn.Linear | Conv1D):
             raise ValueError(
-                f"{config.peft_type} needs a torch.nn.Linear or Conv1D (got {type(linear).__name__})"
+                f"{type(self).__name__} needs a torch.nn.Linear or Conv1D (got {type(linear).__name__})"
             )
         super().__init__()
         MergeableLayer.__init__(self, base_layer)
         for group in self.adapter_layer_names:
             setattr(self, group, nn.ParameterDict())
+        for group in self.adapter_buffer_names:
+            setattr(self, group, BufferDict(persistent=True))
         self.adapter_config: dict[str, Any] = {}
         self.adapter_dropout = nn.ModuleDict()
         self._active_adapter = adapter_name
@@ -69,6 +74,10 @@ class AdditiveLayer(nn.Module, MergeableLayer):
     @abstractmethod
     def initial_parameters(self, config: Any) -> tuple[Tensor, ...]:
         """A new adapter's parameters at the start, in the order of `adapter_layer_names`."""
+
+    def initial_buffers(self, adapter_name: str) -> tuple[Tensor, ...]:
+        """Its buffers at the start, in the order of `adapter_buffer_names`, where its parameters are."""
+        return ()
 
     @abstractmethod
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
@@ -81,6 +90,8 @@ class AdditiveLayer(nn.Module, MergeableLayer):
         self.adapter_config[adapter_name] = config
         self.adapter_dropout[adapter_name] = nn.Dropout(config.dropout)
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        for group, start in zip(self.adapter_buffer_names, self.initial_buffers(adapter_name), strict=True):
+            getattr(self, group)[adapter_name] = start
         self.set_adapter(self.active_adapters)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

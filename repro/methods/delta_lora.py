@@ -48,7 +48,7 @@ class DeltaLoRA(PeftMethod):
         from repro.adapters.delta_lora import DeltaLoraConfig
 
         return DeltaLoraConfig(
-            r=self.rank,
+            rank=self.rank,
             alpha=self.alpha,
             update_ratio=self.update_ratio,
             start_step=self.start_step,
@@ -57,9 +57,9 @@ class DeltaLoRA(PeftMethod):
         )
 
     def layer_class(self) -> type:
-        from repro.adapters.delta_lora import DeltaLoraLinear
+        from repro.adapters.delta_lora import DeltaLoraLayer
 
-        return DeltaLoraLinear
+        return DeltaLoraLayer
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         return self.rank * (shape.out_features + shape.in_features)

@@ -34,9 +34,9 @@ def method(start_step: int) -> DeltaLoRA:
 def adapted(start_step: int) -> Any:
     torch.manual_seed(1)
     config = DeltaLoraConfig(
-        r=RANK, alpha=ALPHA, update_ratio=RATIO, start_step=start_step, target_modules=["0", "2"]
+        rank=RANK, alpha=ALPHA, update_ratio=RATIO, start_step=start_step, target_modules=["0", "2"]
     )
-    return get_peft_model(copy.deepcopy(BASE), config)
+    return get_peft_model(copy.deepcopy(BASE), config).double()
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:

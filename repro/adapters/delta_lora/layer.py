@@ -9,21 +9,17 @@ a resumed or reloaded training is exact, and no rounding adds up in a weight tha
 from __future__ import annotations
 
 import math
-import warnings
-from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
-from peft.utils.other import transpose
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
+from repro.adapters.additive import AdditiveLayer
 from repro.adapters.delta_lora.config import DeltaLoraConfig
 
 
-class DeltaLoraLinear(nn.Module, BaseTunerLayer):
+class DeltaLoraLayer(AdditiveLayer):
     """y = (W0 + lambda s (B A - B_K A_K)) x + s B A x, with s = alpha / r; A: (r, k), B: (d, r).
 
     The first bracket is the frozen weight as it has moved, so the factors in it are constants in the backward
@@ -33,105 +29,39 @@ class DeltaLoraLinear(nn.Module, BaseTunerLayer):
     Whoever trains the layer calls `count_step` after every optimiser step.
     """
 
+    delta_lora_A: nn.ParameterDict
+    delta_lora_B: nn.ParameterDict
+    delta_lora_step: BufferDict
+    delta_lora_start_A: BufferDict
+    delta_lora_start_B: BufferDict
     adapter_layer_names = ("delta_lora_A", "delta_lora_B")
-    other_param_names = (
-        "scaling",
-        "update_ratio",
-        "start_step",
-        "delta_lora_step",
-        "delta_lora_start_A",
-        "delta_lora_start_B",
-    )
+    adapter_buffer_names = ("delta_lora_step", "delta_lora_start_A", "delta_lora_start_B")
+    other_param_names = (*AdditiveLayer.other_param_names, *adapter_buffer_names)
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: DeltaLoraConfig) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        linear = self.get_base_layer()
-        if not isinstance(linear, nn.Linear | Conv1D):
-            raise ValueError(f"Delta-LoRA adapts torch.nn.Linear and Conv1D (got {type(linear).__name__})")
-        self.fan_in_fan_out = isinstance(linear, Conv1D)
-        self.out_features, self.in_features = transpose(linear.weight, self.fan_in_fan_out).shape
-        self.delta_lora_A = nn.ParameterDict()
-        self.delta_lora_B = nn.ParameterDict()
-        self.delta_lora_start_A = BufferDict(persistent=True)
-        self.delta_lora_start_B = BufferDict(persistent=True)
-        self.delta_lora_step = BufferDict(persistent=True)
-        self.scaling: dict[str, float] = {}
-        self.update_ratio: dict[str, float] = {}
-        self.start_step: dict[str, int] = {}
-        self.merged_adapters: list[str] = []
-        self._disable_adapters = False
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config)
-
-    def update_layer(self, adapter_name: str, config: DeltaLoraConfig) -> None:
-        """Add an adapter under a name."""
-        A, B = torch.empty(config.r, self.in_features), torch.zeros(self.out_features, config.r)
+    def initial_parameters(self, config: DeltaLoraConfig) -> tuple[Tensor, Tensor]:
+        A = torch.empty(config.rank, self.in_features)
         nn.init.kaiming_uniform_(A, a=math.sqrt(5))
-        self.delta_lora_A[adapter_name], self.delta_lora_B[adapter_name] = nn.Parameter(A), nn.Parameter(B)
-        self.delta_lora_start_A[adapter_name], self.delta_lora_start_B[adapter_name] = A.clone(), B.clone()
-        self.delta_lora_step[adapter_name] = torch.zeros((), dtype=torch.int64)
-        self.scaling[adapter_name] = config.alpha / config.r
-        self.update_ratio[adapter_name] = config.update_ratio
-        self.start_step[adapter_name] = config.start_step
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters)
+        return A, torch.zeros(self.out_features, config.rank)
+
+    def initial_buffers(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
+        A, B = self.delta_lora_A[adapter_name].detach(), self.delta_lora_B[adapter_name].detach()
+        return torch.zeros((), dtype=torch.int64, device=A.device), A.clone(), B.clone()
+
+    def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
+        config = self.adapter_config[adapter_name]
+        A, B = self.delta_lora_A[adapter_name], self.delta_lora_B[adapter_name]
+        started = _product(x, self.delta_lora_start_A[adapter_name], self.delta_lora_start_B[adapter_name])
+        moved = _product(x, A.detach(), B.detach()) - started
+        return config.alpha / config.rank * (_product(x, A, B) + config.update_ratio * moved)
 
     @torch.no_grad()
     def count_step(self) -> None:
         """Count an optimiser step of the active adapters; the factors of the K-th are kept."""
         for name in self._owned(self.active_adapters):
             step = self.delta_lora_step[name].add_(1)
-            if step <= self.start_step[name]:
+            if step <= self.adapter_config[name].start_step:
                 self.delta_lora_start_A[name].copy_(self.delta_lora_A[name])
                 self.delta_lora_start_B[name].copy_(self.delta_lora_B[name])
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        result: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
-            return result
-        for name in self._owned(self.active_adapters):
-            A, B = self.delta_lora_A[name], self.delta_lora_B[name]
-            inputs = self._cast_input_dtype(x, A.dtype)
-            moved = _product(inputs, A.detach(), B.detach())
-            moved = moved - _product(inputs, self.delta_lora_start_A[name], self.delta_lora_start_B[name])
-            update = _product(inputs, A, B) + self.update_ratio[name] * moved
-            result = result + (self.scaling[name] * update).to(result.dtype)
-        return result
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """What is added to W0, its movement included, in the orientation of the base layer's weight."""
-        product = self.delta_lora_B[adapter] @ self.delta_lora_A[adapter]
-        moved = product - self.delta_lora_start_B[adapter] @ self.delta_lora_start_A[adapter]
-        delta = self.scaling[adapter] * (product + self.update_ratio[adapter] * moved)
-        return transpose(delta.detach(), self.fan_in_fan_out)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the adapters' updates (default: the active ones') to the base weight.
-
-        `safe_merge` raises ValueError, and changes nothing, where the result would not be finite.
-        """
-        for name in self._owned(check_adapters_to_merge(self, adapter_names)):
-            base: Any = self.get_base_layer()
-            merged = (base.weight.data + self.get_delta_weight(name)).to(base.weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"Merging {name} gives weights that are not finite: the adapter is broken.")
-            base.weight.data = merged
-            self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Subtract the merged adapters' updates again, up to rounding."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-        while self.merged_adapters:
-            base: Any = self.get_base_layer()
-            delta = self.get_delta_weight(self.merged_adapters.pop())
-            base.weight.data = (base.weight.data - delta).to(base.weight.dtype)
-
-    def _owned(self, adapter_names: list[str]) -> list[str]:
-        return [name for name in adapter_names if name in self.delta_lora_A]
 
 
 def _product(x: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -10,17 +10,17 @@ from peft import get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from repro.adapters.delta_lora import DeltaLoraConfig, DeltaLoraLinear
+from repro.adapters.delta_lora import DeltaLoraConfig, DeltaLoraLayer
 
 X = torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
 
 
-def moved(layer: nn.Module) -> tuple[Any, DeltaLoraLinear]:
+def moved(layer: nn.Module) -> tuple[Any, DeltaLoraLayer]:
     """A model of one layer whose factors, now and at step K, are far from their start and from each other."""
     torch.manual_seed(0)
-    config = DeltaLoraConfig(r=2, alpha=3.0, update_ratio=0.5, target_modules=["0"])
+    config = DeltaLoraConfig(rank=2, alpha=3.0, update_ratio=0.5, target_modules=["0"])
     model = get_peft_model(nn.Sequential(layer), config)
-    (adapted,) = (module for module in model.modules() if isinstance(module, DeltaLoraLinear))
+    (adapted,) = (module for module in model.modules() if isinstance(module, DeltaLoraLayer))
     generator = torch.Generator().manual_seed(1)
     for name in ("delta_lora_A", "delta_lora_B", "delta_lora_start_A", "delta_lora_start_B"):
         factor = getattr(adapted, name)["default"]
@@ -84,10 +84,10 @@ def test_a_bf16_layer_keeps_its_factors_in_fp32() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"adapts torch.nn.Linear and Conv1D .got Embedding"):
+    with pytest.raises(ValueError, match=r"DeltaLoraLayer needs a torch.nn.Linear or Conv1D .got Embedding"):
         moved(nn.Embedding(6, 4))
-    with pytest.raises(ValueError, match=r"r must be at least 1 .got 0"):
-        DeltaLoraConfig(r=0)
+    with pytest.raises(ValueError, match=r"rank must be at least 1 .got 0"):
+        DeltaLoraConfig(rank=0)
     with pytest.raises(ValueError, match=r"start_step must be at least 0 .got -1"):
         DeltaLoraConfig(start_step=-1)
     model, layer = moved(nn.Linear(6, 4))
