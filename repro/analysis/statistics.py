@@ -32,7 +32,7 @@ def mean_over_tasks(tasks: list[NDArray[np.float64]], confidence: float = 0.95) 
 
     Two variances are added. Items: of each item's mean over the runs, so that items that every seed gets
     wrong count once and not once a seed. Seeds: of the runs' own means. What a seed changes in single items
-    enters both, so with few items the interval is a little too wide, never too narrow. The quantile is
+    enters both, so with few items the interval errs on the wide side. The quantile is
     Student's, with Welch and Satterthwaite's degrees of freedom for the sum of the two.
     """
     runs = {task.shape[0] for task in tasks}

@@ -21,7 +21,7 @@ from repro.models.spec import ModelSpec
 def checkpoint_folder(spec: ModelSpec) -> Path:
     """The folder, in the layout of a hub checkpoint, that holds the model of a `package` spec.
 
-    A GGUF file is converted into the user's cache on first use (15 s for 135M parameters, 0.5 GB), because
+    A GGUF file is converted into the user's cache on first use (some 20 s for 135M parameters, 0.5 GB):
     later loads from there are memory-mapped. The copy is known by the package's version.
 
     Raises:

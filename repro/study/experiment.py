@@ -220,7 +220,7 @@ def _planned_row(
         raise ConfigError(f"{source}: method.name: {one_of('method', method_name, METHODS)}")
     content = {
         "model": load_model_spec(block.model),
-        "method": row.method | family.methods.get(method_name, {}),
+        "method": family.methods.get(method_name, {}) | row.method,
         "benchmark": _laid_over([{"family": experiment.family}, *(layer.benchmark for layer in layers)]),
         "training": _laid_over([layer.training for layer in layers]),
     }

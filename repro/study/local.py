@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from repro.config import ConfigError
 from repro.study.bases import BaseModels
 from repro.study.environment import environment
 from repro.study.execution import Execution
@@ -17,20 +17,13 @@ from repro.study.store import RunBusy, Store
 from repro.study.watch import Watch
 
 
-@dataclass
-class Outcome:
-    """What became of the runs, by slug."""
-
-    finished: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    busy: list[str] = field(default_factory=list)
-
-
 def run_here(
     specs: Sequence[RunSpec], *, store: Store, execution: Execution, group: str, watch: Watch
-) -> Outcome:
-    """Execute runs in this process, sharing the loaded base model between neighbours that want the same."""
-    outcome = Outcome()
+) -> None:
+    """Execute runs in this process, sharing the loaded base model between neighbours that want the same.
+
+    What became of them is in the store: a result, a failure, or nothing where another process holds the run.
+    """
     bases = BaseModels()
     with watch:
         for spec in specs:
@@ -38,23 +31,19 @@ def run_here(
             try:
                 execute(spec, store=store, execution=execution, bases=bases, group=group, report=watch.report)
             except RunBusy:
-                outcome.busy.append(spec.slug)
                 watch.end("another process works on it")
             except Exception as error:
                 failure = _failure(spec, store, error)
                 store.write_failure(spec, failure)
-                outcome.failed[spec.slug] = failure.error
                 watch.end(f"failed: {failure.error}")
             else:
-                outcome.finished.append(spec.slug)
                 watch.end("done")
-    return outcome
 
 
 def _failure(spec: RunSpec, store: Store, error: Exception) -> Failure:
     try:
         earlier = store.failure(spec)
-    except ValueError:  # an unreadable record of the last failure must not hide this one
+    except ConfigError:  # an unreadable record of the last failure must not hide this one
         earlier = None
     return Failure(
         hash=spec.hash,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from repro.benchmarks.base import TaskScore
 from repro.config import Frozen
 
-# Raised when a field changes its meaning; a reader refuses a file that it does not understand.
+# Raised, here and in `Result`, when a field changes its meaning: a reader refuses every other version.
 RESULT_VERSION = 1
 
 
@@ -61,7 +61,7 @@ class Evaluation(Frozen):
 class Result(Frozen):
     """A finished run. Its presence means done."""
 
-    version: int = RESULT_VERSION
+    version: Literal[1] = RESULT_VERSION  # type: ignore[assignment]
     hash: str
     slug: str
     spec: dict[str, Any]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from repro.benchmarks.probes import ProbeError
+from repro.config import ConfigError
 from repro.methods.lora import LoRA
 from repro.study.bases import BaseModels
 from repro.study.execution import Execution
@@ -87,6 +88,19 @@ def test_a_finished_run_is_not_repeated(finished: tuple[RunSpec, Path, Result]) 
     assert (
         _execute(spec, folder, bases=None) == result
     )  # without a base model nothing could have been trained
+
+
+def test_a_result_of_another_version_is_refused(
+    finished: tuple[RunSpec, Path, Result], tmp_path: Path
+) -> None:
+    spec, _, result = finished
+    store = Store(tmp_path)
+    store.write_result(spec, result)
+    assert store.result(spec) == result
+    path = store.directory(spec) / "result.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2', 1))
+    with pytest.raises(ConfigError, match=r"not a valid result of version 1 \(version: .*delete it to run"):
+        store.result(spec)
 
 
 def test_one_seed_repeats_itself_and_another_does_not(

@@ -66,7 +66,7 @@ def test_damaged_predictions_say_which_file_and_what_to_do(
         store.predictions(spec)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"hash": "x"}', '{"version": 99}'])
+@pytest.mark.parametrize("content", ["", "{", '{"hash": "x"}'])
 def test_a_damaged_result_is_named_and_never_counts(store: Store, spec: RunSpec, content: str) -> None:
     path = store.directory(spec) / "result.json"
     path.parent.mkdir(parents=True)

@@ -46,9 +46,8 @@ class BottleneckModel(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
-        if isinstance(
-            child, BottleneckLayer
-        ):  # unloading, for which peft would copy a weight that a block lacks
+        if isinstance(child, BottleneckLayer):
+            # Unloading, for which peft would copy a weight that a block lacks.
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
