@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -29,6 +29,14 @@ class Frozen(BaseModel):
     """Base of every settings object: immutable, and without room for unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def added(default: Any, **constraints: Any) -> Any:
+    """A field that a settings class got after runs were made with it.
+
+    It is written only where it differs from its default, so those runs keep their hash.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
 def load_yaml(path: Path, model_cls: type[T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import t as student
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean in percent with the half-width of its interval, over so many runs.
+    """A mean with the half-width of its interval, over so many runs.
 
     Attributes:
         half_width: None where one item, or nothing, was measured.
@@ -26,7 +27,7 @@ def mean_over_tasks(tasks: list[NDArray[np.float64]], confidence: float = 0.95) 
     """Unweighted mean over tasks of the mean over items, with an interval for other items and other seeds.
 
     Args:
-        tasks: one array a task, (runs, items), 1 where a run got an item right, the same runs in each. Or the
+        tasks: one array a task, (runs, items), as `outcomes_array` gives it, the same runs in each. Or the
             differences of two such arrays over the same items, for the interval of a paired comparison.
         confidence: coverage that the interval aims at.
 
@@ -52,13 +53,14 @@ def mean_over_tasks(tasks: list[NDArray[np.float64]], confidence: float = 0.95) 
     half_width = None
     if len(item_parts) == len(tasks):
         freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else 1.0
-        half_width = 100 * float(student.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
-    return Estimate(mean=100 * float(run_means.mean()), half_width=half_width, runs=run_count)
+        half_width = float(student.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
+    return Estimate(mean=float(run_means.mean()), half_width=half_width, runs=run_count)
 
 
-def outcomes_array(outcomes: list[str]) -> NDArray[np.float64]:
-    """Stored outcomes of one task, a string of 0 and 1 a run, as an array (runs, items)."""
-    lengths = {len(text) for text in outcomes}
+def outcomes_array(outcomes: Sequence[str | tuple[float, ...]]) -> NDArray[np.float64]:
+    """Stored outcomes of one column, those of a run each, as an array (runs, items) in the column's unit."""
+    lengths = {len(run) for run in outcomes}
     if len(lengths) != 1:
         raise ValueError(f"runs of one row were tested on different numbers of items: {sorted(lengths)}")
-    return np.array([[float(digit) for digit in text] for text in outcomes])
+    # Digits are rights and wrongs of an accuracy, which is printed in percent.
+    return np.array([[100 * float(v) for v in run] if isinstance(run, str) else run for run in outcomes])

@@ -20,23 +20,27 @@ if TYPE_CHECKING:
 
 
 class TaskScore(Frozen):
-    """One task's figures.
+    """The figures of one column of a table.
 
     Attributes:
         metric: the full name, protocol and all, for instance `accuracy (cloze)`.
-        value: in percent.
+        value: in the table's unit, percent unless a metric has one of its own; None where it is missing.
         items: how many items the value is over.
-        outcomes: one digit an item, 1 for right and 0 for wrong, in the order of the items' ids.
+        outcomes: one number an item, in the order of the items' ids, with the value as their mean. For an
+            accuracy one digit each, 1 for right and 0 for wrong; for a metric of all items together its
+            jackknife pseudo-values, whose spread is the metric's own.
         unparsed: share of the items whose answer could not be read, between 0 and 1.
         constant: whether every item got the same answer, the mark of a collapsed model.
+        missing: why there is no value, and what to do about it.
     """
 
     metric: str
-    value: float
+    value: float | None
     items: int
-    outcomes: str
+    outcomes: str | tuple[float, ...]
     unparsed: float
     constant: bool
+    missing: str = ""
 
 
 class Benchmark(Frozen):
@@ -44,18 +48,29 @@ class Benchmark(Frozen):
 
     Attributes:
         family: the name of the folder.
-        tasks: the tasks that are scored: a table's columns.
+        model_task: what the model is loaded as.
+        scorer_version: rises whenever the same predictions would get another score.
+        run_per_task: whether every task has a training of its own; then a run's settings name one in `tasks`.
+        validates_by_score: whether validation gives a score, by which weights can be selected.
+        averaged: whether a mean over the columns means anything.
     """
 
     family: str
-    tasks: tuple[str, ...]
-    model_task: ClassVar[Literal["causal_lm"]] = "causal_lm"
+    model_task: ClassVar[Literal["causal_lm", "seq_cls"]] = "causal_lm"
     scorer_version: ClassVar[int]
+    run_per_task: ClassVar[bool] = False
+    validates_by_score: ClassVar[bool] = False
+    averaged: ClassVar[bool] = True
+
+    @property
+    def num_labels(self) -> int | None:
+        """Outputs of the classifier's head; None for a language model."""
+        return None
 
     @property
     @abstractmethod
-    def titles(self) -> dict[str, str]:
-        """Heading of each task's column."""
+    def columns(self) -> dict[str, str]:
+        """The columns of a table that these settings fill, and their headings."""
 
     @property
     @abstractmethod
@@ -89,7 +104,7 @@ class Benchmark(Frozen):
 
     @abstractmethod
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
-        """Scores of stored predictions, one for each task, without any model."""
+        """Scores of stored predictions, one for each column, without any model."""
 
 
 def benchmark_families() -> dict[str, type[Benchmark]]:

@@ -81,8 +81,10 @@ def logits_at(model: nn.Module, hidden: Tensor, where: Tensor) -> Tensor:
     return _without_wrapper(model).get_output_embeddings()(hidden[where]).float()
 
 
-def negative_log_likelihood(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """Sum over all predicted tokens of -log p in nats, a scalar.
+def negative_log_likelihood(
+    model: nn.Module, input_ids: Tensor, labels: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Sum over all predicted tokens of -log p in nats, a scalar; smoothed, of its cross-entropy.
 
     The sum, not the mean: dividing by the whole optimiser batch's tokens makes gradient accumulation exact.
     """
@@ -90,7 +92,9 @@ def negative_log_likelihood(model: nn.Module, input_ids: Tensor, labels: Tensor)
     predicted = targets != IGNORED
     hidden = hidden_states(model, input_ids=input_ids)[:, :-1]
     logits = logits_at(model, hidden, predicted)
-    return nn.functional.cross_entropy(logits, targets[predicted], reduction="sum")
+    return nn.functional.cross_entropy(
+        logits, targets[predicted], reduction="sum", label_smoothing=label_smoothing
+    )
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,14 @@ def generate(
     *,
     beams: int,
     max_new_tokens: int,
+    length_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
 ) -> list[str]:
-    """Continuations of the prompts (token ids) by beam search, in one left-padded, masked batch."""
+    """Continuations of the prompts (token ids) by beam search, in one left-padded, masked batch.
+
+    A beam's score is its log-likelihood over its length to the power of `length_penalty`; no n-gram of
+    `no_repeat_ngram` tokens, if that is positive, occurs twice.
+    """
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
@@ -195,6 +205,8 @@ def generate(
             num_beams=beams,
             do_sample=False,
             max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+            no_repeat_ngram_size=no_repeat_ngram,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )

@@ -28,7 +28,8 @@ Prediction = dict[str, Any]
 class FineTuning(L.LightningModule):
     """Trains whatever the method left trainable, then predicts.
 
-    `losses` holds every optimiser step's mean training loss, `validation_losses` pairs (step, mean loss).
+    `losses` holds every optimiser step's mean training loss, `validation_losses` pairs (step, mean loss),
+    `validation_scores` pairs (step, score in percent) where the family scores its validation.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class FineTuning(L.LightningModule):
         self.method = method
         self.training_spec = training
         self.steps = steps
+        self.validate_every: int | None = None  # in optimiser steps; the data know how long an epoch is
         self.seed = seed
         self.losses: list[float] = []
         self.validation_losses: list[tuple[int, float]] = []
+        self.validation_scores: list[tuple[int, float]] = []
         self.predictions: list[Prediction] = []
         self._validation_sum = 0.0
         self._validation_targets = 0
@@ -52,6 +55,14 @@ class FineTuning(L.LightningModule):
     @abstractmethod
     def loss_sum(self, micro_batch: Any) -> Tensor:
         """Sum of the losses of a micro-batch's targets (a scalar tensor)."""
+
+    def validation_loss_sum(self, micro_batch: Any) -> Tensor:
+        """The same of a validation micro-batch; a family that scores its validation keeps what it saw."""
+        return self.loss_sum(micro_batch)
+
+    def validation_score(self) -> float | None:
+        """Score in percent of the validation that just ended; None in a family without one."""
+        return None
 
     @abstractmethod
     def predict(self, items: Sequence[Any]) -> list[Prediction]:
@@ -76,7 +87,7 @@ class FineTuning(L.LightningModule):
         # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode, its dropout off.
         self.train()
         # A checkpoint is written before its step's validation, which Lightning then takes for done.
-        every, done = self.training_spec.validate_every, len(self.losses)
+        every, done = self.validate_every, len(self.losses)
         if every and done and done % every == 0 and done not in dict(self.validation_losses):
             validation = self.trainer.fit_loop.epoch_loop.val_loop
             validation.restarting = False
@@ -112,7 +123,9 @@ class FineTuning(L.LightningModule):
         self.log("train/learning_rate", schedule.get_last_lr()[0])
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        self._validation_sum += sum(float(self.loss_sum(micro)) for micro in batch["micro_batches"])
+        self._validation_sum += sum(
+            float(self.validation_loss_sum(micro)) for micro in batch["micro_batches"]
+        )
         self._validation_targets += batch["targets"]
 
     def on_validation_epoch_end(self) -> None:
@@ -120,6 +133,10 @@ class FineTuning(L.LightningModule):
         self._validation_sum, self._validation_targets = 0.0, 0
         self.validation_losses.append((len(self.losses), mean))
         self.log("validation/loss", mean)
+        score = self.validation_score()
+        if score is not None:
+            self.validation_scores.append((len(self.losses), score))
+            self.log("validation/score", score)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         # Test items are no tensors yet; `predict` puts them where the model is.
@@ -134,6 +151,7 @@ class FineTuning(L.LightningModule):
         checkpoint["state_dict"] = trained_state(self)
         checkpoint["losses"] = self.losses
         checkpoint["validation_losses"] = self.validation_losses
+        checkpoint["validation_scores"] = self.validation_scores
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         absent = sorted(trained_state(self).keys() - checkpoint["state_dict"].keys())
@@ -141,6 +159,7 @@ class FineTuning(L.LightningModule):
             raise ValueError(f"the checkpoint lacks {len(absent)} trained tensors, the first is {absent[0]}")
         self.losses = checkpoint["losses"]
         self.validation_losses = checkpoint["validation_losses"]
+        self.validation_scores = checkpoint["validation_scores"]
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
@@ -195,12 +214,10 @@ class FineTuningData(L.LightningDataModule):
             if train
             else None
         )
-        every = training.validate_every
-        if training.selection == "best_validation_loss" and not (
-            validation and every and every <= self.steps
-        ):
+        self.validate_every = every = training.validation_interval(len(train)) if train else None
+        if train and training.selection != "last" and not (validation and every and every <= self.steps):
             raise ValueError(
-                f"selection best_validation_loss never sees a validation loss: {len(validation)} validation "
+                f"selection {training.selection} never sees a validation: {len(validation)} validation "
                 f"examples, validate_every {every}, {self.steps} steps; hold out more or validate more often"
             )
 
@@ -208,6 +225,15 @@ class FineTuningData(L.LightningDataModule):
     def steps(self) -> int:
         """Optimiser steps of the whole training; none where nothing is trained."""
         return len(self._schedule) if self._schedule else 0
+
+    def calibration_inputs(self, count: int) -> list[dict[str, Tensor]]:
+        """Inputs of the model for the first `count` training examples, in batches of one."""
+        if count > len(self._train):
+            raise ValueError(
+                f"{count} calibration examples are wanted, the training set has {len(self._train)}; ask for fewer"
+            )
+        batches = (self._train[[[index]]]["micro_batches"][0] for index in range(count))
+        return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(self._train, sampler=self._schedule, batch_size=None)

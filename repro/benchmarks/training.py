@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import Frozen
+from repro.config import Frozen, added
 from repro.methods.base import OptimizerSettings
 
 
@@ -23,6 +23,8 @@ class TrainingSpec(Frozen):
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
+    # Warm-up as a share of all steps, in the place of their number.
+    warmup_ratio: float | None = added(None, ge=0, lt=1)
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -32,17 +34,26 @@ class TrainingSpec(Frozen):
     # Whether prompts enter the loss decided who wins in two public comparisons, so there is no default.
     loss_on: Literal["completion", "all"]
     append_eos: bool
+    # Share of the target's probability that is spread evenly over the vocabulary.
+    label_smoothing: float = added(0.0, ge=0, lt=1)
     # fp32, or bf16 base weights under bf16 autocast with the trained weights in fp32.
     precision: Literal["fp32", "bf16"] = "fp32"
-    # Optimiser steps between two looks at the held-out loss; None looks never.
-    validate_every: int | None = Field(default=None, ge=1)
-    selection: Literal["last", "best_validation_loss"] = "last"
+    # Optimiser steps between two looks at the held-out records, or `epoch`; None looks never.
+    validate_every: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = None
+    # Which weights are tested. `best_validation_score` is by the task's own metric, where a family has one.
+    selection: Literal["last", "best_validation_loss", "best_validation_score"] = "last"
 
     @model_validator(mode="after")
-    def _selection_needs_validation(self) -> TrainingSpec:
-        if self.selection == "best_validation_loss" and self.validate_every is None:
+    def _settings_agree(self) -> TrainingSpec:
+        if self.selection != "last" and self.validate_every is None:
             raise ValueError(
-                "selection best_validation_loss needs validate_every (got none); set it to a number of steps"
+                f"selection {self.selection} needs validate_every (got none); set it to a number of steps, "
+                "or to epoch"
+            )
+        if self.warmup_ratio is not None and self.warmup_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} and warmup_ratio {self.warmup_ratio} are both given; "
+                "set one of them, the other to 0 or null"
             )
         return self
 
@@ -58,11 +69,18 @@ class TrainingSpec(Frozen):
 
     def rate_factor(self, step: int, steps: int) -> float:
         """Learning rate over its peak at `step`: linear warm-up, then constant or linear to zero."""
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
+        warmup = self.warmup_steps if self.warmup_ratio is None else math.ceil(self.warmup_ratio * steps)
+        if step < warmup:
+            return step / warmup
         if self.schedule == "constant":
             return 1.0
-        return max(0.0, (steps - step) / max(1, steps - self.warmup_steps))
+        return max(0.0, (steps - step) / max(1, steps - warmup))
+
+    def validation_interval(self, examples: int) -> int | None:
+        """Optimiser steps between two validations, for a training set of so many examples."""
+        return (
+            math.ceil(examples / self.batch_size) if self.validate_every == "epoch" else self.validate_every
+        )
 
 
 class BatchSchedule:

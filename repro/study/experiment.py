@@ -131,7 +131,7 @@ class Plan:
 
     @property
     def cells(self) -> list[Cell]:
-        return [Cell(row, task) for row in self.rows for task in row.specs[0].benchmark.tasks]
+        return [Cell(row, task) for row in self.rows for task in row.specs[0].benchmark.columns]
 
     @property
     def runs(self) -> dict[str, RunSpec]:

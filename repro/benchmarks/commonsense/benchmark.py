@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore
-from repro.benchmarks.commonsense.records import TASKS, Record, fingerprint, mix, select
+from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sources import get_source
+from repro.benchmarks.data import batches_by_tokens, fingerprint, select
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,7 @@ class Commonsense(Benchmark):
     protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
 
     @property
-    def titles(self) -> dict[str, str]:
+    def columns(self) -> dict[str, str]:
         return {name: TASKS[name].title for name in self.tasks}
 
     @property
@@ -95,6 +96,8 @@ class Commonsense(Benchmark):
             for record in self._some(source.load(task, "test"), self.test_per_task)
         ]
 
+        items = self._items(test, tokenizer)
+
         def micro_batch(examples: Sequence[Example]) -> tuple[dict, int]:
             batch = collate(examples, loss_on=training.loss_on, pad_id=tokenizer.pad_token_id)
             return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
@@ -102,7 +105,7 @@ class Commonsense(Benchmark):
         return FineTuningData(
             train=self._examples(train, tokenizer, training),
             validation=self._examples(validation, tokenizer, training),
-            test_batches=list(_batches(self._items(test, tokenizer), evaluation_tokens)),
+            test_batches=list(batches_by_tokens(items, [item.tokens for item in items], evaluation_tokens)),
             fingerprints={
                 name: fingerprint(records)
                 for name, records in [("train", train), ("validation", validation), ("test", test)]
@@ -176,15 +179,3 @@ class Commonsense(Benchmark):
 
         items = [encode_item(record, self.protocol, tokenizer) for record in records]
         return sorted(items, key=lambda item: (-item.tokens, item.record.id))
-
-
-def _batches(items: Sequence[TestItem], tokens: int) -> Iterator[list[TestItem]]:
-    """Cut sorted items into batches of at most so many tokens, padded; an item too long stands alone."""
-    batch: list[TestItem] = []
-    for item in items:
-        if batch and (len(batch) + 1) * batch[0].tokens > tokens:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repro.benchmarks.commonsense.columns import CONTENT
-from repro.benchmarks.commonsense.records import DataError, Record, Split, build_records, get_task
+from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
+from repro.benchmarks.data import DataError
 
 
 @dataclass(frozen=True)

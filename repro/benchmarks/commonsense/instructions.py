@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from repro.benchmarks.commonsense.records import DataError, Record, Split, build_records, get_task
+from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
+from repro.benchmarks.data import DataError
 
 
 @dataclass(frozen=True)

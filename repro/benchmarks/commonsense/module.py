@@ -77,7 +77,12 @@ class CommonsenseModule(FineTuning):
         self.protocol = protocol
 
     def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
-        return negative_log_likelihood(self.model, micro_batch["input_ids"], micro_batch["labels"])
+        return negative_log_likelihood(
+            self.model,
+            micro_batch["input_ids"],
+            micro_batch["labels"],
+            label_smoothing=self.training_spec.label_smoothing,
+        )
 
     def predict(self, items: Sequence[TestItem]) -> list[Prediction]:
         if isinstance(self.protocol, GenerateSettings):

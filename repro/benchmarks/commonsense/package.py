@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.benchmarks.commonsense.columns import CONTENT, Content
-from repro.benchmarks.commonsense.records import DataError, Record, Split, build_records, get_task
+from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
+from repro.benchmarks.data import DataError
 
 # Half and half leaves some 630 items of the smallest of the five, WinoGrande, for either purpose.
 TRAIN_SHARE = 0.5

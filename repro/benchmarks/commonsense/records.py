@@ -2,26 +2,20 @@
 
 A `Record` keeps the parts of an item (question, options, gold) instead of its rendered prompt, so that one
 item serves every protocol and template. Its id is a hash of its content: the same item has the same id
-whichever source it came from, and deterministic choices (`select`, the split of `sources`) hang on content,
-never on row order or on a library's random generator.
+whichever source it came from, and deterministic choices (`select`, the split of `sources`) hang on it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
-from repro.config import ConfigError, one_of
+from repro.benchmarks.data import DataError, content_id, select
+from repro.config import one_of
 
 Split = Literal["train", "test"]
-
-
-class DataError(ConfigError):
-    """Data that is missing or not as expected; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -125,31 +119,11 @@ def build_records(
                 f"row {row} of {task}: {len(options)} options and gold index {gold}; "
                 f"{task} has 2 to {len(labels)} options and the gold is one of them"
             )
-        content = json.dumps([task, question, list(options), gold]).encode()
-        name = f"{task}/{hashlib.sha256(content).hexdigest()[:12]}"
+        name = content_id(task, task, question, list(options), gold)
         copies[name] += 1
         suffix = f"-{copies[name]}" if copies[name] > 1 else ""
         records.append(Record(name + suffix, task, split, question, tuple(options), gold))
     return records
-
-
-def fingerprint(records: Iterable[Record]) -> str:
-    """sha256 over the rows in their order: two runs with equal fingerprints used the same data."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps(astuple(record)).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def select(records: Sequence[Record], n: int, seed: int) -> list[Record]:
-    """`n` records chosen, and ordered, by sha256 of seed and id.
-
-    The choice is nested (a smaller `n` gives a prefix of a larger one), and adding or dropping other records
-    leaves the order of the rest alone.
-    """
-    if not 0 < n <= len(records):
-        raise DataError(f"cannot select {n} of {len(records)} records; ask for 1 to {len(records)}")
-    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}:{record.id}".encode()).digest())[:n]
 
 
 def mix(parts: Iterable[Sequence[Record]], seed: int) -> list[Record]:

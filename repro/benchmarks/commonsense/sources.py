@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +15,8 @@ from typing import Protocol
 from repro.benchmarks.commonsense.hub import HubSource
 from repro.benchmarks.commonsense.instructions import from_rows
 from repro.benchmarks.commonsense.package import PackageSource
-from repro.benchmarks.commonsense.records import DataError, Record, Split, get_task
+from repro.benchmarks.commonsense.records import Record, Split, get_task
+from repro.benchmarks.data import DataError, data_folder
 from repro.config import one_of
 
 
@@ -44,12 +44,8 @@ class LocalSource:
 
     def load(self, task: str, split: Split) -> list[Record]:
         name = get_task(task).name
-        root = self.root or os.environ.get("REPRO_DATA_DIR")
-        if not root:
-            raise DataError(
-                "REPRO_DATA_DIR is not set; set it to a folder that holds commonsense/llm_adapters"
-            )
-        path = Path(root) / "commonsense" / "llm_adapters" / name / f"{split}.json"
+        root = data_folder(self.root, "commonsense/llm_adapters")
+        path = root / "commonsense" / "llm_adapters" / name / f"{split}.json"
         zipped = path.with_suffix(".json.gz")
         if path.exists():
             content = path.read_bytes()

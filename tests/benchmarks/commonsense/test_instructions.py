@@ -18,7 +18,8 @@ from repro.benchmarks.commonsense.instructions import (
     render_upstream_file,
     to_row,
 )
-from repro.benchmarks.commonsense.records import TASKS, DataError, Record, build_records
+from repro.benchmarks.commonsense.records import TASKS, Record, build_records
+from repro.benchmarks.data import DataError
 
 # dataset/<task>/test.json of AGI-Edgerunners/LLM-Adapters.
 UPSTREAM_BLOBS = {

@@ -6,16 +6,8 @@ import hashlib
 
 import pytest
 
-from repro.benchmarks.commonsense.records import (
-    TASKS,
-    DataError,
-    Record,
-    build_records,
-    fingerprint,
-    get_task,
-    mix,
-    select,
-)
+from repro.benchmarks.commonsense.records import TASKS, Record, build_records, get_task, mix
+from repro.benchmarks.data import DataError, fingerprint, select
 
 
 def _records(count: int, task: str = "piqa") -> list[Record]:

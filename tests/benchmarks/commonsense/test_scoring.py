@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from repro.benchmarks.commonsense.records import DataError
 from repro.benchmarks.commonsense.scoring import score
+from repro.benchmarks.data import DataError
 
 
 def _generated(text: str, gold: int, task: str = "piqa") -> dict[str, Any]:

@@ -17,8 +17,9 @@ from repro.benchmarks.commonsense.columns import Content
 from repro.benchmarks.commonsense.hub import HUB_SETS, HubSource
 from repro.benchmarks.commonsense.instructions import render_upstream_file
 from repro.benchmarks.commonsense.package import PackageSource, in_train
-from repro.benchmarks.commonsense.records import TASKS, DataError, Record, build_records, fingerprint
+from repro.benchmarks.commonsense.records import TASKS, Record, build_records
 from repro.benchmarks.commonsense.sources import LocalSource, get_source
+from repro.benchmarks.data import DataError, fingerprint
 
 # (train, test) items of the package source. They change only with the rule of the split.
 PACKAGE_SIZES = {

@@ -1,0 +1,82 @@
+"""What the families' data have in common: the error for bad data, the choice of records, their fingerprint.
+
+A record is a frozen dataclass with an `id` that is a hash of its content. So deterministic choices hang on
+content, never on row order or on a library's random generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from repro.config import ConfigError
+
+
+class DataError(ConfigError):
+    """Data that is missing or not as expected; the message is one line that says what to do."""
+
+
+class Identified(Protocol):
+    """Anything with an id."""
+
+    @property
+    def id(self) -> str: ...
+
+
+R = TypeVar("R", bound=Identified)
+T = TypeVar("T")
+
+
+def content_id(prefix: str, *content: Any) -> str:
+    """`<prefix>/<12 hex digits of the content's sha256>`, the same whichever source a record came from."""
+    return f"{prefix}/{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
+
+
+def fingerprint(records: Iterable[Any]) -> str:
+    """sha256 over the rows (dataclasses) in their order: equal fingerprints mean equal data."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(astuple(record)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def select(records: Sequence[R], n: int, seed: int) -> list[R]:
+    """`n` records chosen, and ordered, by sha256 of seed and id.
+
+    The choice is nested (a smaller `n` gives a prefix of a larger one), and adding or dropping other records
+    leaves the order of the rest alone.
+    """
+    if not 0 < n <= len(records):
+        raise DataError(f"cannot select {n} of {len(records)} records; ask for 1 to {len(records)}")
+    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}:{record.id}".encode()).digest())[:n]
+
+
+def data_folder(root: Path | None, holding: str) -> Path:
+    """The local data folder: `root`, or the one that REPRO_DATA_DIR names.
+
+    Raises:
+        DataError: neither is given.
+    """
+    folder = root or os.environ.get("REPRO_DATA_DIR")
+    if not folder:
+        raise DataError(f"REPRO_DATA_DIR is not set; set it to a folder that holds {holding}")
+    return Path(folder)
+
+
+def batches_by_tokens(items: Sequence[T], lengths: Sequence[int], tokens: int) -> Iterator[list[T]]:
+    """Cut items, longest first, into batches of so many padded tokens; an item too long stands alone."""
+    batch: list[T] = []
+    width = 0
+    for item, length in zip(items, lengths, strict=True):
+        if batch and (len(batch) + 1) * width > tokens:
+            yield batch
+            batch = []
+        width = width if batch else length
+        batch.append(item)
+    if batch:
+        yield batch
