@@ -188,13 +188,13 @@ def _score(options: argparse.Namespace) -> int:
             continue
         benchmark = state.spec.benchmark
         scores = benchmark.score(store.predictions(state.spec))
-        changed = sum(scores[task].outcomes != state.result.scores[task].outcomes for task in scores)
+        changed = sum(scores[name] != state.result.scores.get(name) for name in scores)
         evaluation = state.result.evaluation.model_copy(update={"scorer_version": benchmark.scorer_version})
         store.write_result(
             state.spec, state.result.model_copy(update={"scores": scores, "evaluation": evaluation})
         )
         scored = f"scored with version {benchmark.scorer_version}"
-        print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} tasks changed")
+        print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} scores changed")
     return 0
 
 

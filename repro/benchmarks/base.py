@@ -53,6 +53,7 @@ class Benchmark(Frozen):
         run_per_task: whether every task has a training of its own; then a run's settings name one in `tasks`.
         validates_by_score: whether validation gives a score, by which weights can be selected.
         averaged: whether a mean over the columns means anything.
+        decimals: of columns that are printed with more than one.
     """
 
     family: str
@@ -61,11 +62,17 @@ class Benchmark(Frozen):
     run_per_task: ClassVar[bool] = False
     validates_by_score: ClassVar[bool] = False
     averaged: ClassVar[bool] = True
+    decimals: ClassVar[dict[str, int]] = {}
 
     @property
     def num_labels(self) -> int | None:
         """Outputs of the classifier's head; None for a language model."""
         return None
+
+    @classmethod
+    @abstractmethod
+    def headings(cls) -> dict[str, str]:
+        """Every column that the family knows, in the paper's order, and its heading."""
 
     @property
     @abstractmethod

@@ -230,7 +230,8 @@ class FineTuningData(L.LightningDataModule):
         """Inputs of the model for the first `count` training examples, in batches of one."""
         if count > len(self._train):
             raise ValueError(
-                f"{count} calibration examples are wanted, the training set has {len(self._train)}; ask for fewer"
+                f"{count} calibration examples are wanted, but there are {len(self._train)} to train on; "
+                "ask for fewer"
             )
         batches = (self._train[[[index]]]["micro_batches"][0] for index in range(count))
         return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]

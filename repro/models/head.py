@@ -22,6 +22,21 @@ def head_modules(model: nn.Module) -> list[str]:
     ]
 
 
+def draw_head(model: nn.Module) -> None:
+    """Give a classifier's head a fresh start from torch's generator, as BERT and its descendants do.
+
+    Weights are normal with the configuration's `initializer_range`, biases zero.
+    """
+    from torch import nn
+
+    spread: float = model.config.initializer_range  # type: ignore[union-attr, assignment]
+    for name in head_modules(model):
+        for module in model.get_submodule(name).modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=spread)
+                nn.init.zeros_(module.bias)
+
+
 def without_head(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Those of the parameters that are no part of the model's head."""
     head = {

@@ -25,7 +25,7 @@ def to_markdown(table: Table) -> str:
 
 def grid(table: Table) -> list[str]:
     """The bare table as aligned Markdown lines, every group under a row that names it."""
-    header = ["Method", "Params (%)", *table.columns.values(), "runs"]
+    header = ["Method", table.params, *table.columns.values(), "runs"]
     rows: list[list[str]] = []
     for group in table.groups:
         rows.append([f"**{group.heading}**", *[""] * (len(header) - 1)])
@@ -65,7 +65,7 @@ def to_csv(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """A booktabs `tabular`, its notes as comments in front of it."""
-    columns = ["Method", r"Params (\%)", *map(_escape, table.columns.values()), "runs"]
+    columns = ["Method", *map(_escape, [table.params, *table.columns.values()]), "runs"]
     lines = [f"% {line}" for line in (table.title, table.watermark or "", *table.notes) if line]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", " & ".join(columns) + r" \\"]
     for group in table.groups:
@@ -83,20 +83,25 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, 
 
 
 def _cells(table: Table, row: TableRow) -> list[str]:
-    values = [_value(row, column) + ("*" if column in row.collapsed else "") for column in table.columns]
+    values = [
+        _value(row, column, table) + ("*" if column in row.collapsed else "") for column in table.columns
+    ]
     runs = "" if row.runs is None else f"{row.runs[0]}/{row.runs[1]}"
     return [row.label, row.params, *values, runs]
 
 
-def _value(row: TableRow, column: str) -> str:
+def _value(row: TableRow, column: str, table: Table) -> str:
     if column not in row.values:
         return ""
     estimate = row.values[column]
     if estimate is None:
         return HOLE
-    text = f"{estimate.mean:+.1f}" if column == GAIN else f"{estimate.mean:.1f}"
+    sign = "+" if column == GAIN else ""
+    text = f"{estimate.mean:{sign}.{table.decimals.get(column, 1)}f}"
     if column in (AVERAGE, GAIN) and estimate.half_width is not None:
         text += f" ± {estimate.half_width:.1f}"
+    if column == AVERAGE and row.averaged is not None:
+        text += f" (of {len(row.averaged)})"
     return text
 
 

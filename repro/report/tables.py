@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from repro.analysis.statistics import Estimate, mean_over_tasks, outcomes_array
@@ -26,6 +26,7 @@ class TableRow:
     Attributes:
         runs: finished and expected runs, None for a row of the paper.
         collapsed: columns in which at least one run gave every item the same answer.
+        averaged: the columns behind the average, where they are not all of the table's.
     """
 
     id: str
@@ -34,6 +35,7 @@ class TableRow:
     values: dict[str, Estimate | None]
     runs: tuple[int, int] | None = None
     collapsed: frozenset[str] = frozenset()
+    averaged: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,20 @@ class TableGroup:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that a rendering shows. `columns` maps a column's id to its heading."""
+    """Everything that a rendering shows.
+
+    Attributes:
+        columns: heading by a column's id.
+        params: heading of the column of trained parameters.
+        decimals: of columns that are printed with more than one.
+    """
 
     name: str
     title: str
     profile: str
     columns: dict[str, str]
+    params: str
+    decimals: dict[str, int]
     groups: tuple[TableGroup, ...]
     notes: tuple[str, ...]
     watermark: str | None = None
@@ -64,10 +74,11 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
     """Collect a plan's finished runs; what is missing, failed or unreadable is a hole."""
     experiment, profile = plan.experiment, plan.profile
     results = {state.spec.hash: state.result for state in states}
-    tasks = plan.rows[0].specs[0].benchmark.tasks
-    columns = plan.rows[0].specs[0].benchmark.titles | {AVERAGE: "Avg."}
+    family = type(plan.rows[0].specs[0].benchmark)
+    tasks = list(plan.columns)
+    columns = plan.columns | ({AVERAGE: "Avg."} if family.averaged else {})
     untrained = {row.block: results[row.specs[0].hash] for row in plan.rows if not row.specs[0].method.trains}
-    if untrained:
+    if untrained and family.averaged:
         columns[GAIN] = "vs Base"
     blocks = list(dict.fromkeys(row.block for row in plan.rows))
     printed = paper_rows(experiment.name)
@@ -75,7 +86,7 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
     for block in blocks:
         rows = [row for row in plan.rows if row.block == block]
         measured = tuple(
-            _measured(row, [results[spec.hash] for spec in row.specs], tasks, untrained.get(block))
+            _measured(row, experiment.params, results, tasks, list(columns), untrained.get(block))
             for row in rows
         )
         groups.append(TableGroup(f"Ours: {block}", "measured", block, measured))
@@ -87,6 +98,8 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
         title=experiment.title,
         profile=profile.name,
         columns=columns,
+        params=_PARAMS[experiment.params],
+        decimals=family.decimals,
         groups=tuple(groups),
         notes=tuple(_notes(plan, done, groups)),
         watermark=profile.watermark,
@@ -94,27 +107,66 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
     )
 
 
+_PARAMS_NOTE = {
+    "percent": "trained parameters of base and adapters together",
+    "millions": "trained parameters in millions",
+}
+_PARAMS = {"percent": "Params (%)", "millions": "Params (M)"}
+
+
 def _measured(
-    row: PlannedRow, results: Sequence[Result | None], tasks: Sequence[str], untrained: Result | None
+    row: PlannedRow,
+    unit: str,
+    results: Mapping[str, Result | None],
+    tasks: Sequence[str],
+    columns: Sequence[str],
+    untrained: Result | None,
 ) -> TableRow:
-    done = [result for result in results if result is not None]
+    """A row from its finished runs. A column is a hole until one of its runs is done and could be scored."""
     trains = row.specs[0].method.trains
-    values: dict[str, Estimate | None] = dict.fromkeys([*tasks, AVERAGE, *([GAIN] if trains else [])])
-    if done:
-        outcomes = {task: outcomes_array([result.scores[task].outcomes for result in done]) for task in tasks}
-        values |= {task: mean_over_tasks([outcomes[task]]) for task in tasks}
-        values[AVERAGE] = mean_over_tasks(list(outcomes.values()))
-        if trains and untrained is not None and _same_items([*done, untrained]):
-            before = {task: outcomes_array([untrained.scores[task].outcomes]) for task in tasks}
-            values[GAIN] = mean_over_tasks([outcomes[task] - before[task] for task in tasks])
+    values: dict[str, Estimate | None] = {c: None for c in columns if trains or c != GAIN}
+    by_seed = {task: _scored(row, task, results) for task in tasks}
+    outcomes = {
+        task: outcomes_array([result.scores[task].outcomes for result in runs.values()])
+        for task, runs in by_seed.items()
+        if runs
+    }
+    values |= {task: mean_over_tasks([outcome]) for task, outcome in outcomes.items()}
+    # A mean over tasks is of the seeds that all of them have.
+    seeds = sorted(set.intersection(*(set(by_seed[task]) for task in outcomes))) if outcomes else []
+    if seeds:
+        common = {task: [by_seed[task][seed] for seed in seeds] for task in outcomes}
+        after = {t: outcomes_array([r.scores[t].outcomes for r in runs]) for t, runs in common.items()}
+        if AVERAGE in values:
+            values[AVERAGE] = mean_over_tasks(list(after.values()))
+        every = [result for runs in common.values() for result in runs]
+        if GAIN in values and untrained is not None and _same_items([*every, untrained]):
+            before = {task: outcomes_array([untrained.scores[task].outcomes]) for task in after}
+            values[GAIN] = mean_over_tasks([after[task] - before[task] for task in after])
+    count = row.trainable_parameters
+    shown = f"{row.trainable_percent:.2f}" if unit == "percent" else f"{count / 1e6:.2f}"
+    finished = [result for spec in row.specs if (result := results[spec.hash]) is not None]
     return TableRow(
         id=row.id,
         label=row.label,
-        params=f"{row.trainable_percent:.2f}" if row.trainable_parameters else "0",
+        params=shown if count else "0",
         values=values,
-        runs=(len(done), len(results)),
-        collapsed=frozenset(task for task in tasks for result in done if result.scores[task].constant),
+        runs=(len(finished), len(row.specs)),
+        collapsed=frozenset(
+            name for result in finished for name, score in result.scores.items() if score.constant
+        ),
+        averaged=tuple(outcomes) if len(outcomes) < len(tasks) else None,
     )
+
+
+def _scored(row: PlannedRow, column: str, results: Mapping[str, Result | None]) -> dict[int, Result]:
+    """Finished runs behind a column, by seed, whose score is not missing."""
+    found = {spec.seed: results[spec.hash] for spec in row.specs_for(column)}
+    return {
+        seed: result
+        for seed, result in found.items()
+        if result is not None and column in result.scores and result.scores[column].value is not None
+    }
 
 
 def _same_items(results: Sequence[Result]) -> bool:
@@ -152,9 +204,10 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
         f"Seeds: {', '.join(map(str, seeds))}. 'runs' counts finished of expected runs; ± is a 95 % interval "
         "over test items"
         + (" and seeds." if len(seeds) > 1 else "; one seed says nothing about the spread between seeds."),
-        "Params (%): trained parameters of base and adapters together, heads not counted. 'vs Base' is the "
-        "difference to the untrained model's average, paired item by item.",
+        f"{_PARAMS[experiment.params]}: {_PARAMS_NOTE[experiment.params]}, heads not counted.",
     ]
+    if type(first.benchmark).averaged and any(not row.specs[0].method.trains for row in plan.rows):
+        notes.append("'vs Base' is the difference to the untrained model's average, paired item by item.")
     if profile.family(experiment.family).model is not None:
         blocks = ", ".join(block.model for block in experiment.blocks)
         notes.append(
@@ -177,11 +230,20 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
 
 
 def _training(plan: Plan) -> str:
-    training = plan.rows[0].specs[0].training
+    """The training in words; what rows or tasks do not share is left to `repro plan`."""
+    trainings = [spec.training for row in plan.rows for spec in row.specs]
+
+    def shared(name: str) -> str:
+        values = {getattr(training, name) for training in trainings}
+        return str(values.pop()).replace("_", " ") if len(values) == 1 else "various"
+
+    warmup = f"{shared('warmup_steps')} warm-up steps"
+    if any(training.warmup_ratio for training in trainings):
+        warmup = f"warm-up over a share of {shared('warmup_ratio')}"
     return (
-        f"{training.epochs} epoch(s) in batches of {training.batch_size}, {training.schedule} schedule with "
-        f"{training.warmup_steps} warm-up steps, AdamW with weight decay {training.weight_decay:g}, loss on "
-        f"{training.loss_on}, {training.precision}, {training.selection.replace('_', ' ')} weights."
+        f"{shared('epochs')} epoch(s) in batches of {shared('batch_size')}, {shared('schedule')} schedule, "
+        f"{warmup}, AdamW with weight decay {shared('weight_decay')}, loss on {shared('loss_on')}, "
+        f"{shared('precision')}, {shared('selection')} weights."
     )
 
 

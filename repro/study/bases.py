@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from repro.models.head import draw_head
 from repro.models.loading import Task, load_model, load_tokenizer
 from repro.models.spec import ModelSpec
 
@@ -29,13 +30,19 @@ class BaseModels:
         self._loaded: tuple[nn.Module, PreTrainedTokenizerBase] | None = None
 
     def checkout(
-        self, spec: ModelSpec, task: Task, precision: str
+        self, spec: ModelSpec, task: Task, precision: str, num_labels: int | None = None
     ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-        """A fresh model in evaluation mode, and its tokenizer."""
-        key = (spec.model_dump_json(), task, precision)
+        """A fresh model in evaluation mode, the head of a classifier drawn anew, and its tokenizer."""
+        key = (spec.model_dump_json(), task, precision, num_labels)
         if key != self._key or self._loaded is None:
             self._loaded = None  # never two at a time
-            self._loaded = load_model(spec, task, _DTYPES[precision]), load_tokenizer(spec)
+            self._loaded = (
+                load_model(spec, task, _DTYPES[precision], num_labels),
+                load_tokenizer(spec),
+            )
             self._key = key
         model, tokenizer = self._loaded
-        return copy.deepcopy(model), tokenizer
+        model = copy.deepcopy(model)
+        if task == "seq_cls":
+            draw_head(model)
+        return model, tokenizer

@@ -1,8 +1,9 @@
 """One table of the paper as data: a YAML file, laid over a profile, becomes cells and runs.
 
 Settings are laid over each other in this order, the later ones winning: the experiment's defaults, the
-block's, the profile's for the family, the row's. What comes out is a `RunSpec` for each row and seed, checked
-before anything runs.
+block's, the preset's for the model, the profile's for the family, the row's; in each, what holds for one task
+over what holds for all. What comes out is a `RunSpec` for each row and seed (and task, where every task is
+trained by itself), checked before anything runs.
 """
 
 from __future__ import annotations
@@ -12,24 +13,35 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from repro.benchmarks.base import benchmark_families
 from repro.config import ConfigError, Frozen, load_yaml, one_of, parse
 from repro.methods.registry import METHODS
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import load_model_spec
 from repro.paths import EXPERIMENTS
 from repro.study.profile import Profile
-from repro.study.spec import RunSpec, flatten
+from repro.study.settings import Settings, laid_over, load_preset
+from repro.study.spec import InitFrom, RunSpec, flatten
 
 
-class Settings(Frozen):
-    """Settings to be laid over others."""
+class InitRule(Frozen):
+    """Which tasks of a row start from the row's run of another task.
 
-    benchmark: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    Attributes:
+        task: the task whose run is started from. A profile without it starts every task from the base model.
+        tasks: those that start there.
+        reading: `own`, the run of the row's own method; `merged_lora`, a run of `lora`, merged.
+        lora: settings of that method.
+    """
+
+    task: str
+    tasks: tuple[str, ...]
+    reading: Literal["own", "merged_lora"] = "own"
+    lora: dict[str, Any] = {}
 
 
 class Row(Settings):
@@ -38,11 +50,17 @@ class Row(Settings):
     Attributes:
         id: the row's name within its block, the same as in the paper's numbers (`results/paper`).
         label: what the table prints, by default the method's own label.
+        targets: the modules to adapt, where they are not those of the model's file.
+        preset: published settings in the place of the experiment's preset.
+        init_from: tasks that start from another task's run.
     """
 
     id: str
     method: dict[str, Any]
     label: str | None = None
+    targets: tuple[str, ...] | None = None
+    preset: str | None = None
+    init_from: InitRule | None = None
 
 
 class Block(Settings):
@@ -62,6 +80,9 @@ class Experiment(Frozen):
     """One table of the paper.
 
     Attributes:
+        preset: published settings that hold for every row which names no other; profiles that put another
+            model in the place of the paper's leave them out.
+        params: unit of the table's column of trained parameters.
         axes: patterns of dotted spec keys in which the rows of a block may differ, for instance `method.*`.
         footnotes: other such patterns, each with the sentence that the table prints about the difference.
         paper_notes: what a reader must know about the paper's own rows.
@@ -70,6 +91,8 @@ class Experiment(Frozen):
     name: str
     title: str
     family: str
+    preset: str | None = None
+    params: Literal["percent", "millions"] = "percent"
     axes: tuple[str, ...]
     footnotes: dict[str, str] = {}
     paper_notes: tuple[str, ...] = ()
@@ -91,18 +114,27 @@ class Experiment(Frozen):
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row under a profile: one spec a seed, and how many parameters it trains."""
+    """A row under a profile: one spec a seed, for every task that is trained by itself."""
 
     block: str
     id: str
     label: str
     specs: tuple[RunSpec, ...]
 
+    def specs_for(self, column: str) -> list[RunSpec]:
+        """The runs behind a column."""
+        return [spec for spec in self.specs if column in spec.benchmark.columns]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that this row fills, and their headings."""
+        return {name: heading for spec in self.specs for name, heading in spec.benchmark.columns.items()}
+
     @cached_property
     def trainable_parameters(self) -> int:
         """By formula from the model's declared shapes; the runner asserts the same of what it builds."""
         spec = self.specs[0]
-        shapes = linear_shapes(spec.model.architecture, spec.model.targets_for(spec.benchmark.family))
+        shapes = linear_shapes(spec.model.architecture, spec.adapted_modules)
         return spec.method.trainable_parameters(shapes, base_parameters(spec.model.architecture))
 
     @property
@@ -115,10 +147,10 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: a task's score in a row, over that row's runs."""
+    """One number of a table: a score in a row, over the runs behind it."""
 
     row: PlannedRow
-    task: str
+    column: str
 
 
 @dataclass(frozen=True)
@@ -130,17 +162,29 @@ class Plan:
     rows: tuple[PlannedRow, ...]
 
     @property
+    def columns(self) -> dict[str, str]:
+        """The table's columns and their headings: the experiment's, even where the profile fills fewer."""
+        headings = benchmark_families()[self.experiment.family].headings()
+        tasks = self.experiment.defaults.benchmark.get("tasks", headings)
+        return {name: heading for name, heading in headings.items() if name in tasks}
+
+    @property
     def cells(self) -> list[Cell]:
-        return [Cell(row, task) for row in self.rows for task in row.specs[0].benchmark.columns]
+        return [Cell(row, column) for row in self.rows for column in row.columns]
 
     @property
     def runs(self) -> dict[str, RunSpec]:
-        """Every run that the cells need, once each, by hash."""
-        return {spec.hash: spec for row in self.rows for spec in row.specs}
+        """Every run that the cells need, once each, by hash; a run follows the one that it starts from."""
+        needed: dict[str, RunSpec] = {}
+        for spec in (spec for row in self.rows for spec in row.specs):
+            if spec.init_from is not None:
+                needed[spec.init_from.run.hash] = spec.init_from.run
+            needed[spec.hash] = spec
+        return needed
 
     def footnotes(self) -> list[str]:
         """The footnotes that apply: those whose pattern matches a key in which rows really differ."""
-        differing = {key for rows in self._blocks().values() for key in _differing(rows)}
+        differing = {key for rows in self._blocks().values() for key, _ in _differing(rows)}
         notes = self.experiment.footnotes
         return [
             text for pattern, text in notes.items() if any(fnmatchcase(key, pattern) for key in differing)
@@ -155,7 +199,7 @@ class Plan:
         allowed = (*self.experiment.axes, *self.experiment.footnotes)
         lines = []
         for block, rows in self._blocks().items():
-            for key, values in _differing(rows).items():
+            for key, values in _differing(rows):
                 if not any(fnmatchcase(key, pattern) for pattern in allowed):
                     shown = ", ".join(f"{row}: {value!r}" for row, value in values.items())
                     lines.append(
@@ -213,49 +257,64 @@ def _planned_row(
     experiment: Experiment, profile: Profile, block: Block, row: Row, seeds: Sequence[int]
 ) -> PlannedRow:
     family = profile.family(experiment.family)
-    layers: list[Settings | Any] = [experiment.defaults, block, family, row]
     source = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
     method_name = row.method.get("name")
     if method_name not in METHODS:
         raise ConfigError(f"{source}: method.name: {one_of('method', method_name, METHODS)}")
-    content = {
-        "model": load_model_spec(block.model),
-        "method": family.methods.get(method_name, {}) | row.method,
-        "benchmark": _laid_over([{"family": experiment.family}, *(layer.benchmark for layer in layers)]),
-        "training": _laid_over([layer.training for layer in layers]),
-    }
     method = METHODS[method_name]
-    specs = tuple(
-        parse({**content, "seed": seed}, RunSpec, source)
-        # Without training there is nothing for a second seed to change.
-        for seed in (seeds if method.trains else seeds[:1])
-    )
+    preset_name = row.preset or experiment.preset
+    preset = load_preset(preset_name, block.model) if preset_name and family.model is None else Settings()
+    model = load_model_spec(block.model)
+
+    def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
+        parts: list[Settings] = [experiment.defaults, block, preset, family, row]
+        layers = [layer for part in parts for layer in part.layers(task)]
+        alone = {"tasks": [task]} if task else {}
+        content = {
+            "model": model,
+            "method": laid_over([*(layer.methods.get(method["name"], {}) for layer in layers), method]),
+            "benchmark": laid_over(
+                [{"family": experiment.family}, *(layer.benchmark for layer in layers), alone]
+            ),
+            "training": laid_over([layer.training for layer in layers]),
+            "seed": seed,
+            "targets": row.targets,
+        }
+        return parse(content, RunSpec, source)
+
+    def started(task: str | None, seed: int) -> RunSpec:
+        """The spec of a run, with the run that it starts from."""
+        own, rule = spec(task, seed, row.method), row.init_from
+        if rule is None or rule.task not in tasks or task not in rule.tasks:
+            return own
+        reading: Literal["adapter", "merged"] = "adapter" if rule.reading == "own" else "merged"
+        first = row.method if rule.reading == "own" else {"name": "lora"} | rule.lora
+        return own.model_copy(
+            update={"init_from": InitFrom(reading=reading, run=spec(rule.task, seed, first))}
+        )
+
+    # Without training there is nothing for a second seed to change.
+    used = seeds if method.trains else seeds[:1]
+    tasks: Sequence[str | None] = [None]
+    if benchmark_families()[experiment.family].run_per_task:
+        tasks = list(spec(None, seeds[0], row.method).benchmark.columns)
+    specs = tuple(started(task, seed) for task in tasks for seed in used)
     return PlannedRow(block.model, row.id, row.label or method.label, specs)
 
 
-def _laid_over(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mappings laid over each other, the later ones winning, key by key at every depth.
-
-    A mapping whose `name` says that it is another thing (another protocol) replaces the one below it.
-    """
-    result: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            below = result.get(key)
-            if (
-                isinstance(value, Mapping)
-                and isinstance(below, Mapping)
-                and value.get("name", below.get("name")) == below.get("name")
-            ):
-                result[key] = _laid_over([below, value])
-            else:
-                result[key] = value
-    return result
-
-
-def _differing(rows: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:
-    """Spec keys in which rows differ, seeds apart: for each key the value of every row."""
-    flat = {row.id: flatten(row.specs[0].model_dump(mode="json")) for row in rows}
-    keys = sorted({key for values in flat.values() for key in values} - {"seed"})
-    by_key = {key: {row: values.get(key) for row, values in flat.items()} for key in keys}
-    return {key: values for key, values in by_key.items() if len({repr(v) for v in values.values()}) > 1}
+def _differing(rows: Sequence[PlannedRow]) -> list[tuple[str, dict[str, Any]]]:
+    """Spec keys in which rows differ over the same task, seeds apart: each with the value of every row."""
+    differing: dict[str, dict[str, Any]] = {}
+    tasks = dict.fromkeys(tuple(spec.benchmark.columns) for row in rows for spec in row.specs)
+    for task in tasks:
+        first = {
+            row.id: next((spec for spec in row.specs if tuple(spec.benchmark.columns) == task), None)
+            for row in rows
+        }
+        flat = {id: flatten(spec.model_dump(mode="json")) for id, spec in first.items() if spec is not None}
+        keys = sorted({key for values in flat.values() for key in values} - {"seed", "init_from.run.seed"})
+        for key in keys:
+            values = {row: values.get(key) for row, values in flat.items()}
+            if len({repr(value) for value in values.values()}) > 1:
+                differing.setdefault(key, values)
+    return list(differing.items())

@@ -13,7 +13,7 @@ from repro.study.execution import Execution
 from repro.study.result import Failure
 from repro.study.runner import execute
 from repro.study.spec import RunSpec
-from repro.study.store import RunBusy, Store
+from repro.study.store import RunBusy, RunWaits, Store
 from repro.study.watch import Watch
 
 
@@ -32,6 +32,8 @@ def run_here(
                 execute(spec, store=store, execution=execution, bases=bases, group=group, report=watch.report)
             except RunBusy:
                 watch.end("another process works on it")
+            except RunWaits as error:
+                watch.end(f"not started: {error}")
             except Exception as error:
                 failure = _failure(spec, store, error)
                 store.write_failure(spec, failure)

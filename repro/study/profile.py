@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from repro.config import ConfigError, Frozen, load_yaml, one_of
 from repro.paths import EXPERIMENTS
 from repro.study.execution import Execution
+from repro.study.settings import Settings, TaskSettings
 
 
-class FamilyProfile(Frozen):
-    """What a profile changes in one benchmark family.
+class FamilyProfile(Settings):
+    """What a profile changes in one benchmark family, by settings that are laid over the experiment's own.
 
     Attributes:
         model: the stand-in that replaces an experiment's own models and collapses its blocks into one; None
             keeps them.
-        benchmark: settings laid over the experiment's own, for instance sizes, source and protocol.
-        training: the same for the training.
-        methods: the same for a method, by its name.
+        local_data: settings that are laid over these where REPRO_DATA_DIR names a folder of data.
     """
 
     model: str | None = None
-    benchmark: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    methods: dict[str, dict[str, Any]] = {}
+    local_data: Settings = Settings()
+
+    def layers(self, task: str | None) -> list[TaskSettings]:
+        local = self.local_data.layers(task) if os.environ.get("REPRO_DATA_DIR") else []
+        return [*super().layers(task), *local]
 
 
 class Profile(Frozen):

@@ -46,6 +46,7 @@ class Training(Frozen):
     seconds: float
     losses: tuple[float, ...]
     validation_losses: tuple[tuple[int, float], ...]
+    validation_scores: tuple[tuple[int, float], ...] = ()
 
 
 class Evaluation(Frozen):
@@ -59,13 +60,19 @@ class Evaluation(Frozen):
 
 
 class Result(Frozen):
-    """A finished run. Its presence means done."""
+    """A finished run. Its presence means done.
+
+    Attributes:
+        scores: by column, of the weights that the spec's rule selects.
+        other_scores: by the rule that was not taken, `last` or `best`, where validation gives a score.
+    """
 
     version: Literal[1] = RESULT_VERSION  # type: ignore[assignment]
     hash: str
     slug: str
     spec: dict[str, Any]
     scores: dict[str, TaskScore]
+    other_scores: dict[str, dict[str, TaskScore]] = {}
     training: Training
     evaluation: Evaluation
     probes: tuple[Probe, ...]

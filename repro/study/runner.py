@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 from repro.benchmarks.base import TaskScore
-from repro.benchmarks.finetuning import FineTuning, FineTuningData
+from repro.benchmarks.finetuning import FineTuning, FineTuningData, trained_state
 from repro.benchmarks.probes import probe
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.study.bases import BaseModels
@@ -28,6 +28,7 @@ from repro.study.environment import environment, peak_memory_bytes, reset_peak_m
 from repro.study.execution import Execution
 from repro.study.result import Evaluation, Probe, Result, Training
 from repro.study.spec import RunSpec
+from repro.study.starting import continue_adapter, starting_model
 from repro.study.store import PREDICTIONS, Store
 
 Report = Callable[[str, int, int], None]
@@ -58,6 +59,7 @@ def execute(
 
     Raises:
         RunBusy: another process works on it.
+        RunWaits: the run that it starts from is not done.
     """
     with store.claimed(spec):
         done = store.result(spec)
@@ -81,13 +83,10 @@ def _execute(
     # Before anything is built: a seed that is set after the adapter does not seed it.
     L.seed_everything(spec.seed, workers=True, verbose=False)
     method, benchmark, folder = spec.method, spec.benchmark, store.directory(spec)
-    targets = spec.model.targets_for(benchmark.family)
+    targets, task = spec.adapted_modules, benchmark.model_task
 
-    base, tokenizer = bases.checkout(spec.model, benchmark.model_task, spec.training.precision)
+    base, tokenizer = starting_model(spec, store, bases)
     revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
-    model = method.attach(base, targets, benchmark.model_task)
-    shapes = linear_shapes(spec.model.architecture, targets)
-    built = method.verify(model, targets, shapes, base_parameters(spec.model.architecture))
     data = benchmark.data(
         tokenizer,
         spec.training,
@@ -95,13 +94,18 @@ def _execute(
         micro_batch_size=execution.micro_batch_size,
         evaluation_tokens=execution.evaluation_tokens,
     )
+    model = method.attach(base, targets, task)
+    shapes = linear_shapes(spec.model.architecture, targets)
+    built = method.verify(model, targets, shapes, base_parameters(spec.model.architecture))
+    continue_adapter(spec, model, store, bases)
     steps = data.steps if method.trains else 0
     module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
+    module.validate_every = data.validate_every
     adapter = scratch / "adapter"
 
     def reload() -> nn.Module:
-        fresh, _ = bases.checkout(spec.model, benchmark.model_task, spec.training.precision)
-        return method.load(fresh, adapter, targets, benchmark.model_task)
+        fresh, _ = starting_model(spec, store, bases)
+        return method.load(fresh, adapter, targets, task)
 
     with _wandb_logger(spec, folder, group) if execution.wandb else nullcontext() as logger:
         probing = _Probing(
@@ -111,14 +115,25 @@ def _execute(
         )
         progress = _Progress(report, steps, len(data.test_batches))
         checkpoints = folder / "checkpoints"
-        trainer = _trainer(spec, execution, folder, logger, [progress, probing], checkpoints)
+        trainer = _trainer(spec, execution, folder, logger, [progress], checkpoints, data.validate_every)
+        other_scores: dict[str, dict[str, TaskScore]] = {}
         training_started = time.perf_counter()
         if method.trains:
             latest = checkpoints / "latest.ckpt"
             resume = str(latest) if latest.exists() else None
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
-            _select(spec, module, checkpoints)
+        training_ended = time.perf_counter()
+        if method.trains:
+            chosen, other = _select(spec, module, checkpoints)
+            if other is not None and benchmark.validates_by_score:
+                rule, weights = other
+                module.load_state_dict(weights, strict=False)
+                trainer.test(module, datamodule=data, verbose=False)
+                other_scores[rule] = benchmark.score(module.predictions)
+                module.predictions = []
+            module.load_state_dict(chosen, strict=False)
             method.save(module.model, adapter)
+        trainer.callbacks.append(probing)  # type: ignore[attr-defined]  # of the selected weights alone
         evaluation_started = time.perf_counter()
         trainer.test(module, datamodule=data, verbose=False)
         evaluation_ended = time.perf_counter()
@@ -126,7 +141,7 @@ def _execute(
         store.write_predictions(spec, module.predictions)
         scores = benchmark.score(module.predictions)
         if logger is not None:
-            logger.experiment.summary.update({f"test/{task}": score.value for task, score in scores.items()})
+            logger.experiment.summary.update({f"test/{name}": score.value for name, score in scores.items()})
 
     adapter_bytes = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
     if 0 < adapter_bytes <= execution.keep_adapter_mb * 2**20:
@@ -136,12 +151,14 @@ def _execute(
         slug=spec.slug,
         spec=spec.model_dump(mode="json"),
         scores=scores,
+        other_scores=other_scores,
         training=Training(
             steps=len(module.losses),
             tokens=data.training_tokens if method.trains else 0,
-            seconds=evaluation_started - training_started,
+            seconds=training_ended - training_started,
             losses=tuple(module.losses),
             validation_losses=tuple(module.validation_losses),
+            validation_scores=tuple(module.validation_scores),
         ),
         evaluation=Evaluation(
             seconds=evaluation_ended - evaluation_started,
@@ -177,9 +194,9 @@ def _trainer(
     logger: WandbLogger | None,
     callbacks: list[L.Callback],
     checkpoints: Path,
+    every: int | None,
 ) -> L.Trainer:
     keeping = _checkpoint_callbacks(spec, execution, checkpoints) if spec.method.trains else []
-    every = spec.training.validate_every
     return L.Trainer(
         accelerator=execution.accelerator,
         devices=1,
@@ -258,12 +275,15 @@ def _checkpoint_callbacks(spec: RunSpec, execution: Execution, folder: Path) -> 
                 enable_version_counter=False,
             )
         )
-    if spec.training.selection == "best_validation_loss":
+    watched = _watched(spec)
+    if watched is not None:
+        name, mode = watched
         callbacks.append(
             ModelCheckpoint(
                 dirpath=folder,
                 filename="best",
-                monitor="validation/loss",
+                monitor=name,
+                mode=mode,
                 save_weights_only=True,
                 enable_version_counter=False,
             )
@@ -271,12 +291,28 @@ def _checkpoint_callbacks(spec: RunSpec, execution: Execution, folder: Path) -> 
     return callbacks
 
 
-def _select(spec: RunSpec, module: FineTuning, checkpoints: Path) -> None:
-    """Go back to the weights that the spec's rule selects."""
-    best = checkpoints / "best.ckpt"
-    if spec.training.selection == "best_validation_loss" and best.exists():
-        state = torch.load(best, map_location=module.device, weights_only=False)["state_dict"]
-        module.load_state_dict(state, strict=False)
+def _watched(spec: RunSpec) -> tuple[str, Literal["min", "max"]] | None:
+    """What the best weights are known by. A score is watched even where the last weights are reported."""
+    if spec.training.selection == "best_validation_loss":
+        return "validation/loss", "min"
+    if spec.training.validate_every and spec.benchmark.validates_by_score:
+        return "validation/score", "max"
+    return None
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def _select(
+    spec: RunSpec, module: FineTuning, checkpoints: Path
+) -> tuple[Weights, tuple[str, Weights] | None]:
+    """The weights that the spec's rule selects; and by which rule there are others, and these."""
+    last = {name: tensor.detach().clone() for name, tensor in trained_state(module).items()}
+    path = checkpoints / "best.ckpt"
+    if _watched(spec) is None or not path.exists():
+        return last, None
+    best = torch.load(path, map_location=module.device, weights_only=False)["state_dict"]
+    return (last, ("best", best)) if spec.training.selection == "last" else (best, ("last", last))
 
 
 @contextmanager
@@ -304,6 +340,8 @@ def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogg
 
 def _warnings(scores: dict[str, TaskScore]) -> Iterator[str]:
     for task, score in scores.items():
+        if score.missing:
+            yield score.missing
         if score.unparsed > _UNPARSED_WARNING:
             yield f"{task}: {100 * score.unparsed:.1f} % of the answers could not be read and count as wrong"
         if score.constant:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from repro.benchmarks.base import Benchmark, parse_benchmark
 from repro.benchmarks.training import TrainingSpec
-from repro.config import Frozen
+from repro.config import Frozen, added
 from repro.methods.base import Method
 from repro.methods.registry import parse_method
 from repro.models.spec import ModelSpec
@@ -24,8 +24,32 @@ from repro.models.spec import ModelSpec
 SPEC_VERSION = 1
 
 
+class InitFrom(Frozen):
+    """A finished run that another one starts from, instead of from the pretrained model.
+
+    Attributes:
+        reading: `adapter`, and the run goes on from the trained adapter and head; `merged`, and the trained
+            adapter is merged into the base model, on which the run puts a fresh one of its own.
+        run: what it starts from. What does not fit in shape, a classifier's last layer, starts anew.
+    """
+
+    reading: Literal["adapter", "merged"]
+    run: RunSpec
+
+    @model_validator(mode="after")
+    def _fits(self) -> InitFrom:
+        if self.reading == "merged" and not self.run.method.mergeable:
+            raise ValueError(f"method {self.run.method.name} cannot be merged; start from a LoRA run instead")
+        return self
+
+
 class RunSpec(Frozen):
-    """One training and its evaluation, at one seed."""
+    """One training and its evaluation, at one seed.
+
+    Attributes:
+        targets: the modules that are adapted, where they are not those of the model's file.
+        init_from: the run that this one starts from.
+    """
 
     version: int = SPEC_VERSION
     model: ModelSpec
@@ -33,6 +57,13 @@ class RunSpec(Frozen):
     benchmark: Annotated[SerializeAsAny[Benchmark], BeforeValidator(parse_benchmark)]
     training: TrainingSpec
     seed: int = Field(ge=0)
+    targets: tuple[str, ...] | None = added(None)
+    init_from: InitFrom | None = added(None)
+
+    @property
+    def adapted_modules(self) -> tuple[str, ...]:
+        """Names of the modules to adapt, by the end of their path."""
+        return self.targets or self.model.targets_for(self.benchmark.family)
 
     @cached_property
     def hash(self) -> str:
@@ -42,7 +73,9 @@ class RunSpec(Frozen):
     @property
     def slug(self) -> str:
         """A name for people and folders: what the run is, then its hash."""
-        return f"{self.benchmark.family}--{self.model.name}--{self.method.name}--seed{self.seed}--{self.hash}"
+        task = "".join(f"-{name}" for name in self.benchmark.columns) if self.benchmark.run_per_task else ""
+        what = f"{self.benchmark.family}{task}--{self.model.name}--{self.method.name}"
+        return f"{what}--seed{self.seed}--{self.hash}"
 
 
 def canonical_json(spec: Frozen) -> str:

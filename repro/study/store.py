@@ -30,6 +30,10 @@ class RunBusy(RuntimeError):
     """Another process works on the same run."""
 
 
+class RunWaits(RuntimeError):
+    """The run that this one starts from is not done."""
+
+
 class Store:
     """The runs below one folder, by spec. Reading never changes anything."""
 

@@ -13,8 +13,8 @@ def test_one_run_of_one_task_is_the_textbook_interval_of_a_mean() -> None:
     outcomes = np.array([[1.0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1]])
     estimate = mean_over_tasks([outcomes])
     low, high = stats.t.interval(0.95, 11, loc=outcomes.mean(), scale=stats.sem(outcomes[0]))
-    assert estimate.mean == pytest.approx(100 * outcomes.mean())
-    assert estimate.half_width == pytest.approx(100 * (high - low) / 2)
+    assert estimate.mean == pytest.approx(outcomes.mean())
+    assert estimate.half_width == pytest.approx((high - low) / 2)
 
 
 def test_the_average_is_unweighted_over_tasks() -> None:
@@ -54,8 +54,8 @@ def test_differences_of_paired_outcomes_are_a_paired_t_interval() -> None:
     one, other = (rng.integers(0, 2, (1, 50)).astype(float) for _ in range(2))
     estimate = mean_over_tasks([one - other])
     low, high = stats.ttest_rel(one[0], other[0]).confidence_interval(0.95)
-    assert estimate.mean == pytest.approx(100 * (low + high) / 2)
-    assert estimate.half_width == pytest.approx(100 * (high - low) / 2)
+    assert estimate.mean == pytest.approx((low + high) / 2)
+    assert estimate.half_width == pytest.approx((high - low) / 2)
 
 
 def test_a_single_item_has_no_interval() -> None:

@@ -50,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, Path, R
 def test_a_result_says_what_was_done(finished: tuple[RunSpec, Path, Result]) -> None:
     spec, _, result = finished
     assert RunSpec.model_validate(result.spec) == spec
-    assert set(result.scores) == set(spec.benchmark.tasks)
+    assert set(result.scores) == set(spec.benchmark.columns)
     assert all(score.items == 4 == len(score.outcomes) for score in result.scores.values())
     assert all(score.metric == "accuracy (cloze)" for score in result.scores.values())
     # 4 records of each of 8 tasks, 4 held out, in batches of 8.

@@ -53,6 +53,10 @@ class Commonsense(Benchmark):
     data_seed: int = 0
     protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
 
+    @classmethod
+    def headings(cls) -> dict[str, str]:
+        return {name: task.title for name, task in TASKS.items()}
+
     @property
     def columns(self) -> dict[str, str]:
         return {name: TASKS[name].title for name in self.tasks}

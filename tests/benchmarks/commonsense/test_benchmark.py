@@ -195,7 +195,7 @@ def test_scores_do_not_depend_on_the_order_of_the_predictions() -> None:
 
 
 def test_the_columns_are_the_papers() -> None:
-    assert list(Commonsense(source="local", protocol=ClozeSettings()).titles.values()) == [
+    assert list(Commonsense(source="local", protocol=ClozeSettings()).columns.values()) == [
         task.title for task in TASKS.values()
     ]
-    assert commonsense().titles == {"boolq": "BoolQ", "piqa": "PIQA", "ARC-Easy": "ARC-e"}
+    assert commonsense().columns == {"boolq": "BoolQ", "piqa": "PIQA", "ARC-Easy": "ARC-e"}
