@@ -19,7 +19,7 @@ def test_one_run_of_one_task_is_the_textbook_interval_of_a_mean() -> None:
 
 def test_the_average_is_unweighted_over_tasks() -> None:
     estimate = mean_over_tasks([np.array([[1.0, 1.0]]), np.array([[0.0] * 98 + [1.0] * 2])])
-    assert estimate.mean == pytest.approx(51.0)
+    assert estimate.mean == pytest.approx(0.51)
 
 
 def test_items_that_every_seed_agrees_on_are_not_counted_once_a_seed() -> None:
@@ -43,7 +43,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(seeds: int, seed_sd: flo
             chance = np.clip(difficulty[None, :] + quality[:, None], 0, 1)
             outcomes.append((rng.random((seeds, items)) < chance).astype(float))
         estimate = mean_over_tasks(outcomes)
-        covered += abs(estimate.mean - 50) <= estimate.half_width
+        covered += abs(estimate.mean - 0.5) <= estimate.half_width
     # Nominal 95 %, less three standard errors of the simulation; wider is allowed, as documented.
     assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
     assert covered / trials < 1.0
