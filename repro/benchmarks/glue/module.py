@@ -1,0 +1,139 @@
+"""The GLUE family's Lightning module: an encoder with a classification (or, for STS-B, regression) head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from repro.benchmarks.data import DataError
+from repro.benchmarks.finetuning import FineTuning, Prediction
+from repro.benchmarks.glue.records import Record, Task
+from repro.benchmarks.glue.scoring import metric
+from repro.benchmarks.training import TrainingSpec
+from repro.methods.base import Method
+
+# What one padded batch and another may differ by, in a logit: fp32 sums in another order; bf16 keeps 8 bits.
+_LOGITS = {"fp32": 1e-3, "bf16": 0.2}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A record with its tokens; `segments` says which text a token is of, where the model asks."""
+
+    record: Record
+    ids: tuple[int, ...]
+    segments: tuple[int, ...] | None
+
+
+def encode(record: Record, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Example:
+    """Tokenise a text or a pair; of too long a pair the longer text is cut."""
+    encoded = tokenizer(*record.texts, truncation=True, max_length=max_tokens)
+    segments = encoded.get("token_type_ids")
+    return Example(record, tuple(encoded["input_ids"]), None if segments is None else tuple(segments))
+
+
+def collate(examples: Sequence[Example], pad_id: int, *, regression: bool) -> dict[str, Tensor]:
+    """Right-padded `input_ids` and `attention_mask` (examples, longest), and `labels` (examples,)."""
+    width = max(len(example.ids) for example in examples)
+
+    def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+    batch = {
+        "input_ids": padded([example.ids for example in examples], pad_id),
+        "attention_mask": padded([[1] * len(example.ids) for example in examples], 0),
+    }
+    segments = [example.segments for example in examples if example.segments is not None]
+    if segments:
+        batch["token_type_ids"] = padded(segments, 0)
+    dtype = torch.float32 if regression else torch.long
+    return batch | {"labels": torch.tensor([example.record.label for example in examples]).to(dtype)}
+
+
+class GlueModule(FineTuning):
+    """Cross-entropy over the classes, or for STS-B the squared error of the score."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        training: TrainingSpec,
+        *,
+        steps: int,
+        seed: int,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+    ) -> None:
+        if tokenizer.pad_token_id is None:
+            raise DataError(
+                "the tokenizer has no padding token; name one under `padding` in the model's file"
+            )
+        super().__init__(model, method, training, steps=steps, seed=seed)
+        self.pad_id = tokenizer.pad_token_id
+        self.task = task
+        self._seen: list[tuple[Tensor, Tensor]] = []  # logits and labels of the validation that goes on
+
+    @property
+    def regression(self) -> bool:
+        return self.task.labels == 1
+
+    def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
+        return self._loss(self._logits(micro_batch), micro_batch["labels"])
+
+    def validation_loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
+        logits = self._logits(micro_batch)
+        self._seen.append((logits.cpu(), micro_batch["labels"].cpu()))
+        return self._loss(logits, micro_batch["labels"])
+
+    def validation_score(self) -> float | None:
+        logits, labels = (
+            torch.cat(parts).numpy().astype(np.float64) for parts in zip(*self._seen, strict=True)
+        )
+        self._seen = []
+        return metric(self.task.name, logits, labels)
+
+    @torch.inference_mode()
+    def predict(self, items: Sequence[Example]) -> list[Prediction]:
+        batch = collate(items, self.pad_id, regression=self.regression)
+        device = next(self.model.parameters()).device
+        logits = self._logits({name: tensor.to(device) for name, tensor in batch.items()}).cpu()
+        return [_prediction(item.record, row) for item, row in zip(items, logits.tolist(), strict=True)]
+
+    def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
+        """Largest difference of a logit."""
+        pairs = zip(one, other, strict=True)
+        return float(
+            torch.tensor([[x - y for x, y in zip(a["logits"], b["logits"], strict=True)] for a, b in pairs])
+            .abs()
+            .max()
+        )
+
+    @property
+    def probe_tolerance(self) -> float:
+        return _LOGITS[self.training_spec.precision]
+
+    def _logits(self, batch: dict[str, Tensor]) -> Tensor:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        return self.model(**inputs).logits.float()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.regression:
+            return nn.functional.mse_loss(logits[:, 0], labels, reduction="sum")
+        smoothing = self.training_spec.label_smoothing
+        return nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
+def _prediction(record: Record, logits: list[float]) -> Prediction:
+    prediction: dict[str, Any] = {
+        "task": record.task,
+        "id": record.id,
+        "gold": record.label,
+        "logits": logits,
+    }
+    return prediction | ({"part": record.part} if record.part else {})

