@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from torch import FloatTensor, LongTensor, Tensor, nn
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    PreTrainedTokenizerBase,
+)
 
 IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
 
@@ -184,8 +189,9 @@ def generate(
 ) -> list[str]:
     """Continuations of the prompts (token ids) by beam search, in one left-padded, masked batch.
 
-    A beam's score is its log-likelihood over its length to the power of `length_penalty`; no n-gram of
-    `no_repeat_ngram` tokens, if that is positive, occurs twice.
+    A beam's score is its log-likelihood over the length of its continuation, end token included, to the power
+    of `length_penalty`. No n-gram of `no_repeat_ngram` tokens, if that is positive, occurs twice in a
+    continuation.
     """
     device = next(model.parameters()).device
     width = max(len(prompt) for prompt in prompts)
@@ -206,13 +212,28 @@ def generate(
             do_sample=False,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
-            no_repeat_ngram_size=no_repeat_ngram,
+            logits_processor=[NoRepeatedNGrams(no_repeat_ngram, width)] if no_repeat_ngram else [],
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
     finally:
         causal.generation_config = own_settings
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+
+class NoRepeatedNGrams(LogitsProcessor):
+    """Bans the tokens that would repeat an n-gram of the continuation.
+
+    transformers' own option also bans those of the prompt. Upstream's beam search (microsoft/LoRA) looks at
+    the continuation alone, and a sentence about a meaning representation has to repeat parts of it.
+    """
+
+    def __init__(self, size: int, prompt_length: int) -> None:
+        self._processor = NoRepeatNGramLogitsProcessor(size)
+        self._prompt_length = prompt_length
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
+        return self._processor(input_ids[:, self._prompt_length :], scores)
 
 
 def _without_wrapper(model: Any) -> Any:

@@ -50,15 +50,21 @@ def _line(row: PlannedRow, spec: RunSpec, state: RunState) -> str:
     settings = spec.method.model_dump(exclude={"name"}, exclude_none=True)
     shown = " ".join(f"{key}={_shown(value)}" for key, value in settings.items())
     training = spec.training
+    warmup = training.warmup_steps if training.warmup_ratio is None else f"{training.warmup_ratio:g}/1"
     learning = (
         f"lr={training.learning_rate:g} batch={training.batch_size} epochs={training.epochs} "
-        f"warmup={training.warmup_steps} wd={training.weight_decay:g}"
+        f"warmup={warmup} wd={training.weight_decay:g}"
         if spec.method.trains
         else "no training"
     )
     size = f"{row.trainable_parameters:,} trained ({row.trainable_percent:.4g} %)"
-    run = f"  {state.state:<8}{spec.hash}  {row.label:<12} seed {spec.seed}"
-    return f"{run}  {size:<34}{learning}  {shown}".rstrip()
+    start = ""
+    if spec.init_from is not None:
+        start = (
+            f"  starts from {spec.init_from.run.hash} ({spec.init_from.run.title}, {spec.init_from.reading})"
+        )
+    run = f"  {state.state:<8}{spec.hash}  {row.label:<12}{spec.task:<6} seed {spec.seed}"
+    return f"{run}  {size:<34}{learning}  {shown}".rstrip() + start
 
 
 def _shown(value: object) -> str:

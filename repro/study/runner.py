@@ -357,7 +357,7 @@ def _quiet_libraries() -> Iterator[None]:
 
     disable_progress_bar()
 
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    names = ("transformers", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")

@@ -73,9 +73,18 @@ class RunSpec(Frozen):
     @property
     def slug(self) -> str:
         """A name for people and folders: what the run is, then its hash."""
-        task = "".join(f"-{name}" for name in self.benchmark.columns) if self.benchmark.run_per_task else ""
-        what = f"{self.benchmark.family}{task}--{self.model.name}--{self.method.name}"
-        return f"{what}--seed{self.seed}--{self.hash}"
+        what = f"{self.benchmark.family}-{self.task}" if self.task else self.benchmark.family
+        return f"{what}--{self.model.name}--{self.method.name}--seed{self.seed}--{self.hash}"
+
+    @property
+    def task(self) -> str:
+        """The task that is trained by itself; empty where a run trains all of the benchmark."""
+        return "-".join(self.benchmark.columns) if self.benchmark.run_per_task else ""
+
+    @property
+    def title(self) -> str:
+        """A name for people: model, method, task and seed."""
+        return " ".join(filter(None, [self.model.name, self.method.name, self.task, f"seed {self.seed}"]))
 
 
 def canonical_json(spec: Frozen) -> str:

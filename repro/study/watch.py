@@ -60,7 +60,7 @@ class Watch:
         self._number += 1
         self._started = time.perf_counter()
         self._trains = spec.method.trains
-        self._name = _name(spec)
+        self._name = spec.title
         self._progress.reset(self._run, description=f"{self._name}: prepare", total=None)
 
     def report(self, phase: str, done: int, total: int) -> None:
@@ -84,7 +84,3 @@ class Watch:
             highlight=False,
             soft_wrap=True,  # one line a run, however narrow a log is
         )
-
-
-def _name(spec: RunSpec) -> str:
-    return f"{spec.model.name} {spec.method.name} seed {spec.seed}"

@@ -9,16 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repro.benchmarks.base import TaskScore
 from repro.benchmarks.data import DataError
 from repro.benchmarks.glue.records import get_task
+from repro.benchmarks.jackknife import Array, jackknife
 
 # Rises whenever the same predictions would get another score.
 SCORER_VERSION = 1
-
-Array = NDArray[np.float64]
 
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
@@ -48,8 +46,8 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
             name += " (matched and mismatched pooled)" if len(parts) > 1 else f" ({parts.pop()})"
     else:
         # Pearson's coefficient of two binary variables is Matthews': one formula serves both.
-        correlation, pseudo = jackknife_correlation(answers, gold)
-        value = 100 * correlation
+        whole, pseudo = correlation(answers, gold)
+        value = 100 * whole
         outcomes = tuple(round(100 * float(item), 4) for item in pseudo)
     return TaskScore(
         metric=name,
@@ -69,25 +67,19 @@ def metric(task: str, logits: Array, gold: Array) -> float:
     return value
 
 
-def jackknife_correlation(x: Array, y: Array) -> tuple[float, Array]:
-    """Pearson's correlation and its jackknife pseudo-values, shifted so that their mean is the correlation.
+def correlation(x: Array, y: Array) -> tuple[float, Array]:
+    """Pearson's correlation of (items,) and (items,), and the items' pseudo-values.
 
-    Leaving an item out changes five sums, so all pseudo-values cost what one correlation does. A variable
-    that does not vary correlates with nothing: 0, as scikit-learn has it for Matthews.
+    A variable that does not vary correlates with nothing: 0, as scikit-learn has it for Matthews.
     """
-    n = len(x)
     x, y = x - x.mean(), y - y.mean()  # against cancellation; the correlation does not change
-    whole = _correlation(n, x.sum(), y.sum(), x @ x, y @ y, x @ y)
-    if n < 3:
-        return float(whole), np.full(n, float(whole))
-    without = _correlation(n - 1, x.sum() - x, y.sum() - y, x @ x - x * x, y @ y - y * y, x @ y - x * y)
-    pseudo = n * whole - (n - 1) * without
-    return float(whole), pseudo - pseudo.mean() + whole
+    return jackknife(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1), _from_sums)
 
 
-def _correlation(n: int, x: Any, y: Any, xx: Any, yy: Any, xy: Any) -> Any:
-    """From sums of n pairs: of x, y, x², y² and xy; arrays of such sums give arrays."""
+def _from_sums(sums: Array) -> Array:
+    """From sums of 1, x, y, x², y² and xy: (..., 6) to (...)."""
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     spread = np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0)
-    # Sums of n values are exact to about n * 1e-16 of their size; what is below that is no spread at all.
-    varies = spread > 1e-24 * np.maximum(n * xx * n * yy, 1e-300)
+    # A sum of squares is exact to about 1e-16 of its size; what is below that is no spread at all.
+    varies = spread > 1e-24 * n * xx * n * yy
     return np.where(varies, (n * xy - x * y) / np.sqrt(np.where(varies, spread, 1.0)), 0.0)

@@ -1,0 +1,165 @@
+"""Settings of the E2E family, and the way from them to data, module and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from repro.benchmarks.base import Benchmark, TaskScore
+from repro.benchmarks.data import DataError, batches_by_tokens, fingerprint, select
+from repro.benchmarks.e2e.records import Record, grouped, pairs
+from repro.benchmarks.e2e.sources import get_source
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from repro.benchmarks.causal_lm import Example
+    from repro.benchmarks.e2e.module import E2EModule
+    from repro.benchmarks.finetuning import FineTuningData, Prediction
+    from repro.benchmarks.training import TrainingSpec
+    from repro.methods.base import Method
+
+
+class E2E(Benchmark):
+    """Sentences from restaurants' meaning representations, by five metrics.
+
+    Attributes:
+        source: where the records come from; see `sources`.
+        train_size: training sentences, None for all.
+        validation_size: development sentences for the validation loss.
+        test_size: test representations, None for all.
+        max_tokens: longest training text.
+        beams, length_penalty, no_repeat_ngram, max_new_tokens: of the beam search; see
+            `repro.benchmarks.causal_lm.generate`. The defaults are the LoRA paper's (Table 11).
+        data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
+    """
+
+    scorer_version: ClassVar[int] = 1
+    averaged: ClassVar[bool] = False
+    decimals: ClassVar[dict[str, int]] = {"nist": 2, "cider": 2}
+
+    family: Literal["e2e"] = "e2e"
+    source: Literal["local", "hub", "synthetic"]
+    train_size: int | None = Field(default=None, ge=1)
+    validation_size: int = Field(default=0, ge=0)
+    test_size: int | None = Field(default=None, ge=1)
+    max_tokens: int = Field(default=512, ge=8)
+    beams: int = Field(default=10, ge=1)
+    length_penalty: float = 0.9
+    no_repeat_ngram: int = Field(default=4, ge=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+    data_seed: int = 0
+
+    @classmethod
+    def headings(cls) -> dict[str, str]:
+        return {"bleu": "BLEU", "nist": "NIST", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr"}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return self.headings()
+
+    @property
+    def note(self) -> str:
+        trained = "all" if self.train_size is None else str(self.train_size)
+        tested = "all" if self.test_size is None else str(self.test_size)
+        return (
+            f"{trained} training sentences and {tested} test representations with all their references, from "
+            f"the source '{self.source}' ({get_source(self.source).note}); {self.beams} beams, length "
+            f"penalty {self.length_penalty:g}, no repeated {self.no_repeat_ngram}-grams, "
+            f"up to {self.max_new_tokens} new tokens."
+        )
+
+    def data(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        training: TrainingSpec,
+        *,
+        seed: int,
+        micro_batch_size: int,
+        evaluation_tokens: int,
+    ) -> FineTuningData:
+        from repro.benchmarks.causal_lm import IGNORED, collate
+        from repro.benchmarks.e2e.module import TestItem, encode, prompt_text
+        from repro.benchmarks.finetuning import FineTuningData
+
+        source = get_source(self.source)
+        train = self._some(pairs(source.load("train")), self.train_size)
+        validation: list[Record] = []
+        if self.validation_size:
+            validation = self._some(pairs(source.load("validation")), self.validation_size)
+        test = self._some(grouped(source.load("test")), self.test_size)
+
+        def examples(records: Sequence[Record]) -> list[Example]:
+            return [
+                encode(record, tokenizer, append_eos=training.append_eos, max_tokens=self.max_tokens)
+                for record in records
+            ]
+
+        def micro_batch(examples: Sequence[Example]) -> tuple[dict, int]:
+            batch = collate(examples, loss_on=training.loss_on, pad_id=tokenizer.pad_token_id)
+            return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
+
+        items = [TestItem(r, tuple(tokenizer(prompt_text(r, tokenizer)).input_ids)) for r in test]
+        # Longest first, so that a batch too large for the memory shows at once.
+        items.sort(key=lambda item: (-len(item.prompt), item.record.id))
+        # Every beam of an item is a row of its own, and grows by the new tokens.
+        lengths = [self.beams * (len(item.prompt) + self.max_new_tokens) for item in items]
+        return FineTuningData(
+            train=examples(train),
+            validation=examples(validation),
+            test_batches=list(batches_by_tokens(items, lengths, evaluation_tokens)),
+            fingerprints={
+                name: fingerprint(records)
+                for name, records in [("train", train), ("validation", validation), ("test", test)]
+            },
+            length=lambda example: len(example.ids),
+            collate=micro_batch,
+            training=training,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+        )
+
+    def module(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        method: Method,
+        training: TrainingSpec,
+        *,
+        steps: int,
+        seed: int,
+    ) -> E2EModule:
+        from repro.benchmarks.e2e.module import Decoding, E2EModule
+
+        decoding = Decoding(self.beams, self.max_new_tokens, self.length_penalty, self.no_repeat_ngram)
+        return E2EModule(
+            model, method, training, steps=steps, seed=seed, tokenizer=tokenizer, decoding=decoding
+        )
+
+    def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
+        from repro.benchmarks.e2e.metrics import score
+
+        if not predictions:
+            raise DataError("no predictions of e2e to score; an empty test set has no metric")
+        # In the order of ids, so that two runs' outcomes stand side by side whatever their batches were.
+        ordered = sorted(predictions, key=lambda prediction: prediction["id"])
+        texts = [prediction["text"] for prediction in ordered]
+        metrics = score(texts, [prediction["gold"] for prediction in ordered])
+        return {
+            name: TaskScore(
+                metric=metric.name,
+                value=metric.value,
+                items=len(texts),
+                outcomes=tuple(round(item, 4) for item in metric.per_item),
+                unparsed=texts.count("") / len(texts),
+                constant=len(texts) > 1 and len(set(texts)) == 1,
+                missing=metric.missing,
+            )
+            for name, metric in metrics.items()
+        }
+
+    def _some(self, records: Sequence[Record], count: int | None) -> list[Record]:
+        return list(records) if count is None else select(records, count, self.data_seed)
