@@ -149,9 +149,8 @@ def _run(options: argparse.Namespace) -> int:
         from repro.study.local import run_here
         from repro.study.watch import Watch
 
-        execution = plan.profile.execution.model_copy(
-            update={"wandb": plan.profile.execution.wandb and not options.no_wandb}
-        )
+        execution = plan.profile.execution_for(plan.experiment.family)
+        execution = execution.model_copy(update={"wandb": execution.wandb and not options.no_wandb})
         run_here(
             specs,
             store=store,
@@ -208,7 +207,7 @@ def _render(options: argparse.Namespace) -> int:
 
 def _write_table(plan: Plan, states: Sequence[RunState]) -> None:
     from repro.paths import RESULTS
-    from repro.report.figures import draw_averages
+    from repro.report.figures import draw_table
     from repro.report.formats import FORMATS, grid
     from repro.report.tables import build_table
 
@@ -219,7 +218,7 @@ def _write_table(plan: Plan, states: Sequence[RunState]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(table), encoding="utf-8")
         written.append(path)
-    written += draw_averages(table, RESULTS / "figures" / plan.profile.name)
+    written += draw_table(table, RESULTS / "figures" / plan.profile.name)
     print(f"\n{table.title}")
     if table.watermark:
         print(table.watermark)

@@ -19,7 +19,7 @@ from repro.models.head import head_modules, without_head
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from repro.models.shapes import LinearShape
@@ -86,6 +86,21 @@ class Method(Frozen, ABC):
             targets: names of the modules to adapt, by the end of their path.
             task_type: `causal_lm` or `seq_cls`.
         """
+
+    @property
+    def calibration_examples(self) -> int:
+        """How many training examples `calibrate` wants to see; most methods want none."""
+        return 0
+
+    def calibrate(
+        self, model: nn.Module, inputs: Sequence[dict[str, Tensor]], targets: Sequence[str], task_type: str
+    ) -> None:
+        """Look at training inputs before `attach`; each is the model's keyword arguments for one example.
+
+        Raises:
+            MethodError: the method has no use for them.
+        """
+        raise MethodError(f"{self.name}: is not calibrated; attach it without")
 
     @abstractmethod
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
@@ -221,11 +236,15 @@ def _unwrap(parent: nn.Module, name: str, module: nn.Module, wrapper: nn.Module)
     setattr(parent, name, module)
 
 
-def stores_transposed(model: nn.Module) -> bool:
-    """Whether the linear maps are GPT-2's Conv1D, which stores (in, out) where torch stores (out, in)."""
+def stores_transposed(model: nn.Module, targets: Sequence[str]) -> bool:
+    """Whether the targets are GPT-2's Conv1D, which stores (in, out) where torch stores (out, in)."""
     from transformers.pytorch_utils import Conv1D
 
-    return any(isinstance(module, Conv1D) for module in model.modules())
+    return any(
+        isinstance(module, Conv1D)
+        for name, module in model.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+    )
 
 
 def draw_seed() -> int:

@@ -51,7 +51,7 @@ class LoRA(PeftMethod):
             "lora_dropout": self.dropout,
             "target_modules": list(targets),
             "task_type": task_type,
-            "fan_in_fan_out": stores_transposed(model),
+            "fan_in_fan_out": stores_transposed(model, targets),
         }
 
     def layer_class(self) -> type:

@@ -50,7 +50,7 @@ class RandLoRA(PeftMethod):
             save_projection=False,
             target_modules=list(targets),
             task_type=task_type,
-            fan_in_fan_out=stores_transposed(model),
+            fan_in_fan_out=stores_transposed(model, targets),
         )
 
     def layer_class(self) -> type:

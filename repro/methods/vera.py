@@ -45,7 +45,7 @@ class VeRA(PeftMethod):
             save_projection=False,  # drawn again from that seed
             target_modules=list(targets),
             task_type=task_type,
-            fan_in_fan_out=stores_transposed(model),
+            fan_in_fan_out=stores_transposed(model, targets),
         )
 
     def layer_class(self) -> type:

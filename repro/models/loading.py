@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from repro.config import ConfigError, one_of
+from repro.models.gpt2 import split_attention_inputs
 from repro.models.head import without_head
 from repro.models.packages import checkpoint_folder
 from repro.models.shapes import base_parameters, linear_shapes
@@ -50,6 +51,8 @@ def load_model(
             model = auto_class.from_config(AutoConfig.for_model(**spec.architecture, **head)).to(dtype)
     else:
         model = _from_pretrained(auto_class, spec, dtype=dtype, **head)
+    if spec.architecture["model_type"] == "gpt2":
+        split_attention_inputs(model)
     # Adapters name their base by this; a cache folder of one machine would mean nothing on another.
     model.name_or_path = model.config._name_or_path = spec.checkpoint or spec.name
     _check_architecture(model, spec)

@@ -116,7 +116,10 @@ def _gpt2(a: Mapping[str, Any]) -> _Layout:
         prefix="transformer.h",
         blocks=a["n_layer"],
         linears=(
-            LinearShape("attn.c_attn", 3 * hidden, hidden),  # q, k and v in one matrix
+            # One matrix in the checkpoint, see `repro.models.gpt2`.
+            LinearShape("attn.c_attn.q_proj", hidden, hidden),
+            LinearShape("attn.c_attn.k_proj", hidden, hidden),
+            LinearShape("attn.c_attn.v_proj", hidden, hidden),
             LinearShape("attn.c_proj", hidden, hidden),
             LinearShape("mlp.c_fc", 4 * hidden, hidden),
             LinearShape("mlp.c_proj", hidden, 4 * hidden),

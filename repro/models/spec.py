@@ -76,6 +76,14 @@ class ModelSpec(Frozen):
         """Whether it is a language model that reads from left to right; otherwise it is an encoder."""
         return self.architecture.get("model_type") in _CAUSAL
 
+    def for_family(self, family: str) -> ModelSpec:
+        """This model with the targets of one family alone: what is adapted elsewhere is no part of a run.
+
+        Raises:
+            ConfigError: the model's file names none for this family.
+        """
+        return self.model_copy(update={"targets": {family: self.targets_for(family)}})
+
     def targets_for(self, family: str) -> tuple[str, ...]:
         """The modules that a benchmark family adapts in this model.
 

@@ -9,8 +9,10 @@ from repro.report.tables import AVERAGE, GAIN, Table, TableRow
 _STYLE = Path(__file__).with_name("paper.mplstyle")
 
 
-def draw_averages(table: Table, folder: Path) -> list[Path]:
+def draw_table(table: Table, folder: Path) -> list[Path]:
     """A table's measured averages and gains, as points with their intervals; one line of panels a model.
+
+    A table without an average has a panel for every column.
 
     Returns the files; none where nothing was measured yet.
     """
@@ -19,21 +21,24 @@ def draw_averages(table: Table, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    shown = {column: label for column, label in _AXES.items() if column in table.columns} or table.columns
     groups = [
-        (group.heading, [row for row in group.rows if row.values[AVERAGE] is not None])
+        (group.heading, [row for row in group.rows if any(row.values.get(column) for column in shown)])
         for group in table.groups
         if group.source == "measured"
     ]
     groups = [(heading, rows) for heading, rows in groups if rows]
     if not groups:
         return []
-    shown = {column: label for column, label in _AXES.items() if column in table.columns}
     with plt.style.context(str(_STYLE)):
         heights = [len(rows) for _, rows in groups]
         figure, axes = plt.subplots(
             len(groups),
             len(shown),
-            figsize=(1.2 + 3.6 * len(shown), 0.9 + 0.3 * sum(heights) + 0.5 * len(groups)),
+            figsize=(
+                1.2 + (3.6 if len(shown) < 3 else 2.2) * len(shown),
+                0.9 + 0.3 * sum(heights) + 0.5 * len(groups),
+            ),
             gridspec_kw={"height_ratios": heights},
             sharey="row",
             squeeze=False,
@@ -58,7 +63,7 @@ def draw_averages(table: Table, folder: Path) -> list[Path]:
 
 
 _AXES = {
-    AVERAGE: "mean accuracy over the tasks (%), 95 % interval",
+    AVERAGE: "mean over the tasks (%), 95 % interval",
     GAIN: "gain over Base (points), paired, 95 % interval",
 }
 

@@ -264,7 +264,7 @@ def _planned_row(
     method = METHODS[method_name]
     preset_name = row.preset or experiment.preset
     preset = load_preset(preset_name, block.model) if preset_name and family.model is None else Settings()
-    model = load_model_spec(block.model)
+    model = load_model_spec(block.model).for_family(experiment.family)
 
     def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
         parts: list[Settings] = [experiment.defaults, block, preset, family, row]

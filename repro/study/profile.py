@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from repro.config import ConfigError, Frozen, load_yaml, one_of
+from repro.config import ConfigError, Frozen, load_yaml, one_of, parse
 from repro.paths import EXPERIMENTS
 from repro.study.execution import Execution
 from repro.study.settings import Settings, TaskSettings
@@ -19,10 +20,12 @@ class FamilyProfile(Settings):
     Attributes:
         model: the stand-in that replaces an experiment's own models and collapses its blocks into one; None
             keeps them.
+        execution: settings of the profile's `execution` that differ in this family.
         local_data: settings that are laid over these where REPRO_DATA_DIR names a folder of data.
     """
 
     model: str | None = None
+    execution: dict[str, Any] = {}
     local_data: Settings = Settings()
 
     def layers(self, task: str | None) -> list[TaskSettings]:
@@ -56,6 +59,11 @@ class Profile(Frozen):
         if name not in self.families:
             raise ConfigError(f"profile {self.name}: {one_of('benchmark family', name, self.families)}")
         return self.families[name]
+
+    def execution_for(self, family: str) -> Execution:
+        """How runs of a family are executed."""
+        content = self.execution.model_dump() | self.family(family).execution
+        return parse(content, Execution, f"profile {self.name}: families.{family}.execution")
 
 
 def list_profiles(experiments: Path = EXPERIMENTS) -> list[str]:

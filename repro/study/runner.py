@@ -94,6 +94,8 @@ def _execute(
         micro_batch_size=execution.micro_batch_size,
         evaluation_tokens=execution.evaluation_tokens,
     )
+    if method.calibration_examples:
+        method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
     model = method.attach(base, targets, task)
     shapes = linear_shapes(spec.model.architecture, targets)
     built = method.verify(model, targets, shapes, base_parameters(spec.model.architecture))

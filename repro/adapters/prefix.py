@@ -1,0 +1,68 @@
+"""Prefix tuning as part of the model itself.
+
+peft puts the trained keys and values in front of the text in the forward of its wrapper. Whoever calls what
+is inside the wrapper (its decoder, its `generate`) would get the model without its prefix. A hook on the
+decoder gives every caller the same model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+
+class PrefixHook:
+    """A forward pre-hook of a causal model's decoder: puts the prefix into an empty cache of keys and values.
+
+    A class and no closure, so that a copy of the model carries a hook of its own.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model = model
+
+    def __call__(
+        self, decoder: nn.Module, arguments: tuple[Any, ...], inputs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        text = inputs.get("input_ids")
+        text = inputs["inputs_embeds"] if text is None else text
+        rows, new = text.shape[:2]
+        cache = inputs.get("past_key_values")
+        fresh = cache is None or cache.get_seq_length() == 0
+        if fresh:
+            prompt = self.model.get_prompt(rows)
+            cache = DynamicCache() if cache is None else cache
+            for index, layer in enumerate(prompt.layers):
+                cache.update(layer.keys, layer.values, index)
+        length = self.model.active_peft_config.num_virtual_tokens
+        mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
+        # peft's own forward, which puts the prefix in itself, extends the mask and leaves the positions open.
+        extended = not fresh and mask is not None and mask.shape[-1] == cache.get_seq_length() + new
+        if not extended:
+            if mask is not None:
+                mask = torch.cat([_visible(mask, length), mask], dim=-1)
+            if positions is not None:
+                positions = positions + length
+        return arguments, {
+            **inputs,
+            "past_key_values": cache,
+            "attention_mask": mask,
+            "position_ids": positions,
+        }
+
+
+def install_prefix(model: PeftModel) -> PeftModel:
+    """Make the prefix of a causal language model act on every forward of its decoder; returns `model`."""
+    decoder = model.get_base_model().get_decoder()  # type: ignore[operator]
+    decoder.register_forward_pre_hook(PrefixHook(model), with_kwargs=True)
+    return model
+
+
+def _visible(mask: Tensor, length: int) -> Tensor:
+    """So many columns that every query sees: ones, true, or zeros to be added to a score."""
+    shape = (*mask.shape[:-1], length)
+    value = 0 if mask.is_floating_point() else 1
+    return torch.full(shape, value, dtype=mask.dtype, device=mask.device)

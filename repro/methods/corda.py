@@ -1,0 +1,135 @@
+"""CorDA: LoRA whose factors start as the main components of the weight in the light of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from repro.methods.base import MethodError, PeftMethod, stores_transposed
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import Tensor, nn
+
+    from repro.models.shapes import LinearShape
+
+_START = "start.safetensors"
+
+
+class CorDA(PeftMethod):
+    """Context-oriented decomposition: W C = U S V^T with C = X X^T / N, and W = U S (V^T C^-1).
+
+    r components become the factors, and what is left of the weight is frozen.
+
+    Attributes:
+        rank: r, the components that are trained; the paper's GLUE row has 128.
+        alpha: the update is scaled by alpha / r. The authors' 1: start and weight are independent of it.
+        component: `ipm` trains the largest components (better on the task), `kpm` the smallest (keeps more of
+            what the model knew). Fine-tuning is measured here, hence `ipm`.
+        samples: training examples behind C; the authors' 256.
+    """
+
+    label: ClassVar[str] = "CorDA"
+    citation: ClassVar[str] = (
+        "Yang et al., CorDA: Context-Oriented Decomposition Adaptation of Large Language Models for "
+        "Task-Aware Parameter-Efficient Fine-tuning (NeurIPS 2024)"
+    )
+
+    name: Literal["corda"] = "corda"
+    rank: int = Field(default=128, gt=0)
+    alpha: float = Field(default_factory=lambda settings: float(settings.get("rank", 0)), gt=0)
+    component: Literal["ipm", "kpm"] = "ipm"
+    samples: int = Field(default=256, ge=1)
+
+    @property
+    def calibration_examples(self) -> int:
+        return self.samples
+
+    def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> LoraConfig:
+        from peft import LoraConfig
+        from peft.tuners.lora.config import CordaConfig
+
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft takes any number
+            target_modules=list(targets),
+            task_type=task_type,
+            fan_in_fan_out=stores_transposed(model, targets),
+            init_lora_weights="corda",
+            corda_config=CordaConfig(corda_method=self.component),
+        )
+
+    def calibrate(
+        self, model: nn.Module, inputs: Sequence[dict[str, Tensor]], targets: Sequence[str], task_type: str
+    ) -> None:
+        from peft.tuners.lora.corda import preprocess_corda
+
+        if not inputs:
+            raise MethodError("corda: no training example to calibrate on; give it at least one")
+        device = next(model.parameters()).device
+
+        def run() -> None:
+            # One at a time: peft's hook takes a batch of one for granted.
+            for batch in inputs:
+                model(**{name: tensor.to(device) for name, tensor in batch.items()})
+
+        preprocess_corda(model, self.peft_config(targets, task_type.upper(), model), run_model=run)
+
+    def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
+        if not any(hasattr(module, "eigens") for module in model.modules()):
+            raise MethodError("corda: the model was not calibrated; call `calibrate` before `attach`")
+        attached = super().attach(model, targets, task_type)
+        for layer in self.adapted_layers(attached):
+            for factor in ("A", "B"):
+                weight = getattr(layer, f"lora_{factor}")["default"].weight
+                layer.register_buffer(f"start_{factor}", weight.detach().clone())
+        return attached
+
+    def layer_class(self) -> type:
+        from peft.tuners.lora import Linear
+
+        return Linear
+
+    def adapter_parameters(self, shape: LinearShape) -> int:
+        return self.rank * (shape.out_features + shape.in_features)
+
+    def save(self, model: nn.Module, directory: Path) -> None:
+        """Besides the adapter, the factors at the start: they are what the frozen weight lacks."""
+        from safetensors.torch import save_file
+
+        super().save(model, directory)
+        start = {name: tensor for name, tensor in model.state_dict().items() if _is_start(name)}
+        save_file({name: tensor.contiguous().cpu() for name, tensor in start.items()}, directory / _START)
+
+    def load(
+        self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
+    ) -> nn.Module:
+        import torch
+        from peft import PeftConfig, PeftModel
+        from peft.tuners.lora import Linear as LoraLinear
+        from safetensors.torch import load_file
+
+        # The decomposition is not made again: its result is in the file.
+        config = PeftConfig.from_pretrained(str(directory))
+        config.init_lora_weights, config.corda_config = True, None  # type: ignore[attr-defined]
+        model = PeftModel.from_pretrained(base_model, str(directory), config=config, is_trainable=True)
+        start = load_file(directory / _START)
+        with torch.no_grad():
+            for name, layer in model.named_modules():
+                if not isinstance(layer, LoraLinear):
+                    continue
+                a, b = (start[f"{name}.start_{factor}"] for factor in ("A", "B"))
+                weight = layer.get_base_layer().weight
+                removed = self.alpha / self.rank * b.float() @ a.float()
+                removed = removed.T if layer.fan_in_fan_out else removed
+                weight.copy_((weight.float() - removed.to(weight.device)).to(weight.dtype))
+                for factor, tensor in (("A", a), ("B", b)):
+                    layer.register_buffer(f"start_{factor}", tensor.to(weight.device))
+        return model
+
+
+def _is_start(name: str) -> bool:
+    return name.split(".")[-1] in ("start_A", "start_B")

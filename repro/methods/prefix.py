@@ -1,0 +1,92 @@
+"""Prefix tuning: trained keys and values in front of the text, in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from repro.methods.base import MethodError, PeftMethod
+
+if TYPE_CHECKING:
+    from peft import PeftModel, PrefixTuningConfig
+    from torch import nn
+
+    from repro.models.shapes import LinearShape
+
+_VALUES = ("v_proj", "value")
+
+
+class Prefix(PeftMethod):
+    """Keys and values of virtual tokens, trained directly.
+
+    Attributes:
+        tokens: virtual tokens a layer. The LoRA paper does not say how many its Prefix row had, and no whole
+            number gives its 0.35 M and 0.77 M parameters (7.2 and 8.4 tokens would).
+    """
+
+    label: ClassVar[str] = "Prefix"
+    citation: ClassVar[str] = (
+        "Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation (ACL 2021)"
+    )
+    mergeable: ClassVar[bool] = False
+
+    name: Literal["prefix"] = "prefix"
+    tokens: int = Field(default=7, ge=1)
+
+    def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> PrefixTuningConfig:
+        from peft import PrefixTuningConfig
+
+        return PrefixTuningConfig(num_virtual_tokens=self.tokens, task_type=task_type)
+
+    def layer_class(self) -> type:
+        raise MethodError("prefix: adapts no layer")
+
+    def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
+        from peft import get_peft_model
+
+        model_type = str(model.config.model_type)  # type: ignore[union-attr]
+        if model_type.startswith("deberta"):
+            raise MethodError(
+                f"prefix: {model_type} takes no keys and values from before the text, which a prefix is; use "
+                "another method, or BERT, RoBERTa, LLaMA or GPT-2"
+            )
+        return self._installed(
+            get_peft_model(model, self.peft_config(targets, task_type.upper(), model)), task_type
+        )
+
+    def load(
+        self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
+    ) -> nn.Module:
+        from peft import PeftModel
+
+        return self._installed(
+            PeftModel.from_pretrained(base_model, str(directory), is_trainable=True), task_type
+        )
+
+    def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
+        return []
+
+    def adapted_layers(self, model: nn.Module) -> list[nn.Module]:
+        return []
+
+    def adapter_parameters(self, shape: LinearShape) -> int:
+        """Of one layer, whose value map has as many outputs as a key or a value has numbers."""
+        return 2 * self.tokens * shape.out_features
+
+    def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
+        values = [shape for shape in shapes if shape.name.split(".")[-1] in _VALUES]
+        if not values:
+            raise MethodError(
+                f"prefix: needs {' or '.join(_VALUES)} among the targets to know the layers' width"
+            )
+        return sum(self.adapter_parameters(shape) for shape in values)
+
+
+def _installed(model: PeftModel, task_type: str) -> PeftModel:
+    from repro.adapters.prefix import install_prefix
+
+    # An encoder is always called through peft, which puts the prefix in by itself.
+    return install_prefix(model) if task_type == "causal_lm" else model
