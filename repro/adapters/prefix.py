@@ -30,10 +30,10 @@ class PrefixHook:
         text = inputs.get("input_ids")
         text = inputs["inputs_embeds"] if text is None else text
         rows, new = text.shape[:2]
-        cache = inputs.get("past_key_values")
+        cache: Any = inputs.get("past_key_values")
         fresh = cache is None or cache.get_seq_length() == 0
         if fresh:
-            prompt = self.model.get_prompt(rows)
+            prompt: Any = self.model.get_prompt(rows)
             cache = DynamicCache() if cache is None else cache
             for index, layer in enumerate(prompt.layers):
                 cache.update(layer.keys, layer.values, index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -114,7 +114,7 @@ class CorDA(PeftMethod):
 
         # The decomposition is not made again: its result is in the file.
         config = PeftConfig.from_pretrained(str(directory))
-        config.init_lora_weights, config.corda_config = True, None  # type: ignore[attr-defined]
+        config.init_lora_weights, config.corda_config = True, None
         model = PeftModel.from_pretrained(base_model, str(directory), config=config, is_trainable=True)
         start = load_file(directory / _START)
         with torch.no_grad():
@@ -122,7 +122,7 @@ class CorDA(PeftMethod):
                 if not isinstance(layer, LoraLinear):
                     continue
                 a, b = (start[f"{name}.start_{factor}"] for factor in ("A", "B"))
-                weight = layer.get_base_layer().weight
+                weight: Any = layer.get_base_layer().weight
                 removed = self.alpha / self.rank * b.float() @ a.float()
                 removed = removed.T if layer.fan_in_fan_out else removed
                 weight.copy_((weight.float() - removed.to(weight.device)).to(weight.dtype))

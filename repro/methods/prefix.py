@@ -53,18 +53,20 @@ class Prefix(PeftMethod):
                 f"prefix: {model_type} takes no keys and values from before the text, which a prefix is; use "
                 "another method, or BERT, RoBERTa, LLaMA or GPT-2"
             )
-        return self._installed(
-            get_peft_model(model, self.peft_config(targets, task_type.upper(), model)), task_type
-        )
+        config = self.peft_config(targets, task_type.upper(), model)
+        return _installed(get_peft_model(model, config), task_type)
 
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
         from peft import PeftModel
 
-        return self._installed(
-            PeftModel.from_pretrained(base_model, str(directory), is_trainable=True), task_type
-        )
+        model = PeftModel.from_pretrained(base_model, str(directory))
+        # peft loads a prefix for inference only.
+        for name, parameter in model.named_parameters():
+            if "prompt_encoder" in name or "modules_to_save" in name:
+                parameter.requires_grad_(True)
+        return _installed(model, task_type)
 
     def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
         return []
@@ -80,7 +82,7 @@ class Prefix(PeftMethod):
         values = [shape for shape in shapes if shape.name.split(".")[-1] in _VALUES]
         if not values:
             raise MethodError(
-                f"prefix: needs {' or '.join(_VALUES)} among the targets to know the layers' width"
+                f"prefix: needs {' or '.join(_VALUES)} among the targets, to know the layers' width"
             )
         return sum(self.adapter_parameters(shape) for shape in values)
 

@@ -17,8 +17,8 @@ class SplitAttentionInput(nn.Module):
     def __init__(self, fused: nn.Module) -> None:
         """`fused` is transformers' Conv1D with a weight (in, 3 out) and a bias (3 out)."""
         super().__init__()
-        weights = fused.weight.detach().T.chunk(3)  # type: ignore[operator, union-attr]
-        biases = fused.bias.detach().chunk(3)  # type: ignore[operator, union-attr]
+        weights = fused.weight.detach().T.chunk(3)  # type: ignore[operator]
+        biases = fused.bias.detach().chunk(3)  # type: ignore[operator]
         self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases)
 
     def forward(self, hidden: Tensor) -> Tensor:

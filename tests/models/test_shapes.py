@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.pytorch_utils import Conv1D
 
 from repro.models import ModelSpec, base_parameters, linear_shapes, list_models, load_model_spec
+from repro.models.gpt2 import split_attention_inputs
 
 MODELS = list_models()
 
@@ -31,7 +32,9 @@ def built(spec: ModelSpec) -> nn.Module:
     config = AutoConfig.for_model(**spec.architecture)
     causal = spec.architecture["model_type"] in ("llama", "gpt2")
     with torch.device("meta"):
-        return (AutoModelForCausalLM if causal else AutoModelForSequenceClassification).from_config(config)
+        model = (AutoModelForCausalLM if causal else AutoModelForSequenceClassification).from_config(config)
+    split_attention_inputs(model)
+    return model
 
 
 def out_in(module: nn.Module) -> tuple[int, int]:
