@@ -12,12 +12,15 @@ from repro.paths import ROOT
 
 @dataclass
 class PaperRow:
-    """A row as printed; a value that could not be read anywhere is None."""
+    """A row as printed; a value that could not be read anywhere is None.
+
+    `params` is in the unit of the table, percent or millions.
+    """
 
     block: str
     method: str
     rank: str
-    params_percent: str
+    params: str
     values: dict[str, float | None] = field(default_factory=dict)
 
 
@@ -30,6 +33,6 @@ def paper_rows(table: str, folder: Path = ROOT / "results" / "paper") -> list[Pa
     rows: dict[tuple[str, str, str], PaperRow] = {}
     for cell in cells.itertuples():
         key = (str(cell.block), str(cell.method), str(cell.rank))
-        row = rows.setdefault(key, PaperRow(*key, params_percent=str(cell.params_percent)))
+        row = rows.setdefault(key, PaperRow(*key, params=str(cell.params)))
         row.values[str(cell.column)] = float(str(cell.value)) if cell.value else None
     return list(rows.values())

@@ -190,7 +190,7 @@ def _printed(row: PaperRow) -> TableRow:
     values = {
         column: None if value is None else Estimate(value, None, 1) for column, value in row.values.items()
     }
-    return TableRow(id=f"{row.method}-r{row.rank}", label=label, params=row.params_percent, values=values)
+    return TableRow(id=f"{row.method}-r{row.rank}", label=label, params=row.params, values=values)
 
 
 def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> list[str]:

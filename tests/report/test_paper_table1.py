@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 TABLE = Path(__file__).parents[2] / "results" / "paper" / "table1.csv"
-HEADER = ["block", "method", "rank", "params_percent", "column", "value", "provenance", "note"]
+HEADER = ["block", "method", "rank", "params", "column", "value", "provenance", "note"]
 TASKS = (
     "boolq",
     "piqa",
@@ -136,7 +136,7 @@ def test_average_is_the_mean_of_the_tasks(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_parameter_share_is_that_of_the_count(row: Row) -> None:
-    (printed,) = {Decimal(cell["params_percent"]) for cell in CELLS if row_of(cell) == row}
+    (printed,) = {Decimal(cell["params"]) for cell in CELLS if row_of(cell) == row}
     counted = share_of_parameters(row).quantize(printed, rounding=ROUND_HALF_UP)
     if row in MISPRINTED_SHARES:
         assert counted == MISPRINTED_SHARES[row] != printed
