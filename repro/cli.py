@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=_seeds, help="seeds in the place of the profile's, for instance 0,1,2"
     )
 
+    common.add_argument("--preset", help="published settings in the place of the experiment's preset")
+
     verb = verbs.add_parser("list", help="experiments, profiles, models and methods")
     verb.set_defaults(verb=_list)
 
@@ -93,7 +95,10 @@ def _load(options: argparse.Namespace) -> tuple[Plan, Store]:
     from repro.study.profile import load_profile
     from repro.study.store import Store
 
-    planned = plan(load_experiment(options.experiment), load_profile(options.profile), options.seeds)
+    experiment = load_experiment(options.experiment)
+    if options.preset:
+        experiment = experiment.model_copy(update={"preset": options.preset})
+    planned = plan(experiment, load_profile(options.profile), options.seeds)
     return planned, Store(RESULTS / "runs")
 
 
@@ -102,12 +107,14 @@ def _list(options: argparse.Namespace) -> int:
     from repro.models.spec import list_models
     from repro.study.experiment import list_experiments
     from repro.study.profile import list_profiles
+    from repro.study.settings import list_presets
 
     for kind, names in [
         ("experiments", list_experiments()),
         ("profiles", list_profiles()),
         ("models", list_models()),
         ("methods", list(METHODS)),
+        ("presets", list_presets()),
     ]:
         print(f"{kind + ':':<13}{' '.join(names)}")
     return 0

@@ -23,8 +23,8 @@ class Prefix(PeftMethod):
     """Keys and values of virtual tokens, trained directly.
 
     Attributes:
-        tokens: virtual tokens a layer. The LoRA paper does not say how many its Prefix row had, and no whole
-            number gives its 0.35 M and 0.77 M parameters (7.2 and 8.4 tokens would).
+        virtual_tokens: pairs of a key and a value in each layer. The LoRA paper does not say how many its
+            Prefix row had, and no whole number gives its 0.35 M and 0.77 M parameters (7.2 and 8.4 would).
     """
 
     label: ClassVar[str] = "Prefix"
@@ -34,12 +34,12 @@ class Prefix(PeftMethod):
     mergeable: ClassVar[bool] = False
 
     name: Literal["prefix"] = "prefix"
-    tokens: int = Field(default=7, ge=1)
+    virtual_tokens: int = Field(default=7, ge=1)
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> PrefixTuningConfig:
         from peft import PrefixTuningConfig
 
-        return PrefixTuningConfig(num_virtual_tokens=self.tokens, task_type=task_type)
+        return PrefixTuningConfig(num_virtual_tokens=self.virtual_tokens, task_type=task_type)
 
     def layer_class(self) -> type:
         raise MethodError("prefix: adapts no layer")
@@ -76,7 +76,7 @@ class Prefix(PeftMethod):
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         """Of one layer, whose value map has as many outputs as a key or a value has numbers."""
-        return 2 * self.tokens * shape.out_features
+        return 2 * self.virtual_tokens * shape.out_features
 
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
         values = [shape for shape in shapes if shape.name.split(".")[-1] in _VALUES]

@@ -84,7 +84,12 @@ OTHER_TABLES = [
     ("gpt2-medium", ranked("lora", 8), None, 786_432),
     ("gpt2-medium", ranked("dora", 8), None, 835_584),
     ("gpt2-medium", dual(4), None, 786_432),
-    ("gpt2-medium", {"name": "prefix", "tokens": 7}, None, 344_064),  # 2 * 7 tokens * 1024 * 24 layers
+    (
+        "gpt2-medium",
+        {"name": "prefix", "virtual_tokens": 7},
+        None,
+        344_064,
+    ),  # 2 * 7 tokens * 1024 * 24 layers
     ("gpt2-medium", adapter_l(224), None, 11_089_152),
     ("gpt2-large", ranked("lora", 4), None, 737_280),
     ("gpt2-large", ranked("dora", 8), None, 1_566_720),
