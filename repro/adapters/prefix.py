@@ -27,8 +27,9 @@ class PrefixHook:
     def __call__(
         self, decoder: nn.Module, arguments: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        text = inputs.get("input_ids")
-        text = inputs["inputs_embeds"] if text is None else text
+        # GPT-2's model hands the tokens on by their place, LLaMA's by their name.
+        given = (*arguments, inputs.get("input_ids"), inputs.get("inputs_embeds"))
+        text = next(tensor for tensor in given if tensor is not None)
         rows, new = text.shape[:2]
         cache: Any = inputs.get("past_key_values")
         fresh = cache is None or cache.get_seq_length() == 0

@@ -144,7 +144,8 @@ def _measured(
             before = {task: outcomes_array([untrained.scores[task].outcomes]) for task in after}
             values[GAIN] = mean_over_tasks([after[task] - before[task] for task in after])
     count = row.trainable_parameters
-    shown = f"{row.trainable_percent:.2f}" if unit == "percent" else f"{count / 1e6:.2f}"
+    millions = f"{count / 1e6:.2f}" if count >= 1e5 else f"{count / 1e6:.2g}"
+    shown = f"{row.trainable_percent:.2f}" if unit == "percent" else millions
     finished = [result for spec in row.specs if (result := results[spec.hash]) is not None]
     return TableRow(
         id=row.id,

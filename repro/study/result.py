@@ -39,7 +39,12 @@ class Probe(Frozen):
 
 
 class Training(Frozen):
-    """`seconds` of the optimisation alone; `tokens` without padding; `losses` a mean per step."""
+    """`seconds` of the optimisation alone; `tokens` without padding; `losses` a mean per step.
+
+    Attributes:
+        optimizer_state_bytes: of the tensors that the optimiser kept at the end.
+        adamw_state_bytes: of those that AdamW would have kept for the same parameters.
+    """
 
     steps: int
     tokens: int
@@ -47,6 +52,8 @@ class Training(Frozen):
     losses: tuple[float, ...]
     validation_losses: tuple[tuple[int, float], ...]
     validation_scores: tuple[tuple[int, float], ...] = ()
+    optimizer_state_bytes: int | None = None
+    adamw_state_bytes: int | None = None
 
 
 class Evaluation(Frozen):

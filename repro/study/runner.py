@@ -23,6 +23,7 @@ from repro.benchmarks.base import TaskScore
 from repro.benchmarks.finetuning import FineTuning, FineTuningData, trained_state
 from repro.benchmarks.probes import probe
 from repro.models.shapes import base_parameters, linear_shapes
+from repro.optimizers.memory import adamw_state_bytes, state_bytes
 from repro.study.bases import BaseModels
 from repro.study.environment import environment, peak_memory_bytes, reset_peak_memory
 from repro.study.execution import Execution
@@ -125,6 +126,7 @@ def _execute(
             resume = str(latest) if latest.exists() else None
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
         training_ended = time.perf_counter()
+        optimizer = trainer.optimizers[0] if trainer.optimizers else None
         if method.trains:
             chosen, other = _select(spec, module, checkpoints)
             if other is not None and benchmark.validates_by_score:
@@ -161,6 +163,8 @@ def _execute(
             losses=tuple(module.losses),
             validation_losses=tuple(module.validation_losses),
             validation_scores=tuple(module.validation_scores),
+            optimizer_state_bytes=state_bytes(optimizer) if optimizer else None,
+            adamw_state_bytes=adamw_state_bytes(optimizer) if optimizer else None,
         ),
         evaluation=Evaluation(
             seconds=evaluation_ended - evaluation_started,

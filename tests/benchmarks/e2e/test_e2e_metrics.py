@@ -20,8 +20,8 @@ REFERENCES = [["the cat sat on the mat", "a cat was on the mat"], ["it is cold i
 
 
 def test_bleu_by_hand() -> None:
-    # Of "the cat was on the mat", 6 of 6 words are in a reference (`the` twice, as in the first), 5 of 5 pairs,
-    # 3 of 4 triples (not `the cat was`) and 2 of 3 runs of four. The lengths are equal.
+    # Of "the cat was on the mat", 6 of 6 words are in a reference (`the` twice, as in the first), 5 of 5
+    # pairs, 3 of 4 triples (not `the cat was`) and 2 of 3 runs of four. The lengths are equal.
     value, _ = bleu(["The cat was on the mat"], REFERENCES[:1])
     assert value == pytest.approx((1 * 1 * 3 / 4 * 2 / 3) ** 0.25)
     # Five words of the same in place of six: brevity penalty exp(1 - 6/5).
