@@ -43,7 +43,6 @@ class FineTuning(L.LightningModule):
         self.method = method
         self.training_spec = training
         self.steps = steps
-        self.validate_every: int | None = None  # in optimiser steps; the data know how long an epoch is
         self.seed = seed
         self.losses: list[float] = []
         self.validation_losses: list[tuple[int, float]] = []
@@ -87,7 +86,8 @@ class FineTuning(L.LightningModule):
         # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode, its dropout off.
         self.train()
         # A checkpoint is written before its step's validation, which Lightning then takes for done.
-        every, done = self.validate_every, len(self.losses)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning's, set by `fit`
+        every, done = data.validate_every, len(self.losses)
         if every and done and done % every == 0 and done not in dict(self.validation_losses):
             validation = self.trainer.fit_loop.epoch_loop.val_loop
             validation.restarting = False

@@ -103,7 +103,6 @@ def _execute(
     continue_adapter(spec, model, store, bases)
     steps = data.steps if method.trains else 0
     module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
-    module.validate_every = data.validate_every
     adapter = scratch / "adapter"
 
     def reload() -> nn.Module:

@@ -472,7 +472,11 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
     assert best == 6  # neither the first nor the last, so that the choice shows
     weights = first.weights | second.weights
     assert not same(trained(module.model), weights[best])
-    _select(run, module, tmp_path)
+    last = trained_state(module)
+    chosen, other = _select(run, module, tmp_path)
+    assert other is not None and other[0] == "last"
+    assert all(torch.equal(other[1][name], last[name]) for name in last)
+    module.load_state_dict(chosen, strict=False)
     assert same(trained(module.model), weights[best])
 
 
