@@ -186,6 +186,7 @@ def _problems(states: Sequence[RunState]) -> list[str]:
 
 
 def _score(options: argparse.Namespace) -> int:
+    from repro.study.result import score_warnings
     from repro.study.states import run_states
 
     plan, store = _load(options)
@@ -196,9 +197,12 @@ def _score(options: argparse.Namespace) -> int:
         scores = benchmark.score(store.predictions(state.spec))
         changed = sum(scores[name] != state.result.scores.get(name) for name in scores)
         evaluation = state.result.evaluation.model_copy(update={"scorer_version": benchmark.scorer_version})
-        store.write_result(
-            state.spec, state.result.model_copy(update={"scores": scores, "evaluation": evaluation})
-        )
+        renewed = {
+            "scores": scores,
+            "evaluation": evaluation,
+            "warnings": tuple(score_warnings(scores)),
+        }
+        store.write_result(state.spec, state.result.model_copy(update=renewed))
         scored = f"scored with version {benchmark.scorer_version}"
         print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} scores changed")
     return 0

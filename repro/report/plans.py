@@ -27,6 +27,11 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
             model = row.specs[0].model
             lines += ["", f"{block} ({model.source}: {model.checkpoint or 'random weights'})"]
         lines += [_line(row, spec, by_hash[spec.hash]) for spec in row.specs]
+    shown = {spec.hash for row in plan.rows for spec in row.specs}
+    others = [spec for spec in plan.runs.values() if spec.hash not in shown]
+    if others:
+        lines += ["", "in no row, but others start from them"]
+        lines += [f"  {by_hash[spec.hash].state:<8}{spec.hash}  {spec.title}" for spec in others]
     notes = plan.footnotes()
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
     return "\n".join([*lines, "", summarise(states), f"cells: {len(plan.cells)}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from repro.benchmarks.base import TaskScore
@@ -9,6 +10,9 @@ from repro.config import Frozen
 
 # Raised, here and in `Result`, when a field changes its meaning: a reader refuses every other version.
 RESULT_VERSION = 1
+
+# Above this share of unreadable answers, an accuracy says as much about the extraction as about the model.
+_UNPARSED_WARNING = 0.01
 
 
 class Environment(Frozen):
@@ -105,3 +109,14 @@ class Failure(Frozen):
     attempts: int
     when: str
     environment: Environment
+
+
+def score_warnings(scores: Mapping[str, TaskScore]) -> Iterator[str]:
+    """What a reader of scores should know: what is missing, unreadable or collapsed."""
+    for task, score in scores.items():
+        if score.missing:
+            yield score.missing
+        if score.unparsed > _UNPARSED_WARNING:
+            yield f"{task}: {100 * score.unparsed:.1f} % of the answers could not be read and count as wrong"
+        if score.constant:
+            yield f"{task}: all {score.items} items got the same answer"

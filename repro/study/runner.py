@@ -27,7 +27,7 @@ from repro.optimizers.memory import adamw_state_bytes, state_bytes
 from repro.study.bases import BaseModels
 from repro.study.environment import environment, peak_memory_bytes, reset_peak_memory
 from repro.study.execution import Execution
-from repro.study.result import Evaluation, Probe, Result, Training
+from repro.study.result import Evaluation, Probe, Result, Training, score_warnings
 from repro.study.spec import RunSpec
 from repro.study.starting import continue_adapter, starting_model
 from repro.study.store import PREDICTIONS, Store
@@ -39,9 +39,6 @@ _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 # Test items that the probes look at: enough for several lengths, few beside the 512 of a laptop run.
 _PROBE_ITEMS = 8
-
-# Above this share of unreadable answers, an accuracy says as much about the extraction as about the model.
-_UNPARSED_WARNING = 0.01
 
 
 def execute(
@@ -185,7 +182,7 @@ def _execute(
         model_revision=revision,
         data_fingerprints=data.fingerprints,
         environment=environment(),
-        warnings=tuple(_warnings(scores)),
+        warnings=tuple(score_warnings(scores)),
     )
     store.write_result(spec, result)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -341,16 +338,6 @@ def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogg
         settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
     ) as run:
         yield WandbLogger(experiment=run)
-
-
-def _warnings(scores: dict[str, TaskScore]) -> Iterator[str]:
-    for task, score in scores.items():
-        if score.missing:
-            yield score.missing
-        if score.unparsed > _UNPARSED_WARNING:
-            yield f"{task}: {100 * score.unparsed:.1f} % of the answers could not be read and count as wrong"
-        if score.constant:
-            yield f"{task}: all {score.items} items got the same answer"
 
 
 @contextmanager
