@@ -65,5 +65,6 @@ def install_prefix(model: PeftModel) -> PeftModel:
 def _visible(mask: Tensor, length: int) -> Tensor:
     """So many columns that every query sees: ones, true, or zeros to be added to a score."""
     shape = (*mask.shape[:-1], length)
-    value = 0 if mask.is_floating_point() else 1
+    # Added to scores is a mask over queries and keys; one over keys alone has ones, in floats too.
+    value = 0 if mask.dim() == 4 and mask.is_floating_point() else 1
     return torch.full(shape, value, dtype=mask.dtype, device=mask.device)

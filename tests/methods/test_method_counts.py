@@ -92,6 +92,7 @@ OTHER_TABLES = [
     ),  # 2 * 7 tokens * 1024 * 24 layers
     ("gpt2-medium", adapter_l(224), None, 11_089_152),
     ("gpt2-large", ranked("lora", 4), None, 737_280),
+    ("gpt2-large", ranked("lora", 8), None, 1_474_560),
     ("gpt2-large", ranked("dora", 8), None, 1_566_720),
     ("gpt2-large", dual(4), None, 1_474_560),
     ("gpt2-large", adapter_l(248), None, 23_002_848),

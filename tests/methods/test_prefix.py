@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from repro.benchmarks.causal_lm import (
     Example,
@@ -42,10 +51,36 @@ def prefixed(name: str) -> nn.Module:
     return model
 
 
+def without_hook(model: nn.Module) -> nn.Module:
+    """A copy of which peft's wrapper alone knows the prefix."""
+    plain = copy.deepcopy(model)
+    plain.get_base_model().get_decoder()._forward_pre_hooks.clear()
+    return plain
+
+
 def log_p(model: nn.Module, ids: list[int]) -> Tensor:
-    """Log-probabilities of every next token, by peft's forward."""
+    """Log-probabilities of every next token, by the forward of peft's wrapper without our hook."""
+    return without_hook(model)(torch.tensor([ids])).logits.log_softmax(-1)[0, -len(ids) :].detach()
+
+
+def gradient(loss: Tensor, model: nn.Module) -> Tensor:
+    """Of the prefix."""
+    (prefix,) = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.autograd.grad(loss, prefix)[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [None, torch.long, torch.bool, torch.float32])
+def test_the_model_inside_the_wrapper_has_the_prefix(name: str, dtype: torch.dtype | None) -> None:
+    model = prefixed(name)
+    ids = torch.tensor([[5, 9, 7, 30, 8], [3, 3, 6, 40, 11]])
+    mask = None if dtype is None else torch.tensor([[1] * 5, [0, 0, 1, 1, 1]], dtype=dtype)
     with torch.no_grad():
-        return model(torch.tensor([ids])).logits.log_softmax(-1)[0, -len(ids) :]
+        expected = without_hook(model)(ids, attention_mask=mask).logits[:, 2:]  # the second row's text
+        assert (without_hook(model).get_base_model()(ids).logits[:, 2:] - expected).abs().max() > 1
+        for way in (model, model.get_base_model()):
+            found = way(ids, attention_mask=mask).logits[:, 2:]
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -60,9 +95,12 @@ def test_the_loss_is_that_of_pefts_forward(name: str) -> None:
     )
     loss = negative_log_likelihood(model, batch["input_ids"], batch["labels"])
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    loss.backward()
-    (prefix,) = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert prefix.grad.abs().min() >= 0 and prefix.grad.abs().max() > 1e-4
+    reference = without_hook(model)
+    steps = reference(batch["input_ids"]).logits[:, :-1].flatten(0, 1)
+    theirs = nn.functional.cross_entropy(steps, batch["labels"][:, 1:].flatten(), reduction="sum")
+    ours = gradient(loss, model)
+    assert ours.abs().max() > 0.1
+    torch.testing.assert_close(ours, gradient(theirs, reference), rtol=1e-4, atol=1e-5)
     plain = copy.deepcopy(model)
     with torch.no_grad():
         next(p for p in plain.parameters() if p.requires_grad).mul_(-1)
@@ -70,8 +108,9 @@ def test_the_loss_is_that_of_pefts_forward(name: str) -> None:
     assert abs((other - loss).item()) > 1e-2  # the copy has a hook, and a prefix, of its own
 
 
-def test_packed_options_are_those_of_pefts_forward() -> None:
-    model = prefixed("tiny-llama")
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_options_are_those_of_pefts_forward(name: str) -> None:
+    model = prefixed(name)
     items = [Options((5, 6, 7), ((8, 9), (10,))), Options((20, 21), ((22,), (23, 24, 25)))]
     found = option_log_likelihoods(model, items, pad_id=3)
     for item, values in zip(items, found, strict=True):
@@ -98,8 +137,41 @@ def test_generation_is_greedy_by_pefts_forward_whatever_the_batch(name: str) -> 
         assert generate(model, tokenizer, [prompt], beams=1, max_new_tokens=6) == [expected]
 
 
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        BertForSequenceClassification(BertConfig(vocab_size=40, **SIZES)),
+        RobertaForSequenceClassification(RobertaConfig(vocab_size=40, **SIZES)),
+    ],
+    ids=["bert", "roberta"],
+)
+def test_a_classifier_has_a_prefix_and_trains_its_head(base: PreTrainedModel, tmp_path: Path) -> None:
+    targets = ["query", "value"]
+    model = METHOD.attach(copy.deepcopy(base), targets, "seq_cls").eval()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    head = sum(p.numel() for p in base.classifier.parameters())
+    assert sum(p.numel() for p in trained.values()) == head + 2 * 3 * 16 * 2  # 2 p h L
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.normal_()
+    ids, mask = torch.tensor([[5, 9, 7, 30, 8], [6, 21, 11, 1, 1]]), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    alone = model(input_ids=ids[1:, :3], attention_mask=mask[1:, :3]).logits
+    torch.testing.assert_close(logits[1:], alone, rtol=1e-5, atol=1e-5)
+    logits.square().sum().backward()
+    for name, parameter in trained.items():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+    METHOD.save(model, tmp_path / "prefix")
+    loaded = METHOD.load(copy.deepcopy(base), tmp_path / "prefix", targets, "seq_cls").eval()
+    assert torch.equal(loaded(input_ids=ids, attention_mask=mask).logits, logits)
+    assert {name for name, p in loaded.named_parameters() if p.requires_grad} == trained.keys()
+
+
 def test_deberta_is_refused_in_a_line() -> None:
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = DebertaV2ForSequenceClassification(DebertaV2Config(vocab_size=40, **sizes))
+    model = DebertaV2ForSequenceClassification(DebertaV2Config(vocab_size=40, **SIZES))
     with pytest.raises(MethodError, match=r"^prefix: deberta-v2 takes no keys and values .* use another"):
         METHOD.attach(model, ["query_proj", "value_proj"], "seq_cls")
