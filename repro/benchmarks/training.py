@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from repro.config import Frozen, added
 from repro.methods.base import OptimizerSettings
+
+
+def _interval(value: Any) -> Any:
+    if value in (None, "epoch") or (isinstance(value, int) and value >= 1):
+        return value
+    raise ValueError(f"not an interval (got {value!r}; allowed: a number of steps from 1 on, epoch, null)")
 
 
 class TrainingSpec(Frozen):
@@ -39,7 +45,7 @@ class TrainingSpec(Frozen):
     # fp32, or bf16 base weights under bf16 autocast with the trained weights in fp32.
     precision: Literal["fp32", "bf16"] = "fp32"
     # Optimiser steps between two looks at the held-out records, or `epoch`; None looks never.
-    validate_every: Annotated[int, Field(ge=1)] | Literal["epoch"] | None = None
+    validate_every: Annotated[int | Literal["epoch"] | None, BeforeValidator(_interval)] = None
     # Which weights are tested. `best_validation_score` is by the task's own metric, where a family has one.
     selection: Literal["last", "best_validation_loss", "best_validation_score"] = "last"
 

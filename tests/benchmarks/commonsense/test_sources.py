@@ -13,10 +13,9 @@ import datasets
 import pytest
 
 from repro.benchmarks.commonsense import package
-from repro.benchmarks.commonsense.columns import Content
 from repro.benchmarks.commonsense.hub import HUB_SETS, HubSource
 from repro.benchmarks.commonsense.instructions import render_upstream_file
-from repro.benchmarks.commonsense.package import PackageSource, in_train
+from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import TASKS, Record, build_records
 from repro.benchmarks.commonsense.sources import LocalSource, get_source
 from repro.benchmarks.data import DataError, fingerprint
@@ -59,25 +58,6 @@ def test_package_keeps_winogrande_twins_together() -> None:
         return {frozenset(o.lower() for o in r.options) for r in PackageSource().load("winogrande", split)}
 
     assert not pairs("train") & pairs("test")
-
-
-def _contents(*shared: tuple[str, ...]) -> list[Content]:
-    return [Content(f"question {i}", ("a", "b"), 0, texts) for i, texts in enumerate(shared)]
-
-
-def test_linked_items_are_drawn_once() -> None:
-    # 40 chains of three: the middle item links the outer two, which share nothing.
-    chains = [texts for i in range(40) for texts in [(f"p{i}", f"q{i}"), (f"Q{i}!", f"r{i}"), (f"r{i}",)]]
-    sides = in_train("piqa", _contents(*chains))
-    assert all(len(set(sides[i : i + 3])) == 1 for i in range(0, len(sides), 3))
-    assert 10 < sum(sides[::3]) < 30
-
-
-def test_the_draw_depends_on_content_alone() -> None:
-    contents = _contents(*[(f"text {i}", f"text {i + 1}") for i in range(0, 200, 3)])
-    forward = dict(zip(contents, in_train("piqa", contents), strict=True))
-    backward = dict(zip(contents[::-1], in_train("piqa", contents[::-1]), strict=True))
-    assert forward == backward
 
 
 def test_package_missing_or_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
