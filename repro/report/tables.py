@@ -217,6 +217,8 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
         )
     notes += plan.footnotes()
     notes += experiment.paper_notes
+    if done:
+        notes.append(f"Metrics: {_metrics(plan, done)}.")
     versions = sorted({str(result.evaluation.scorer_version) for result in done})
     if versions:
         commits = sorted({_commit(result) for result in done})
@@ -228,6 +230,15 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
     if any(row.collapsed for group in groups for row in group.rows):
         notes.append("* in at least one run every item of this task got the same answer.")
     return notes
+
+
+def _metrics(plan: Plan, done: Sequence[Result]) -> str:
+    """Every metric by its full name, with the columns that it stands in."""
+    columns: dict[str, list[str]] = {}
+    for name, heading in plan.columns.items():
+        for metric in dict.fromkeys(r.scores[name].metric for r in done if name in r.scores):
+            columns.setdefault(metric, []).append(heading)
+    return "; ".join(f"{metric} in {', '.join(headings)}" for metric, headings in columns.items())
 
 
 def _training(plan: Plan) -> str:
