@@ -55,7 +55,7 @@ def _line(row: PlannedRow, spec: RunSpec, state: RunState) -> str:
     settings = spec.method.model_dump(exclude={"name"}, exclude_none=True)
     shown = " ".join(f"{key}={_shown(value)}" for key, value in settings.items())
     training = spec.training
-    warmup = training.warmup_steps if training.warmup_ratio is None else f"{training.warmup_ratio:g}/1"
+    warmup = training.warmup_steps if training.warmup_ratio is None else f"{training.warmup_ratio:.0%}"
     learning = (
         f"lr={training.learning_rate:g} batch={training.batch_size} epochs={training.epochs} "
         f"warmup={warmup} wd={training.weight_decay:g}"

@@ -184,7 +184,7 @@ class Plan:
 
     def footnotes(self) -> list[str]:
         """The footnotes that apply: those whose pattern matches a key in which rows really differ."""
-        differing = {key for rows in self._blocks().values() for key, _ in _differing(rows)}
+        differing = {key for rows in self._blocks().values() for key in _differing(rows)}
         notes = self.experiment.footnotes
         return [
             text for pattern, text in notes.items() if any(fnmatchcase(key, pattern) for key in differing)
@@ -199,7 +199,7 @@ class Plan:
         allowed = (*self.experiment.axes, *self.experiment.footnotes)
         lines = []
         for block, rows in self._blocks().items():
-            for key, values in _differing(rows):
+            for key, values in _differing(rows).items():
                 if not any(fnmatchcase(key, pattern) for pattern in allowed):
                     shown = ", ".join(f"{row}: {value!r}" for row, value in values.items())
                     lines.append(
@@ -302,8 +302,8 @@ def _planned_row(
     return PlannedRow(block.model, row.id, row.label or method.label, specs)
 
 
-def _differing(rows: Sequence[PlannedRow]) -> list[tuple[str, dict[str, Any]]]:
-    """Spec keys in which rows differ over the same task, seeds apart: each with the value of every row."""
+def _differing(rows: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:
+    """Spec keys in which rows differ over the same task, seeds apart: for each key the value of every row."""
     differing: dict[str, dict[str, Any]] = {}
     tasks = dict.fromkeys(tuple(spec.benchmark.columns) for row in rows for spec in row.specs)
     for task in tasks:
@@ -317,4 +317,4 @@ def _differing(rows: Sequence[PlannedRow]) -> list[tuple[str, dict[str, Any]]]:
             values = {row: values.get(key) for row, values in flat.items()}
             if len({repr(value) for value in values.values()}) > 1:
                 differing.setdefault(key, values)
-    return list(differing.items())
+    return differing

@@ -124,14 +124,15 @@ def _execute(
         training_ended = time.perf_counter()
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
         if method.trains:
-            chosen, other = _select(spec, module, checkpoints)
-            if other is not None and benchmark.validates_by_score:
-                rule, weights = other
-                module.load_state_dict(weights, strict=False)
-                trainer.test(module, datamodule=data, verbose=False)
-                other_scores[rule] = benchmark.score(module.predictions)
-                module.predictions = []
-            module.load_state_dict(chosen, strict=False)
+            selection = _select(spec, module, checkpoints)
+            if selection is not None:
+                chosen, (rule, weights) = selection
+                if benchmark.validates_by_score:
+                    module.load_state_dict(weights, strict=False)
+                    trainer.test(module, datamodule=data, verbose=False)
+                    other_scores[rule] = benchmark.score(module.predictions)
+                    module.predictions = []
+                module.load_state_dict(chosen, strict=False)
             method.save(module.model, adapter)
         trainer.callbacks.append(probing)  # type: ignore[attr-defined]  # of the selected weights alone
         evaluation_started = time.perf_counter()
@@ -307,12 +308,12 @@ Weights = dict[str, torch.Tensor]
 
 def _select(
     spec: RunSpec, module: FineTuning, checkpoints: Path
-) -> tuple[Weights, tuple[str, Weights] | None]:
-    """The weights that the spec's rule selects; and by which rule there are others, and these."""
-    last = {name: tensor.detach().clone() for name, tensor in trained_state(module).items()}
+) -> tuple[Weights, tuple[str, Weights]] | None:
+    """The weights that the spec's rule selects, and the other rule with its weights; None without two."""
     path = checkpoints / "best.ckpt"
     if _watched(spec) is None or not path.exists():
-        return last, None
+        return None
+    last = {name: tensor.detach().clone() for name, tensor in trained_state(module).items()}
     best = torch.load(path, map_location=module.device, weights_only=False)["state_dict"]
     return (last, ("best", best)) if spec.training.selection == "last" else (best, ("last", last))
 

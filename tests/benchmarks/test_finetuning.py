@@ -473,9 +473,11 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
     weights = first.weights | second.weights
     assert not same(trained(module.model), weights[best])
     last = trained_state(module)
-    chosen, other = _select(run, module, tmp_path)
-    assert other is not None and other[0] == "last"
-    assert all(torch.equal(other[1][name], last[name]) for name in last)
+    selection = _select(run, module, tmp_path)
+    assert selection is not None
+    chosen, (rule, weights_of_rule) = selection
+    assert rule == "last"
+    assert all(torch.equal(weights_of_rule[name], last[name]) for name in last)
     module.load_state_dict(chosen, strict=False)
     assert same(trained(module.model), weights[best])
 

@@ -15,9 +15,6 @@ from repro.benchmarks.data import DataError
 from repro.benchmarks.glue.records import get_task
 from repro.benchmarks.jackknife import Array, jackknife
 
-# Rises whenever the same predictions would get another score.
-SCORER_VERSION = 1
-
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
     """The task's metric in percent. A prediction that is no number counts as unparsed and as wrong.

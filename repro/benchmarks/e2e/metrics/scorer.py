@@ -9,9 +9,6 @@ from repro.benchmarks.e2e.metrics.bleu import bleu
 from repro.benchmarks.e2e.metrics.java import JavaError, Meteor, ptb_tokens
 from repro.benchmarks.e2e.metrics.nist import nist
 
-# Rises whenever the same sentences would get another score.
-SCORER_VERSION = 1
-
 # Their segments are tokenised by Stanford's tokeniser, a Java program, and METEOR is one itself.
 _NEED_JAVA = {"meteor": "METEOR 1.5", "rouge_l": "ROUGE-L (PTB tokens)", "cider": "CIDEr (PTB tokens)"}
 
