@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=_plan)
 
     verb = verbs.add_parser("run", parents=[common], help="execute the missing runs here, then render")
+    verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=_run)
@@ -87,6 +88,10 @@ def _seeds(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write for instance 0,1,2") from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
 
 
 def _load(options: argparse.Namespace) -> tuple[Plan, Store]:
@@ -145,7 +150,7 @@ def _run(options: argparse.Namespace) -> int:
     from repro.study.states import run_states, to_execute
 
     plan, store = _load(options)
-    states = run_states(plan, store)
+    states = run_states(plan.only(options.rows) if options.rows else plan, store)
     specs = to_execute(states, retry_failed=options.retry_failed)
     done = sum(state.result is not None for state in states)
     name, profile = plan.experiment.name, plan.profile.name

@@ -66,6 +66,18 @@ def test_run_fills_the_table_and_a_second_run_trains_nothing(
     assert stamps == {path: path.stat().st_mtime_ns for path in (results / "runs").rglob("result.json")}
 
 
+def test_run_takes_the_named_rows_alone_and_the_table_shows_what_is_missing(
+    results: Path, experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("--rows", "dual*") == 0
+    out = capsys.readouterr().out
+    assert "0 of 1 runs are done, executing 1" in out
+    assert "0/1" in out and "1/1" in out
+    assert len(list((results / "runs").rglob("result.json"))) == 1
+    assert _run("--rows", "base,dora") == 2
+    assert "unknown row 'dora'; known: base, dual_lora, lora" in capsys.readouterr().err
+
+
 def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, experiments: Path) -> None:
     assert _run() == 0
     with (results / "tables" / "smoke" / "table1.csv").open() as file:

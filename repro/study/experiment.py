@@ -9,7 +9,7 @@ trained by itself), checked before anything runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -181,6 +181,19 @@ class Plan:
                 needed[spec.init_from.run.hash] = spec.init_from.run
             needed[spec.hash] = spec
         return needed
+
+    def only(self, patterns: Sequence[str]) -> Plan:
+        """The same with the rows whose id matches a pattern (`lora*`) alone.
+
+        Raises:
+            ConfigError: a pattern matches no row.
+        """
+        ids = dict.fromkeys(row.id for row in self.rows)
+        for pattern in patterns:
+            if not any(fnmatchcase(row, pattern) for row in ids):
+                raise ConfigError(f"{self.experiment.name}: {one_of('row', pattern, ids)}")
+        kept = (row for row in self.rows if any(fnmatchcase(row.id, pattern) for pattern in patterns))
+        return replace(self, rows=tuple(kept))
 
     def footnotes(self) -> list[str]:
         """The footnotes that apply: those whose pattern matches a key in which rows really differ."""
