@@ -7,7 +7,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,16 @@ def collate(examples: Sequence[Example], *, loss_on: str, pad_id: int) -> dict[s
         input_ids[row, : len(example.ids)] = torch.tensor(example.ids)
         labels[row, : len(example.ids)] = torch.tensor(example.labels(loss_on))
     return {"input_ids": input_ids, "labels": labels}
+
+
+def micro_batches(loss_on: str, pad_id: int) -> Callable[[Sequence[Example]], tuple[dict[str, Tensor], int]]:
+    """What makes a micro-batch of examples, with its count of predicted tokens."""
+
+    def micro_batch(examples: Sequence[Example]) -> tuple[dict[str, Tensor], int]:
+        batch = collate(examples, loss_on=loss_on, pad_id=pad_id)
+        return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
+
+    return micro_batch
 
 
 def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:

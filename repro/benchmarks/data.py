@@ -6,6 +6,7 @@ content, never on row order or on a library's random generator.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -45,6 +46,11 @@ def fingerprint(records: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def fingerprints(**parts: Iterable[Any]) -> dict[str, str]:
+    """The `fingerprint` of each part (train, validation, test)."""
+    return {name: fingerprint(records) for name, records in parts.items()}
+
+
 def select(records: Sequence[R], n: int, seed: int) -> list[R]:
     """`n` records chosen, and ordered, by sha256 of seed and id.
 
@@ -66,6 +72,46 @@ def data_folder(root: Path | None, holding: str) -> Path:
     if not folder:
         raise DataError(f"REPRO_DATA_DIR is not set; set it to a folder that holds {holding}")
     return Path(folder)
+
+
+def read_plain_or_gzipped(path: Path, origin: str) -> bytes:
+    """Content of a local file, or of the same with .gz added.
+
+    Args:
+        origin: what to copy there, for the error's line.
+
+    Raises:
+        DataError: there is neither, or the .gz is damaged.
+    """
+    zipped = path.with_name(f"{path.name}.gz")
+    if path.exists():
+        return path.read_bytes()
+    if not zipped.exists():
+        raise DataError(f"{path} is missing, and so is its .gz; copy {origin} there")
+    try:
+        return gzip.decompress(zipped.read_bytes())
+    except (OSError, EOFError) as error:
+        raise DataError(f"{zipped} is damaged ({error}); copy {origin} there again") from error
+
+
+def load_from_hub(path: str, configuration: str | None, split: str, revision: str | None = None) -> Any:
+    """A split of a set on the Hugging Face hub, as `datasets` gives it.
+
+    Raises:
+        DataError: it cannot be had.
+    """
+    import datasets
+
+    try:
+        return datasets.load_dataset(path, configuration, split=split, revision=revision)
+    # Offline, gated, renamed, moved: the hub's client raises errors of many unrelated classes.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        name = " ".join(part for part in (path, configuration, revision and f"({revision})") if part)
+        raise DataError(
+            f"cannot load {name} from the hub: {reason}; load it once while online, or set REPRO_DATA_DIR "
+            "and choose the source 'local'"
+        ) from error
 
 
 def batches_by_tokens(items: Sequence[T], lengths: Sequence[int], tokens: int) -> Iterator[list[T]]:

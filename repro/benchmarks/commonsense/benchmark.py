@@ -12,7 +12,7 @@ from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sources import get_source
-from repro.benchmarks.data import batches_by_tokens, fingerprint, select
+from repro.benchmarks.data import batches_by_tokens, fingerprint, fingerprints, select
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,7 +85,7 @@ class Commonsense(Benchmark):
         micro_batch_size: int,
         evaluation_tokens: int,
     ) -> FineTuningData:
-        from repro.benchmarks.causal_lm import IGNORED, collate
+        from repro.benchmarks.causal_lm import micro_batches
         from repro.benchmarks.finetuning import FineTuningData
 
         source = get_source(self.source)
@@ -102,20 +102,13 @@ class Commonsense(Benchmark):
 
         items = self._items(test, tokenizer)
 
-        def micro_batch(examples: Sequence[Example]) -> tuple[dict, int]:
-            batch = collate(examples, loss_on=training.loss_on, pad_id=tokenizer.pad_token_id)
-            return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
-
         return FineTuningData(
             train=self._examples(train, tokenizer, training),
             validation=self._examples(validation, tokenizer, training),
             test_batches=list(batches_by_tokens(items, [item.tokens for item in items], evaluation_tokens)),
-            fingerprints={
-                name: fingerprint(records)
-                for name, records in [("train", train), ("validation", validation), ("test", test)]
-            },
+            fingerprints=fingerprints(train=train, validation=validation, test=test),
             length=lambda example: len(example.ids),
-            collate=micro_batch,
+            collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
             training=training,
             micro_batch_size=micro_batch_size,
             seed=seed,

@@ -12,7 +12,7 @@ from typing import Any
 
 from repro.benchmarks.commonsense.columns import CONTENT
 from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
-from repro.benchmarks.data import DataError
+from repro.benchmarks.data import DataError, load_from_hub
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,11 @@ class HubSource:
         return build_records(task, split, (CONTENT[task](row)[:3] for row in rows))
 
     def _rows(self, task: str, split: Split) -> list[Mapping[str, Any]]:
-        import datasets
-
         hub_set = HUB_SETS[task]
         revision = self.revisions.get(task, hub_set.revision)
         configurations = hub_set.configurations if split == "train" else hub_set.configurations[:1]
         name = "train" if split == "train" else hub_set.test_split
-        try:
-            parts = [
-                datasets.load_dataset(hub_set.path, configuration, split=name, revision=revision)
-                for configuration in configurations
-            ]
-        # Offline, gated, renamed, moved: the hub's client raises errors of many unrelated classes.
-        except Exception as error:
-            reason = " ".join(str(error).split())[:160]
-            raise DataError(
-                f"cannot load {hub_set.path} ({revision or 'main'}) from the hub: {reason}; load it once "
-                "while online, or choose the source 'local' and set REPRO_DATA_DIR to LLM-Adapters' files"
-            ) from error
+        parts = (
+            load_from_hub(hub_set.path, configuration, name, revision) for configuration in configurations
+        )
         return [row for part in parts for row in part]

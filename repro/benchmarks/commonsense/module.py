@@ -7,27 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from repro.benchmarks.causal_finetuning import CausalFineTuning
 from repro.benchmarks.causal_lm import (
     Options,
     encode_options,
     generate,
-    negative_log_likelihood,
     option_log_likelihoods,
 )
 from repro.benchmarks.commonsense.records import Record
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
-from repro.benchmarks.finetuning import FineTuning, Prediction
+from repro.benchmarks.finetuning import Prediction
 from repro.benchmarks.training import TrainingSpec
 from repro.methods.base import Method
 
 # What one padded batch and another may differ by, in nats of an option's log-likelihood. In fp32 the
 # largest seen on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over tokens wanders by tenths.
 _NATS = {"fp32": 5e-3, "bf16": 1.0}
-# Of generated texts: a near tie between two beams may fall either way, with so few bits more often.
-_TEXTS = {"fp32": 0.15, "bf16": 0.5}
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def encode_item(
     return TestItem(record, options=options, normalisers=tuple(text.normalisers))
 
 
-class CommonsenseModule(FineTuning):
+class CommonsenseModule(CausalFineTuning):
     """Loss on the answer (or the whole text), answers by generation or by likelihood."""
 
     def __init__(
@@ -72,17 +70,8 @@ class CommonsenseModule(FineTuning):
         tokenizer: PreTrainedTokenizerBase,
         protocol: GenerateSettings | ClozeSettings,
     ) -> None:
-        super().__init__(model, method, training, steps=steps, seed=seed)
-        self.tokenizer = tokenizer
+        super().__init__(model, method, training, steps=steps, seed=seed, tokenizer=tokenizer)
         self.protocol = protocol
-
-    def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
-        return negative_log_likelihood(
-            self.model,
-            micro_batch["input_ids"],
-            micro_batch["labels"],
-            label_smoothing=self.training_spec.label_smoothing,
-        )
 
     def predict(self, items: Sequence[TestItem]) -> list[Prediction]:
         if isinstance(self.protocol, GenerateSettings):
@@ -104,20 +93,20 @@ class CommonsenseModule(FineTuning):
 
     def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
         """Largest difference of a log-likelihood in nats, or share of generated texts that differ."""
-        pairs = list(zip(one, other, strict=True))
         if isinstance(self.protocol, GenerateSettings):
-            return sum(a["text"] != b["text"] for a, b in pairs) / len(pairs)
+            return super().distance(one, other)
         differences = [
             abs(x - y)
-            for a, b in pairs
+            for a, b in zip(one, other, strict=True)
             for x, y in zip(a["log_likelihoods"], b["log_likelihoods"], strict=True)
         ]
         return float(torch.tensor(differences).max())  # a NaN stays one, which Python's max does not promise
 
     @property
     def probe_tolerance(self) -> float:
-        tolerances = _TEXTS if isinstance(self.protocol, GenerateSettings) else _NATS
-        return tolerances[self.training_spec.precision]
+        if isinstance(self.protocol, GenerateSettings):
+            return super().probe_tolerance
+        return _NATS[self.training_spec.precision]
 
 
 def _prediction(item: TestItem, **answer: Any) -> Prediction:

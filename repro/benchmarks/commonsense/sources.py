@@ -6,7 +6,6 @@ own, but holds evaluation sets only; its note says what that means for its score
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from repro.benchmarks.commonsense.hub import HubSource
 from repro.benchmarks.commonsense.instructions import from_rows
 from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import Record, Split, get_task
-from repro.benchmarks.data import DataError, data_folder
+from repro.benchmarks.data import DataError, data_folder, read_plain_or_gzipped
 from repro.config import one_of
 
 
@@ -46,16 +45,8 @@ class LocalSource:
         name = get_task(task).name
         root = data_folder(self.root, "commonsense/llm_adapters")
         path = root / "commonsense" / "llm_adapters" / name / f"{split}.json"
-        zipped = path.with_suffix(".json.gz")
-        if path.exists():
-            content = path.read_bytes()
-        elif zipped.exists():
-            content = gzip.decompress(zipped.read_bytes())
-        else:
-            raise DataError(
-                f"{path} is missing, and so is its .gz; "
-                f"copy dataset/{task}/{split}.json of AGI-Edgerunners/LLM-Adapters there"
-            )
+        origin = f"dataset/{task}/{split}.json of AGI-Edgerunners/LLM-Adapters"
+        content = read_plain_or_gzipped(path, origin)
         try:
             rows = json.loads(content)
         except ValueError as error:

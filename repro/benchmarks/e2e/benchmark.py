@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore
-from repro.benchmarks.data import DataError, batches_by_tokens, fingerprint, select
+from repro.benchmarks.data import DataError, batches_by_tokens, fingerprints, select
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import get_source
 
@@ -81,7 +81,7 @@ class E2E(Benchmark):
         micro_batch_size: int,
         evaluation_tokens: int,
     ) -> FineTuningData:
-        from repro.benchmarks.causal_lm import IGNORED, collate
+        from repro.benchmarks.causal_lm import micro_batches
         from repro.benchmarks.e2e.module import TestItem, encode, prompt_text
         from repro.benchmarks.finetuning import FineTuningData
 
@@ -98,10 +98,6 @@ class E2E(Benchmark):
                 for record in records
             ]
 
-        def micro_batch(examples: Sequence[Example]) -> tuple[dict, int]:
-            batch = collate(examples, loss_on=training.loss_on, pad_id=tokenizer.pad_token_id)
-            return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
-
         items = [TestItem(r, tuple(tokenizer(prompt_text(r, tokenizer)).input_ids)) for r in test]
         # Longest first, so that a batch too large for the memory shows at once.
         items.sort(key=lambda item: (-len(item.prompt), item.record.id))
@@ -111,12 +107,9 @@ class E2E(Benchmark):
             train=examples(train),
             validation=examples(validation),
             test_batches=list(batches_by_tokens(items, lengths, evaluation_tokens)),
-            fingerprints={
-                name: fingerprint(records)
-                for name, records in [("train", train), ("validation", validation), ("test", test)]
-            },
+            fingerprints=fingerprints(train=train, validation=validation, test=test),
             length=lambda example: len(example.ids),
-            collate=micro_batch,
+            collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
             training=training,
             micro_batch_size=micro_batch_size,
             seed=seed,

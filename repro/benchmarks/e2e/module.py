@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from repro.benchmarks.causal_lm import Example, encode_example, generate, negative_log_likelihood
+from repro.benchmarks.causal_finetuning import CausalFineTuning
+from repro.benchmarks.causal_lm import Example, encode_example, generate
 from repro.benchmarks.data import DataError
 from repro.benchmarks.e2e.records import Record
-from repro.benchmarks.finetuning import FineTuning, Prediction
+from repro.benchmarks.finetuning import Prediction
 from repro.benchmarks.training import TrainingSpec
 from repro.methods.base import Method
-
-# Share of the probed sentences that may differ: a near tie between two beams may fall either way.
-_TEXTS = {"fp32": 0.15, "bf16": 0.5}
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def encode(
     )
 
 
-class E2EModule(FineTuning):
+class E2EModule(CausalFineTuning):
     """Smoothed cross-entropy of the reference's tokens; one sentence for each test item."""
 
     def __init__(
@@ -73,17 +71,8 @@ class E2EModule(FineTuning):
         tokenizer: PreTrainedTokenizerBase,
         decoding: Decoding,
     ) -> None:
-        super().__init__(model, method, training, steps=steps, seed=seed)
-        self.tokenizer = tokenizer
+        super().__init__(model, method, training, steps=steps, seed=seed, tokenizer=tokenizer)
         self.decoding = decoding
-
-    def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
-        return negative_log_likelihood(
-            self.model,
-            micro_batch["input_ids"],
-            micro_batch["labels"],
-            label_smoothing=self.training_spec.label_smoothing,
-        )
 
     def predict(self, items: Sequence[TestItem]) -> list[Prediction]:
         texts = generate(
@@ -104,12 +93,3 @@ class E2EModule(FineTuning):
             }
             for item, text in zip(items, texts, strict=True)
         ]
-
-    def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
-        """Share of the sentences that differ."""
-        pairs = list(zip(one, other, strict=True))
-        return sum(a["text"] != b["text"] for a, b in pairs) / len(pairs)
-
-    @property
-    def probe_tolerance(self) -> float:
-        return _TEXTS[self.training_spec.precision]

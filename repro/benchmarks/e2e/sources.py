@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from repro.benchmarks.data import DataError, data_folder
+from repro.benchmarks.data import DataError, data_folder, load_from_hub, read_plain_or_gzipped
 from repro.benchmarks.e2e.records import Row, read_rows
 from repro.benchmarks.e2e.synthetic import synthetic_rows
 from repro.config import one_of
@@ -44,15 +43,7 @@ class LocalSource:
 
     def load(self, split: Split) -> list[Row]:
         path = data_folder(self.root, "e2e") / "e2e" / f"{_FILES[split]}.csv"
-        zipped = path.with_suffix(".csv.gz")
-        if path.exists():
-            content = path.read_bytes()
-        elif zipped.exists():
-            content = gzip.decompress(zipped.read_bytes())
-        else:
-            raise DataError(
-                f"{path} is missing, and so is its .gz; copy {path.name} of tuetschek/e2e-dataset there"
-            )
+        content = read_plain_or_gzipped(path, f"{path.name} of tuetschek/e2e-dataset")
         rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         return read_rows(rows, ("mr", "ref"), str(path))
 
@@ -64,17 +55,7 @@ class HubSource:
     note = "tuetschek/e2e_nlg from the hub"
 
     def load(self, split: Split) -> list[Row]:
-        import datasets
-
-        try:
-            rows = datasets.load_dataset("tuetschek/e2e_nlg", split=split, revision="refs/convert/parquet")
-        # Offline, gated, renamed, moved: the hub's client raises errors of many unrelated classes.
-        except Exception as error:
-            reason = " ".join(str(error).split())[:160]
-            raise DataError(
-                f"cannot load tuetschek/e2e_nlg from the hub: {reason}; load it once while online, or set "
-                "REPRO_DATA_DIR and choose the source 'local'"
-            ) from error
+        rows = load_from_hub("tuetschek/e2e_nlg", None, split, revision="refs/convert/parquet")
         return read_rows(rows, ("meaning_representation", "human_reference"), f"tuetschek/e2e_nlg, {split}")
 
 

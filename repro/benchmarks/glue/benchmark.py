@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore
-from repro.benchmarks.data import DataError, batches_by_tokens, fingerprint, select
+from repro.benchmarks.data import DataError, batches_by_tokens, fingerprints, select
 from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import get_source
 
@@ -124,10 +124,7 @@ class Glue(Benchmark):
             train=encoded["train"],
             validation=encoded["validation"],
             test_batches=list(batches_by_tokens(items, [len(item.ids) for item in items], evaluation_tokens)),
-            fingerprints={
-                name: fingerprint(records)
-                for name, records in [("train", train), ("validation", validation), ("test", test)]
-            },
+            fingerprints=fingerprints(train=train, validation=validation, test=test),
             length=lambda example: len(example.ids),
             collate=micro_batch,
             training=training,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from repro.benchmarks.data import DataError, data_folder
+from repro.benchmarks.data import DataError, data_folder, load_from_hub
 from repro.benchmarks.glue.records import Record, Split, Task, build_records
 from repro.benchmarks.package_data import in_train, validation_rows
 from repro.config import one_of
@@ -108,15 +108,5 @@ def _read(task: Task, path: Path, part: str = "") -> list[Record]:
 
 
 def _download(task: Task, split: str, part: str = "") -> list[Record]:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset("nyu-mll/glue", task.name, split=split)
-    # Offline, gated, renamed, moved: the hub's client raises errors of many unrelated classes.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(
-            f"cannot load nyu-mll/glue {task.name} from the hub: {reason}; load it once while online, or set "
-            "REPRO_DATA_DIR and choose the source 'local'"
-        ) from error
+    rows = load_from_hub("nyu-mll/glue", task.name, split)
     return build_records(task, rows, f"nyu-mll/glue, {task.name}, {split}", part)
