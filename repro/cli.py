@@ -225,6 +225,7 @@ def _write_table(plan: Plan, states: Sequence[RunState]) -> None:
     from repro.paths import RESULTS
     from repro.report.figures import draw_table
     from repro.report.formats import FORMATS, grid
+    from repro.report.sweeps import draw_sweep
     from repro.report.tables import build_table
 
     table = build_table(plan, states)
@@ -234,7 +235,8 @@ def _write_table(plan: Plan, states: Sequence[RunState]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(table), encoding="utf-8")
         written.append(path)
-    written += draw_table(table, RESULTS / "figures" / plan.profile.name)
+    folder = RESULTS / "figures" / plan.profile.name
+    written += draw_sweep(plan, table, folder) if plan.experiment.sweep else draw_table(table, folder)
     print(f"\n{table.title}")
     if table.watermark:
         print(table.watermark)

@@ -45,13 +45,21 @@ def load_yaml(path: Path, model_cls: type[T]) -> T:
     Raises:
         ConfigError: the file is missing, is no YAML mapping, or does not fit `model_cls`.
     """
+    return parse(read_yaml(path), model_cls, source=str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, as it stands there.
+
+    Raises:
+        ConfigError: the file is missing, or is no YAML.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse(content, model_cls, source=str(path))
 
 
 def parse(content: Any, model_cls: type[T], source: str) -> T:

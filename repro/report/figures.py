@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from repro.report.tables import AVERAGE, GAIN, Table, TableRow
 
-_STYLE = Path(__file__).with_name("paper.mplstyle")
+STYLE = str(Path(__file__).with_name("paper.mplstyle"))
+
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing into files and not into windows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def save_figure(figure: Any, name: str, title: str, watermark: str | None, folder: Path) -> list[Path]:
+    """Write a figure under its title as PNG and SVG, and close it. Returns the files."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    if watermark:
+        figure.text(0.5, 0.5, watermark.split(":")[0], ha="center", va="center", rotation=20,
+                    fontsize=34, color="0.6", alpha=0.5)  # fmt: skip
+    paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a date, so that equal data give equal files.
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot().close(figure)
+    return paths
 
 
 def draw_table(table: Table, folder: Path) -> list[Path]:
@@ -16,11 +42,7 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
 
     Returns the files; none where nothing was measured yet.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     shown = {column: label for column, label in _AXES.items() if column in table.columns} or table.columns
     groups = [
         (group.heading, [row for row in group.rows if any(row.values.get(column) for column in shown)])
@@ -30,7 +52,7 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
     groups = [(heading, rows) for heading, rows in groups if rows]
     if not groups:
         return []
-    with plt.style.context(str(_STYLE)):
+    with plt.style.context(STYLE):
         heights = [len(rows) for _, rows in groups]
         figure, axes = plt.subplots(
             len(groups),
@@ -49,17 +71,7 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
             axes[line, 0].set_title(heading)
         for panel, label in zip(axes[-1], shown.values(), strict=True):
             panel.set_xlabel(label)
-        figure.suptitle(table.title, x=0.01, ha="left", fontsize=11)
-        if table.watermark:
-            figure.text(0.5, 0.5, table.watermark.split(":")[0], ha="center", va="center", rotation=20,
-                        fontsize=34, color="0.6", alpha=0.5)  # fmt: skip
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{table.name}.{ending}" for ending in ("png", "svg")]
-        for path in paths:
-            # Without a date, so that equal data give equal files.
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-        plt.close(figure)
-    return paths
+        return save_figure(figure, table.name, table.title, table.watermark, folder)
 
 
 _AXES = {

@@ -14,13 +14,15 @@ from repro.paths import ROOT
 class PaperRow:
     """A row as printed; a value that could not be read anywhere is None.
 
-    `params` is in the unit of the table, percent or millions.
+    `params` is in the unit of the table, percent or millions; `label` is the paper's own, where method and
+    rank do not tell rows apart.
     """
 
     block: str
     method: str
     rank: str
     params: str
+    label: str | None = None
     values: dict[str, float | None] = field(default_factory=dict)
 
 
@@ -30,9 +32,10 @@ def paper_rows(table: str, folder: Path = ROOT / "results" / "paper") -> list[Pa
     if not path.exists():
         return []
     cells = pd.read_csv(path, dtype=str, keep_default_na=False)
-    rows: dict[tuple[str, str, str], PaperRow] = {}
+    rows: dict[tuple[str, ...], PaperRow] = {}
     for cell in cells.itertuples():
-        key = (str(cell.block), str(cell.method), str(cell.rank))
-        row = rows.setdefault(key, PaperRow(*key, params=str(cell.params)))
+        place = (str(cell.block), str(cell.method), str(cell.rank))
+        label = str(getattr(cell, "label", "")) or None
+        row = rows.setdefault((*place, label or ""), PaperRow(*place, params=str(cell.params), label=label))
         row.values[str(cell.column)] = float(str(cell.value)) if cell.value else None
     return list(rows.values())

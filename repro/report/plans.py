@@ -21,12 +21,13 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
     ]
     lines += ["", f"data and protocol: {first.benchmark.note}"]
     block = None
+    width = max(len(row.label) for row in plan.rows)
     for row in plan.rows:
         if row.block != block:
             block = row.block
             model = row.specs[0].model
             lines += ["", f"{block} ({model.source}: {model.checkpoint or 'random weights'})"]
-        lines += [_line(row, spec, by_hash[spec.hash]) for spec in row.specs]
+        lines += [_line(row, spec, by_hash[spec.hash], width) for spec in row.specs]
     shown = {spec.hash for row in plan.rows for spec in row.specs}
     others = [spec for spec in plan.runs.values() if spec.hash not in shown]
     if others:
@@ -51,7 +52,7 @@ def summarise(states: Sequence[RunState]) -> str:
     return f"{text}; what is open should take {duration(seconds)} here"
 
 
-def _line(row: PlannedRow, spec: RunSpec, state: RunState) -> str:
+def _line(row: PlannedRow, spec: RunSpec, state: RunState, width: int) -> str:
     settings = spec.method.model_dump(exclude={"name"}, exclude_none=True)
     shown = " ".join(f"{key}={_shown(value)}" for key, value in settings.items())
     training = spec.training
@@ -68,7 +69,7 @@ def _line(row: PlannedRow, spec: RunSpec, state: RunState) -> str:
         start = (
             f"  starts from {spec.init_from.run.hash} ({spec.init_from.run.title}, {spec.init_from.reading})"
         )
-    run = f"  {state.state:<8}{spec.hash}  {row.label:<12}{spec.task:<6} seed {spec.seed}"
+    run = f"  {state.state:<8}{spec.hash}  {row.label:<{width}}  {spec.task:<6} seed {spec.seed}"
     return f"{run}  {size:<34}{learning}  {shown}".rstrip() + start
 
 

@@ -187,7 +187,7 @@ def _paper_groups(printed: Sequence[PaperRow]) -> list[TableGroup]:
 
 
 def _printed(row: PaperRow) -> TableRow:
-    label = METHODS[row.method].label + (f" r={row.rank}" if row.rank else "")
+    label = row.label or METHODS[row.method].label + (f" r={row.rank}" if row.rank else "")
     values = {
         column: None if value is None else Estimate(value, None, 1) for column, value in row.values.items()
     }

@@ -18,11 +18,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from repro.benchmarks.base import benchmark_families
-from repro.config import ConfigError, Frozen, load_yaml, one_of, parse
+from repro.config import ConfigError, Frozen, one_of, parse, read_yaml
 from repro.methods.registry import METHODS
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import load_model_spec
 from repro.paths import EXPERIMENTS
+from repro.study.grid import check_axes, nested, points
 from repro.study.profile import Profile
 from repro.study.settings import Settings, laid_over, load_preset
 from repro.study.spec import InitFrom, RunSpec, flatten
@@ -53,6 +54,7 @@ class Row(Settings):
         targets: the modules to adapt, where they are not those of the model's file.
         preset: published settings in the place of the experiment's preset.
         init_from: tasks that start from another task's run.
+        vary: axes of a sweep; the row then stands for one row a point of their grid.
     """
 
     id: str
@@ -61,6 +63,28 @@ class Row(Settings):
     targets: tuple[str, ...] | None = None
     preset: str | None = None
     init_from: InitRule | None = None
+    vary: tuple[dict[str, tuple[Any, ...]], ...] = ()
+
+    @model_validator(mode="after")
+    def _is_a_grid(self) -> Row:
+        check_axes(self.vary)
+        return self
+
+    def points(self) -> list[Row]:
+        """This row, or the rows of its grid: ids and labels end in what varies."""
+        if not self.vary:
+            return [self]
+        leading = [next(iter(axis)) for axis in self.vary]
+        rows = []
+        for point in points(self.vary):
+            shown = {key.rsplit(".", 1)[-1]: point[key] for key in leading}
+            content = laid_over([self.model_dump(exclude={"vary"}), nested(point)])
+            content["id"] = "-".join([self.id, *map(str, shown.values())])
+            method = METHODS.get(self.method.get("name", ""))
+            label = self.label or (method.label if method else self.id)
+            content["label"] = ", ".join([label, *(f"{key} {value}" for key, value in shown.items())])
+            rows.append(parse(content, Row, f"row {self.id}"))
+        return rows
 
 
 class Block(Settings):
@@ -76,10 +100,23 @@ class Collapsed(Settings):
     rows: tuple[Row, ...] = Field(min_length=1)
 
 
-class Experiment(Frozen):
-    """One table of the paper.
+class Sweep(Frozen):
+    """How a sweep is drawn: every row that varies is a curve, every other row a horizontal line.
 
     Attributes:
+        x: the spec's dotted key that a point's place on the axis is read from.
+        label: of that axis.
+    """
+
+    x: str
+    label: str
+
+
+class Experiment(Frozen):
+    """One table or sweep of the paper.
+
+    Attributes:
+        sweep: how its figure is drawn, where it is a sweep.
         preset: published settings that hold for every row which names no other; profiles that put another
             model in the place of the paper's leave them out.
         params: unit of the table's column of trained parameters.
@@ -96,6 +133,7 @@ class Experiment(Frozen):
     axes: tuple[str, ...]
     footnotes: dict[str, str] = {}
     paper_notes: tuple[str, ...] = ()
+    sweep: Sweep | None = None
     defaults: Settings
     blocks: tuple[Block, ...] = Field(min_length=1)
     collapsed: Collapsed
@@ -103,7 +141,7 @@ class Experiment(Frozen):
     @model_validator(mode="after")
     def _rows_are_told_apart(self) -> Experiment:
         for place, rows in [("collapsed", self.collapsed.rows), *((b.model, b.rows) for b in self.blocks)]:
-            ids = [row.id for row in rows]
+            ids = [point.id for row in rows for point in row.points()]
             repeated = sorted({i for i in ids if ids.count(i) > 1})
             if repeated:
                 raise ValueError(
@@ -114,12 +152,17 @@ class Experiment(Frozen):
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row under a profile: one spec a seed, for every task that is trained by itself."""
+    """A row under a profile: one spec a seed, for every task that is trained by itself.
+
+    Attributes:
+        curve: id of the row in the file that this is a point of, where that row varies.
+    """
 
     block: str
     id: str
     label: str
     specs: tuple[RunSpec, ...]
+    curve: str | None = None
 
     def specs_for(self, column: str) -> list[RunSpec]:
         """The runs behind a column."""
@@ -231,18 +274,23 @@ class Plan:
 
 def list_experiments(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all experiments."""
-    return sorted(path.stem for path in experiments.glob("*.yaml"))
+    files = [*experiments.glob("*.yaml"), *experiments.glob("sweeps/*.yaml")]
+    return sorted(str(path.relative_to(experiments).with_suffix("")) for path in files)
 
 
 def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:
-    """Read an experiment.
+    """Read an experiment. Its `defaults` may name another experiment, whose defaults it then shares.
 
     Raises:
         ConfigError: there is no such experiment, or its file is wrong.
     """
     if name not in list_experiments(experiments):
         raise ConfigError(one_of("experiment", name, list_experiments(experiments)))
-    return load_yaml(experiments / f"{name}.yaml", Experiment)
+    path = experiments / f"{name}.yaml"
+    content = read_yaml(path)
+    if isinstance(content, dict) and isinstance(shared := content.get("defaults"), str):
+        content = content | {"defaults": load_experiment(shared, experiments).defaults.model_dump()}
+    return parse(content, Experiment, str(path))
 
 
 def plan(experiment: Experiment, profile: Profile, seeds: Sequence[int] | None = None) -> Plan:
@@ -257,9 +305,10 @@ def plan(experiment: Experiment, profile: Profile, seeds: Sequence[int] | None =
     else:
         blocks = (Block(model=family.model, **dict(experiment.collapsed)),)
     rows = tuple(
-        _planned_row(experiment, profile, block, row, seeds or profile.seeds)
+        _planned_row(experiment, profile, block, point, seeds or profile.seeds, row.id if row.vary else None)
         for block in blocks
         for row in block.rows
+        for point in row.points()
     )
     planned = Plan(experiment, profile, rows)
     planned.check_fairness()
@@ -267,7 +316,12 @@ def plan(experiment: Experiment, profile: Profile, seeds: Sequence[int] | None =
 
 
 def _planned_row(
-    experiment: Experiment, profile: Profile, block: Block, row: Row, seeds: Sequence[int]
+    experiment: Experiment,
+    profile: Profile,
+    block: Block,
+    row: Row,
+    seeds: Sequence[int],
+    curve: str | None,
 ) -> PlannedRow:
     family = profile.family(experiment.family)
     source = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
@@ -312,7 +366,7 @@ def _planned_row(
     if benchmark_families()[experiment.family].run_per_task:
         tasks = list(spec(None, seeds[0], row.method).benchmark.columns)
     specs = tuple(started(task, seed) for task in tasks for seed in used)
-    return PlannedRow(block.model, row.id, row.label or method.label, specs)
+    return PlannedRow(block.model, row.id, row.label or method.label, specs, curve)
 
 
 def _differing(rows: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:

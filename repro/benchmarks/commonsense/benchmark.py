@@ -11,8 +11,9 @@ from repro.benchmarks.base import Benchmark, TaskScore
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
-from repro.benchmarks.commonsense.sources import get_source
-from repro.benchmarks.data import batches_by_tokens, fingerprint, fingerprints, select
+from repro.benchmarks.commonsense.sources import Source, get_source
+from repro.benchmarks.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
+from repro.config import added
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,8 @@ class Commonsense(Benchmark):
         train_per_task: training records of each task, None for all.
         validation_size: records held out of the mix, for the selection of weights.
         test_per_task: test records of each task, None for all.
+        evaluated: what is scored: the `test` set; or `held_out`, `test_per_task` training records of each
+            task that are not trained on, for the choice of settings.
         max_tokens: longest training text, prompt and completion together.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
@@ -49,6 +52,7 @@ class Commonsense(Benchmark):
     train_per_task: int | None = Field(default=None, ge=1)
     validation_size: int = Field(default=0, ge=0)
     test_per_task: int | None = Field(default=None, ge=1)
+    evaluated: Literal["test", "held_out"] = added("test")
     max_tokens: int = Field(default=256, ge=8)
     data_seed: int = 0
     protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
@@ -65,6 +69,8 @@ class Commonsense(Benchmark):
     def note(self) -> str:
         trained = "all training" if self.train_per_task is None else f"{self.train_per_task} training"
         tested = "all test" if self.test_per_task is None else f"{self.test_per_task} test"
+        if self.evaluated == "held_out":
+            tested = f"{self.test_per_task} held-out training"
         protocol = f"protocol {self.protocol.name} version {self.protocol.version}"
         if isinstance(self.protocol, GenerateSettings):
             protocol += (
@@ -89,17 +95,10 @@ class Commonsense(Benchmark):
         from repro.benchmarks.finetuning import FineTuningData
 
         source = get_source(self.source)
-        trained = mix(
-            (self._some(source.load(task, "train"), self.train_per_task) for task in self.tasks),
-            self.data_seed,
-        )
+        parts = [self._train_and_test(source, task) for task in self.tasks]
+        trained = mix((train for train, _ in parts), self.data_seed)
         validation, train = trained[: self.validation_size], trained[self.validation_size :]
-        test = [
-            record
-            for task in self.tasks
-            for record in self._some(source.load(task, "test"), self.test_per_task)
-        ]
-
+        test = [record for _, tested in parts for record in tested]
         items = self._items(test, tokenizer)
 
         return FineTuningData(
@@ -137,6 +136,18 @@ class Commonsense(Benchmark):
         for prediction in sorted(predictions, key=lambda p: p["id"]):
             by_task[prediction["task"]].append(prediction)
         return {task: score(task, items, reading) for task, items in by_task.items()}
+
+    def _train_and_test(self, source: Source, task: str) -> tuple[Sequence[Record], Sequence[Record]]:
+        train = source.load(task, "train")
+        if self.evaluated == "test":
+            tested = self._some(source.load(task, "test"), self.test_per_task)
+            return self._some(train, self.train_per_task), tested
+        if self.test_per_task is None:
+            raise DataError("evaluated: held_out needs test_per_task, how many records of a task to hold out")
+        # Of a part, what is trained on is what the same run trains on that evaluates the test set.
+        trained = self.train_per_task or len(train) - self.test_per_task
+        chosen = select(train, trained + self.test_per_task, self.data_seed)
+        return chosen[:trained], chosen[trained:]
 
     def _some(self, records: Sequence[Record], count: int | None) -> Sequence[Record]:
         return records if count is None else select(records, count, self.data_seed)

@@ -14,6 +14,7 @@ from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.commonsense.protocols import Cloze
 from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
+from repro.benchmarks.data import DataError
 from repro.benchmarks.finetuning import FineTuningData
 from repro.benchmarks.training import TrainingSpec
 
@@ -199,3 +200,20 @@ def test_the_columns_are_the_papers() -> None:
         task.title for task in TASKS.values()
     ]
     assert commonsense().columns == {"boolq": "BoolQ", "piqa": "PIQA", "ARC-Easy": "ARC-e"}
+
+
+def test_held_out_records_are_not_trained_on_and_leave_the_training_as_it_is(
+    data: Data, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    usual = data(train_per_task=5, test_per_task=3)
+    held_out = data(train_per_task=5, test_per_task=3, evaluated="held_out")
+    assert held_out.fingerprints["train"] == usual.fingerprints["train"]
+    scored = [item.record for batch in held_out.test_batches for item in batch]
+    assert len(scored) == 9
+    assert all(record.question.startswith("train ") for record in scored)
+    trained = "\n".join(texts(held_out.train_dataloader(), tokenizer))
+    assert not any(f"{record.question}" in trained for record in scored)
+    # Without a size, everything else is trained on: 9 - 3 records of three tasks.
+    assert len(texts(data(test_per_task=3, evaluated="held_out").train_dataloader(), tokenizer)) == 18
+    with pytest.raises(DataError, match="held_out needs test_per_task"):
+        data(evaluated="held_out")

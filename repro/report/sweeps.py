@@ -1,0 +1,111 @@
+"""The figure of a sweep: curves over what varies, and lines for what does not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from repro.report.figures import STYLE, pyplot, save_figure
+from repro.report.tables import AVERAGE, Table, TableRow
+from repro.study.experiment import Plan, PlannedRow, Sweep
+from repro.study.spec import flatten
+
+# An axis whose ends are further apart than this is drawn logarithmically.
+_LOGARITHMIC = 15
+
+
+def draw_sweep(plan: Plan, table: Table, folder: Path) -> list[Path]:
+    """The measured averages with their intervals, one panel a block, and one for what the paper prints.
+
+    Returns the files; none where nothing was measured yet.
+    """
+    sweep = plan.experiment.sweep
+    assert sweep is not None
+    blocks = list(dict.fromkeys(row.block for row in plan.rows))
+    groups = {(group.source, group.block): group for group in table.groups}
+    if not any(row.values.get(AVERAGE) for block in blocks for row in groups["measured", block].rows):
+        return []
+    printed = [group for group in table.groups if group.source == "paper"]
+    plt = pyplot()
+    with plt.style.context(STYLE):
+        count = len(blocks) + len(printed)
+        figure, axes = plt.subplots(1, count, figsize=(4.2 * count, 3.9), squeeze=False)
+        for panel, block in zip(axes[0], blocks, strict=False):
+            rows = {row.id: row for row in groups["measured", block].rows}
+            _measured(panel, [row for row in plan.rows if row.block == block], rows, sweep)
+            panel.set_title(groups["measured", block].heading)
+        for panel, group in zip(axes[0, len(blocks) :], printed, strict=True):
+            _printed(panel, group.rows)
+            panel.set_title(group.heading)
+        for panel in axes[0]:
+            panel.set_xlabel(sweep.label)
+            panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
+        axes[0, 0].set_ylabel("mean accuracy (%), 95 % interval")
+        return save_figure(figure, table.name, table.title, table.watermark, folder)
+
+
+def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], sweep: Sweep) -> None:
+    curves: dict[str | None, list[tuple[float, TableRow]]] = {}
+    for plan in planned:
+        place = flatten(plan.specs[0].model_dump(mode="json")).get(sweep.x, math.nan)
+        if rows[plan.id].values.get(AVERAGE) is not None:
+            curves.setdefault(plan.curve, []).append((place, rows[plan.id]))
+    flat = curves.pop(None, [])
+    places = [place for points in curves.values() for place, _ in points]
+    if places and max(places) > _LOGARITHMIC * min(places):
+        panel.set_xscale("log")
+    for index, points in enumerate(curves.values()):
+        points.sort(key=lambda point: point[0])
+        estimates = [row.values[AVERAGE] for _, row in points]
+        panel.errorbar(
+            [place for place, _ in points],
+            [e.mean for e in estimates if e],
+            yerr=[e.half_width or 0 for e in estimates if e],
+            # What varies stands behind the last comma of a point's label.
+            label=points[0][1].label.rpartition(",")[0],
+            **_LOOKS[index % len(_LOOKS)],
+        )
+    # The intervals of the lines stand beside the curves, behind the right end of the axis.
+    low, high = panel.get_xlim()
+    for index, (_, row) in enumerate(flat):
+        estimate = row.values[AVERAGE]
+        assert estimate is not None
+        color = _line(panel, estimate.mean, row.label, len(curves) + index)
+        place = high + (high - low) * 0.03 * (1 + index)
+        if panel.get_xscale() == "log":
+            place = high * (high / low) ** (0.03 * (1 + index))
+        panel.errorbar(place, estimate.mean, yerr=estimate.half_width or 0, color=color, capsize=2)
+
+
+def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
+    """Dual LoRA's printed points at their rank, everything else as a line."""
+    others = 0
+    for row in rows:
+        estimate = row.values.get(AVERAGE)
+        if estimate is None:
+            continue
+        if row.id.startswith("dual_lora"):
+            place = float(row.id.rpartition("-r")[2])
+            panel.errorbar(place, estimate.mean, label=row.label, **_LOOKS[0])
+            panel.set_xlim(0, 2 * place)
+        else:
+            others += 1
+            _line(panel, estimate.mean, row.label, 1 + others)
+
+
+def _line(panel: Any, height: float, label: str, index: int) -> str:
+    """Draw a line over the whole panel; its colour."""
+    color = f"C{index}"
+    panel.axhline(height, color=color, linestyle=_DASHES[index % len(_DASHES)], label=label)
+    return color
+
+
+# Told apart without colour: by marker and by dash.
+_LOOKS: list[dict[str, Any]] = [
+    {"color": "C1", "marker": "D", "linestyle": "-", "capsize": 2, "markersize": 4},
+    {"color": "C0", "marker": "o", "linestyle": "--", "capsize": 2, "markersize": 4},
+    {"color": "C2", "marker": "s", "linestyle": "-.", "capsize": 2, "markersize": 4},
+    {"color": "C3", "marker": "^", "linestyle": ":", "capsize": 2, "markersize": 4},
+]
+_DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))]

@@ -1,0 +1,54 @@
+"""The figure of a sweep, from finished runs of which some are missing."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from repro.analysis.statistics import Estimate
+from repro.report.sweeps import draw_sweep
+from repro.report.tables import Table, TableGroup, TableRow
+from repro.study.experiment import Plan, load_experiment, plan
+from repro.study.profile import load_profile
+
+
+def table_of(planned: Plan, heights: dict[str, float]) -> Table:
+    rows = tuple(
+        TableRow(
+            id=row.id,
+            label=row.label,
+            params="1",
+            values={"avg": Estimate(heights[row.id], 2.0, 1) if row.id in heights else None},
+            runs=(1, 1),
+        )
+        for row in planned.rows
+    )
+    group = TableGroup("Ours", "measured", planned.rows[0].block, rows)
+    return Table("fig2", "A sweep", "smoke", {"avg": "Avg."}, "Params (%)", {}, (group,), ())
+
+
+@pytest.fixture
+def planned() -> Plan:
+    return plan(load_experiment("fig2"), load_profile("smoke"))
+
+
+def test_curves_and_lines_are_named_and_missing_points_left_out(planned: Plan, tmp_path: Path) -> None:
+    heights = {"lora": 40.0} | {f"dual_lora-{r1}": 40.0 + r1 for r1 in (1, 5, 15)}
+    png, svg = draw_sweep(planned, table_of(planned, heights), tmp_path)
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    texts = ["".join(node.itertext()) for node in ElementTree.parse(svg).iter() if node.tag.endswith("text")]
+    assert "Dual LoRA" in texts and "LoRA" in texts
+    assert "DoRA" not in texts and "Dual LoRA, constant scale" not in texts
+    assert planned.experiment.sweep is not None and planned.experiment.sweep.label in texts
+
+
+def test_equal_results_give_an_equal_figure(planned: Plan, tmp_path: Path) -> None:
+    table = table_of(planned, {"dual_lora-3": 41.0})
+    first, second = (draw_sweep(planned, table, tmp_path / name) for name in ("one", "two"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_nothing_measured_is_no_figure(planned: Plan, tmp_path: Path) -> None:
+    assert draw_sweep(planned, table_of(planned, {}), tmp_path) == []
