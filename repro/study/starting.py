@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import lightning as L
+
 from repro.benchmarks.finetuning import trained_state
 from repro.config import ConfigError
 from repro.study.bases import BaseModels
@@ -28,7 +30,7 @@ def starting_model(
     merged: dict[str, Tensor] = {}
     if spec.init_from is not None and spec.init_from.reading == "merged":
         parent = spec.init_from.run
-        merged = parent.method.merge(_trained_model(parent, store, bases)).state_dict()
+        merged = parent.method.merge(trained_model(parent, store, bases)).state_dict()
     model, tokenizer = bases.checkout(spec.model, task, precision, spec.benchmark.num_labels)
     _copy_what_fits(merged, model.state_dict())
     return model, tokenizer
@@ -45,18 +47,38 @@ def continue_adapter(spec: RunSpec, model: nn.Module, store: Store, bases: BaseM
         ConfigError: it is done, but its adapter was not kept.
     """
     if spec.init_from is not None and spec.init_from.reading == "adapter":
-        trained = trained_state(_trained_model(spec.init_from.run, store, bases))
+        trained = trained_state(trained_model(spec.init_from.run, store, bases))
         _copy_what_fits(trained, trained_state(model))
 
 
-def _trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
-    """The model of a finished run, as it was trained."""
+def untrained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
+    """The model of a run as it stood before its first step, the adapter drawn from the run's own seed.
+
+    Raises:
+        ConfigError: the method looks at training examples before it starts.
+    """
+    if spec.method.calibration_examples:
+        raise ConfigError(
+            f"{spec.slug}: {spec.method.name} starts from training examples; take another method"
+        )
+    L.seed_everything(spec.seed, workers=True, verbose=False)
+    model, _ = starting_model(spec, store, bases)
+    return spec.method.attach(model, spec.adapted_modules, spec.benchmark.model_task)
+
+
+def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
+    """The model of a finished run, as it was trained.
+
+    Raises:
+        RunWaits: the run is not done.
+        ConfigError: it is done, but its adapter was not kept.
+    """
     if not store.is_done(spec):
         raise RunWaits(f"it starts from {spec.slug}, which is not done")
     folder = store.directory(spec) / "adapter"
     if not folder.exists():
         raise ConfigError(
-            f"{folder} is missing, and another run starts from it; raise execution.keep_adapter_mb in the "
+            f"{folder} is missing, and its weights are needed; raise execution.keep_adapter_mb in the "
             f"profile, delete {folder.parent} and run it again"
         )
     model, _ = starting_model(spec, store, bases)

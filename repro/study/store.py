@@ -50,13 +50,13 @@ class Store:
         Raises:
             ConfigError: there is a result file, but it cannot be understood.
         """
-        return _read(self.directory(spec) / "result.json", Result)
+        return read_json(self.directory(spec) / "result.json", Result)
 
     def failure(self, spec: RunSpec) -> Failure | None:
         """What broke the run the last time, or None: a result outlives any failure."""
         if (self.directory(spec) / "result.json").exists():
             return None
-        return _read(self.directory(spec) / "failure.json", Failure)
+        return read_json(self.directory(spec) / "failure.json", Failure)
 
     def is_done(self, spec: RunSpec) -> bool:
         return self.result(spec) is not None
@@ -83,11 +83,11 @@ class Store:
 
     def write_result(self, spec: RunSpec, result: Result) -> None:
         """Declare the run finished; an earlier failure is forgotten."""
-        _write(self.directory(spec) / "result.json", _json(result))
+        write_json(self.directory(spec) / "result.json", result)
         (self.directory(spec) / "failure.json").unlink(missing_ok=True)
 
     def write_failure(self, spec: RunSpec, failure: Failure) -> None:
-        _write(self.directory(spec) / "failure.json", _json(failure))
+        write_json(self.directory(spec) / "failure.json", failure)
 
     @contextmanager
     def claimed(self, spec: RunSpec) -> Iterator[None]:
@@ -108,7 +108,12 @@ class Store:
             lock.release()
 
 
-def _read(path: Path, model_cls: type[T]) -> T | None:
+def read_json(path: Path, model_cls: type[T]) -> T | None:
+    """Read a typed file; None if there is none.
+
+    Raises:
+        ConfigError: there is one, but it cannot be understood.
+    """
     try:
         content = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -118,14 +123,17 @@ def _read(path: Path, model_cls: type[T]) -> T | None:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"]) or "file"
+        version = f" of version {RESULT_VERSION}" if model_cls is Result else ""
         raise ConfigError(
-            f"{path}: not a valid {model_cls.__name__.lower()} of version {RESULT_VERSION} "
+            f"{path}: not a valid {model_cls.__name__.lower()}{version} "
             f"({where}: {problem['msg']}); delete it to run again"
         ) from error
 
 
-def _json(content: Frozen) -> bytes:
-    return (json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()
+def write_json(path: Path, content: Frozen) -> None:
+    """Write a typed file whole or not at all."""
+    text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    _write(path, f"{text}\n".encode())
 
 
 def _write(path: Path, content: bytes) -> None:

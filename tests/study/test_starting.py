@@ -105,7 +105,7 @@ def test_an_adapter_that_was_not_kept_is_one_line(tmp_path: Path) -> None:
     child, parent, _ = specs("own")
     small = EXECUTION.model_copy(update={"keep_adapter_mb": 0})
     execute(parent, store=Store(tmp_path), execution=small, bases=BaseModels(), group="test")
-    with pytest.raises(ConfigError, match="adapter is missing, and another run starts from it; raise"):
+    with pytest.raises(ConfigError, match="adapter is missing, and its weights are needed; raise"):
         run(child, tmp_path)
 
 

@@ -63,6 +63,13 @@ def delta_weight(update: Update, rows: slice = _ALL, columns: slice = _ALL) -> T
         return block.M * block.S
 
 
+def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
+    """The two matrices (d, k) whose product, times the scale, is dW. In the dtype of `delta_weight`."""
+    with torch.no_grad(), _without_autocast(update.A):
+        block = _Term(update).block(_ALL, _ALL)
+        return block.M, block.S / update.scale
+
+
 def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`. Carries no gradient."""
     with torch.no_grad(), _without_autocast(weight):

@@ -1,0 +1,138 @@
+"""How many directions a weight update has: the ranks of Figure 3, layer by layer.
+
+The paper counts the singular values above a tolerance that it does not give. Here it is numpy's and torch's
+default, max(d, k) * eps * s_1, on matrices built and decomposed in float64. In float32 the rounding of the
+product alone is of full rank, and the tolerance is so wide that a full-rank 2048 x 2048 matrix counted 2045.
+A count says nothing about sizes, so two measures that do stand beside it: the stable rank ||M||_F^2 / s_1^2
+(Rudelson and Vershynin 2007) and the effective rank exp(H(s / sum s)), H the entropy (Roy and Vetterli 2007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro.adapters.dual_lora.layer import DualLoraLayer
+from repro.adapters.dual_lora.update import Rule, Update, delta_weight, magnitude_and_direction
+from repro.config import ConfigError, Frozen
+
+# Points of a stored spectrum: singular values over the largest, at evenly spaced places from first to last.
+_SPECTRUM = 17
+
+
+class Rank(Frozen):
+    """The ranks of one matrix.
+
+    Attributes:
+        layer: where it belongs, by the layer's path in the model.
+        part: `update` for dW; of Dual LoRA also `magnitude` and `direction`, whose product it is.
+        shape: (d, k).
+        numerical: singular values above max(d, k) * eps * s_1.
+        stable, effective: see the module.
+        spectrum: s_i / s_1 at evenly spaced i, the first and the last among them.
+    """
+
+    layer: str
+    part: str
+    shape: tuple[int, int]
+    numerical: int
+    stable: float
+    effective: float
+    spectrum: tuple[float, ...]
+
+    @property
+    def module(self) -> str:
+        """The kind of layer, the last word of its path."""
+        return self.layer.rpartition(".")[2]
+
+    @property
+    def ceiling(self) -> int:
+        """The largest rank that the shape allows."""
+        return min(self.shape)
+
+
+def rank(matrix: Tensor, layer: str = "", part: str = "update") -> Rank:
+    """The ranks of a matrix (d, k), decomposed in float64."""
+    shape = (matrix.shape[0], matrix.shape[1])
+    values = torch.linalg.svdvals(matrix.double())
+    largest = float(values[0])
+    if largest == 0:
+        nothing = (0.0,) * _SPECTRUM
+        return Rank(layer=layer, part=part, shape=shape, numerical=0, stable=0, effective=0, spectrum=nothing)
+    tolerance = max(shape) * torch.finfo(torch.float64).eps * largest
+    shares = values / values.sum()
+    places = torch.linspace(0, len(values) - 1, _SPECTRUM).round().long()
+    return Rank(
+        layer=layer,
+        part=part,
+        shape=shape,
+        numerical=int((values > tolerance).sum()),
+        stable=float((values**2).sum() / largest**2),
+        effective=float(torch.special.entr(shares).sum().exp()),
+        spectrum=tuple(round(float(value), 5) for value in values[places] / largest),
+    )
+
+
+def ranks(model: nn.Module) -> Iterator[Rank]:
+    """The ranks of every adapted layer's update, one layer in memory at a time.
+
+    Raises:
+        ConfigError: the model has no layer whose update is a matrix that is added to the weight.
+    """
+    found = False
+    for name, layer in model.named_modules():
+        if not hasattr(layer, "get_delta_weight"):
+            continue
+        found = True
+        path = name.removeprefix("base_model.model.")
+        for part, matrix in _parts(layer).items():
+            yield rank(matrix, path, part)
+    if not found:
+        raise ConfigError("no layer of this model adds an update to its weight; analyse LoRA or Dual LoRA")
+
+
+def random_update(size: int, r: int, seed: int = 0) -> Iterator[Rank]:
+    """The ranks of an untrained Dual LoRA update of (size, size) with r1 = r2 = `r`.
+
+    From Gaussian factors, whose standard deviation changes none of the ranks: it scales the matrices alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    A, B, C, D = (normal(*shape) for shape in [(r, size), (size, r), (r, size), (size, r)])
+    update = Update(Rule(), torch.ones((), dtype=torch.float64), A, B, C, D)
+    for part, matrix in _dual_parts(update).items():
+        yield rank(matrix, f"random.{size}x{size}", part)
+
+
+def _parts(layer: Any) -> dict[str, Tensor]:
+    """The update in float64; of Dual LoRA its two parts as well."""
+    (adapter,) = layer.active_adapters
+    if isinstance(layer, DualLoraLayer):
+        terms = [_doubled(update) for update in layer.updates(adapter)]
+        if len(terms) == 1:
+            return _dual_parts(terms[0])
+        return {"update": torch.stack([delta_weight(term) for term in terms]).sum(0)}
+    dtype = next(layer.parameters()).dtype
+    try:
+        return {"update": layer.double().get_delta_weight(adapter).detach()}
+    finally:
+        layer.to(dtype)
+
+
+def _dual_parts(update: Update) -> dict[str, Tensor]:
+    magnitude, direction = magnitude_and_direction(update)
+    return {"update": magnitude * direction, "magnitude": magnitude, "direction": direction}
+
+
+def _doubled(update: Update) -> Update:
+    def doubled(factor: Tensor | None) -> Tensor | None:
+        return None if factor is None else factor.detach().double()
+
+    A, B = update.A.detach().double(), update.B.detach().double()
+    return update._replace(scale=update.scale.double(), A=A, B=B, C=doubled(update.C), D=doubled(update.D))

@@ -1,0 +1,102 @@
+"""Figure 3 and its table: ranks of the update by kind of layer, trained beside untrained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from repro.analysis.rank import Rank
+from repro.analysis.run_ranks import RandomRanks, RunRanks
+from repro.report.figures import STYLE, pyplot, save_figure
+from repro.study.experiment import Plan
+
+_MEASURES = {
+    "numerical": "numerical rank",
+    "effective": "effective rank",
+    "stable": "stable rank",
+}
+"""Columns of the table, and what a panel's axis says."""
+
+
+def rank_table(found: Mapping[str, Iterable[RunRanks]], random: RandomRanks | None) -> pd.DataFrame:
+    """Means over layers and seeds, a line for each row, state, part of the update and kind of layer.
+
+    Args:
+        found: by a row's label, the ranks of its finished runs.
+
+    Returns:
+        columns `row`, `state`, `part`, `module`, `layers`, `ceiling`, and one for each measure.
+    """
+    groups: dict[tuple[str, str, str, str], list[Rank]] = {}
+
+    def add(row: str, state: str, ranks: Iterable[Rank]) -> None:
+        for rank in ranks:
+            groups.setdefault((row, state, rank.part, rank.module), []).append(rank)
+
+    for row, runs in found.items():
+        for run in runs:
+            add(row, "trained", run.trained)
+            # LoRA starts at zero, which has no rank to show.
+            add(row, "untrained", (rank for rank in run.untrained if rank.numerical))
+    if random is not None:
+        add(f"Random, r {random.factors}", "untrained", random.ranks)
+    return pd.DataFrame(
+        {
+            **dict(zip(("row", "state", "part", "module"), place, strict=True)),
+            "layers": len(ranks),
+            "ceiling": fmean(rank.ceiling for rank in ranks),
+            **{name: fmean(getattr(rank, name) for rank in ranks) for name in _MEASURES},
+        }
+        for place, ranks in groups.items()
+    )
+
+
+def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
+    """A panel for each measure, in percent of the ceiling: what stands near 100 could hardly be higher.
+
+    Returns the files; none where nothing was analysed yet.
+    """
+    if table.empty:
+        return []
+    plt = pyplot()
+    modules = list(dict.fromkeys(table["module"]))
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, len(_MEASURES), figsize=(3.6 * len(_MEASURES), 4.2), sharey=True)
+        for panel, (measure, title) in zip(axes, _MEASURES.items(), strict=True):
+            for row, part, state in table[["row", "part", "state"]].drop_duplicates().itertuples(index=False):
+                group = table[(table.row == row) & (table.part == part) & (table.state == state)]
+                _points(panel, group, measure, modules, f"{row}: {part}, {state}")
+            panel.set_title(title)
+            panel.set_xlabel("% of the largest possible, mean over layers")
+            panel.set_xlim(-3, 103)
+            panel.set_yticks(range(len(modules)), modules)
+            panel.set_ylim(len(modules) - 0.5, -0.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=7)
+        experiment = plan.experiment
+        return save_figure(figure, experiment.name, experiment.title, plan.profile.watermark, folder)
+
+
+def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], label: str) -> None:
+    """Filled where trained and hollow where not, both at one height; the parts stand a little apart."""
+    first = group.iloc[0]
+    lora = first["row"] == "LoRA"
+    color = "C0" if lora else _LOOKS[first["part"]][1]
+    offset = -0.3 if lora else _LOOKS[first["part"]][2]
+    panel.plot(
+        100 * group[measure] / group["ceiling"],
+        [modules.index(module) + offset for module in group["module"]],
+        linestyle="none",
+        marker=_LOOKS[first["part"]][0],
+        color=color,
+        markerfacecolor=color if first["state"] == "trained" else "none",
+        markersize=5 if first["state"] == "trained" else 8,
+        label=label,
+    )
+
+
+# Marker, colour and height of a part.
+_LOOKS = {"update": ("o", "C1", -0.1), "magnitude": ("^", "C2", 0.1), "direction": ("s", "C3", 0.3)}
