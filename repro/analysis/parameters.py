@@ -1,0 +1,122 @@
+"""The paper's "Trainable Param." columns, counted again on models that exist as shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+
+from repro.report.paper import PaperRow, paper_rows
+from repro.study.experiment import Plan, PlannedRow, load_experiment, plan
+from repro.study.profile import load_profile
+from repro.study.spec import RunSpec
+
+TABLES = ("table1", "table2", "table4", "table5")
+"""The tables of the paper that have the column."""
+
+
+@dataclass(frozen=True)
+class ParameterEntry:
+    """One entry of the column.
+
+    Attributes:
+        printed: as the paper has it, in `unit`.
+        count: trained parameters without classification heads.
+        built: how `count` was had: `built`, from the adapter attached on the meta device; `formula`, where
+            that needs data.
+        recomputed: the count in the paper's unit and with its decimals.
+    """
+
+    table: str
+    block: str
+    method: str
+    rank: str
+    label: str
+    paper_label: str | None
+    printed: str
+    unit: str
+    count: int
+    built: str
+    recomputed: str
+
+    @property
+    def agrees(self) -> bool:
+        return Decimal(self.printed) == Decimal(self.recomputed)
+
+
+def parameter_entries(build: bool = True) -> Iterator[ParameterEntry]:
+    """Every entry of the paper's columns that a row of the shipped experiments stands for.
+
+    Args:
+        build: attach every adapter to its model on the meta device, where 70 billion weights take no memory,
+            and hold the formula against it; without, the formula alone.
+    """
+    for table in TABLES:
+        planned = plan(load_experiment(table), load_profile("paper"), [0])
+        for printed in paper_rows(table):
+            row = _row_for(printed, planned)
+            if row is None:
+                continue
+            spec = row.specs[0]
+            by_building = build and not spec.method.calibration_examples and spec.method.trains
+            count = _built(spec) if by_building else row.trainable_parameters
+            if count != row.trainable_parameters:
+                raise AssertionError(
+                    f"{table}, {row.block}, {row.id}: the formula gives {row.trainable_parameters:,} trained "
+                    f"parameters, the built model has {count:,}"
+                )
+            percent = planned.experiment.params == "percent"
+            yield ParameterEntry(
+                table=table,
+                block=printed.block,
+                method=printed.method,
+                rank=printed.rank,
+                label=row.label if not printed.rank or printed.label else f"{row.label} r={printed.rank}",
+                paper_label=printed.label,
+                printed=printed.params,
+                unit="%" if percent else "M",
+                count=count,
+                built="built" if by_building else "formula",
+                recomputed=_like(printed.params, row.trainable_percent if percent else count / 1e6),
+            )
+
+
+def _row_for(printed: PaperRow, planned: Plan) -> PlannedRow | None:
+    for row in planned.rows:
+        method = row.specs[0].method
+        if row.block != printed.block or method.name != printed.method:
+            continue
+        rank = getattr(method, "rank", None) or getattr(method, "magnitude_rank", None)
+        if printed.label is not None:
+            if row.label == printed.label:
+                return row
+        elif not printed.rank or str(rank) == printed.rank:
+            return row
+    return None
+
+
+def _built(spec: RunSpec) -> int:
+    """Trained parameters of the model that the spec's method really builds."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from repro.models.gpt2 import split_attention_inputs
+    from repro.models.shapes import base_parameters, linear_shapes
+
+    task = spec.benchmark.model_task
+    auto_class = AutoModelForCausalLM if task == "causal_lm" else AutoModelForSequenceClassification
+    architecture, targets = spec.model.architecture, spec.adapted_modules
+    with torch.device("meta"):
+        base = auto_class.from_config(AutoConfig.for_model(**architecture))
+        split_attention_inputs(base)
+        model = spec.method.attach(base, targets, task)
+    report = spec.method.verify(
+        model, targets, linear_shapes(architecture, targets), base_parameters(architecture)
+    )
+    return report.trainable_parameters
+
+
+def _like(printed: str, value: float) -> str:
+    """The value with as many decimals as the printed one."""
+    step = Decimal(1).scaleb(Decimal(printed).as_tuple().exponent)  # type: ignore[arg-type]
+    return str(Decimal(repr(value)).quantize(step, ROUND_HALF_UP))
