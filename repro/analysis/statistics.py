@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,24 @@ class Estimate:
 
     Attributes:
         half_width: None where one item, or nothing, was measured.
+        error: standard error of the mean, None likewise; `freedom` are its degrees of freedom.
     """
 
     mean: float
     half_width: float | None
     runs: int
+    error: float | None = None
+    freedom: float | None = None
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p-value of the truth being at or below `bound`, by Student's t; 1 if nothing varied."""
+        if not self.error or self.freedom is None:
+            return 1.0
+        return float(student.sf((self.mean - bound) / self.error, self.freedom))
+
+    def p_above(self, bound: float) -> float:
+        """The same of the truth being at or above `bound`."""
+        return replace(self, mean=-self.mean).p_below(-bound)
 
 
 def mean_over_tasks(tasks: list[NDArray[np.float64]], confidence: float = 0.95) -> Estimate:
@@ -50,11 +63,24 @@ def mean_over_tasks(tasks: list[NDArray[np.float64]], confidence: float = 0.95) 
     if run_count > 1:
         parts.append((np.var(run_means, ddof=1) / run_count, run_count - 1))
     variance = sum(part for part, _ in parts)
-    half_width = None
-    if len(item_parts) == len(tasks):
-        freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance > 0 else 1.0
-        half_width = float(student.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
-    return Estimate(mean=float(run_means.mean()), half_width=half_width, runs=run_count)
+    mean = float(run_means.mean())
+    if len(item_parts) < len(tasks):
+        return Estimate(mean=mean, half_width=None, runs=run_count)
+    freedom = float(variance**2 / sum(part**2 / df for part, df in parts)) if variance > 0 else 1.0
+    error = float(np.sqrt(variance))
+    half_width = float(student.ppf((1 + confidence) / 2, freedom) * error)
+    return Estimate(mean=mean, half_width=half_width, runs=run_count, error=error, freedom=freedom)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm 1979), in the given order; each at least what it was."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def outcomes_array(outcomes: Sequence[str | tuple[float, ...]]) -> NDArray[np.float64]:

@@ -288,7 +288,8 @@ class Plan:
 def list_experiments(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all experiments."""
     files = [*experiments.glob("*.yaml"), *experiments.glob("sweeps/*.yaml")]
-    return sorted(str(path.relative_to(experiments).with_suffix("")) for path in files)
+    names = (path.relative_to(experiments).with_suffix("").as_posix() for path in files)
+    return sorted(name for name in names if name != "claims")  # a ledger over experiments, and none itself
 
 
 def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:

@@ -1,0 +1,251 @@
+"""The claims ledger: statements of the paper, each tested against the runs of a profile.
+
+A comparison pairs two rows over the same items and the same seeds. Two one-sided tests decide it: that the
+better row is not better at all (rejected: reproduced), and that it is better by the margin or more (rejected:
+contradicted). The second one also speaks where both rows are equal up to the margin: "beats" is then wrong.
+p-values are Student's on the paired differences, which cover items and seeds (`statistics.mean_over_tasks`),
+and Holm's correction is over both tests of every comparison in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from repro.analysis.statistics import Estimate, holm, mean_over_tasks, outcomes_array
+from repro.config import ConfigError, Frozen, load_yaml
+from repro.paths import EXPERIMENTS
+from repro.study.experiment import Plan, PlannedRow, load_experiment, plan
+from repro.study.profile import Profile
+from repro.study.result import Result
+from repro.study.states import RunState, State, run_states
+from repro.study.store import Store
+
+# A verdict's largest p-value after the correction.
+LEVEL = 0.05
+# Seeds beyond these are not proposed: nobody runs them.
+_MOST_SEEDS = 100
+
+Verdict = Literal["reproduced", "contradicted", "undecided"]
+
+
+class Comparison(Frozen):
+    """Rows that are said to be better than others of the same block, by patterns of their ids.
+
+    Attributes:
+        equal_size: compare rows only whose trained parameters differ by less than a tenth (DoRA adds some to LoRA).
+        columns: of the tables, those that are compared; none named: all.
+    """
+
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    equal_size: bool = False
+    columns: tuple[str, ...] = ()
+
+
+class Claim(Frozen):
+    """A statement of the paper. It holds if every one of its comparisons does.
+
+    Attributes:
+        where: its place in the paper.
+        unmeasured: why no run of this project can decide it, where that is so.
+    """
+
+    id: str
+    text: str
+    where: str
+    experiment: str | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    unmeasured: str = ""
+
+
+class Ledger(Frozen):
+    """The file `experiments/claims.yaml`.
+
+    Attributes:
+        margin: difference in points of the average that counts as none.
+    """
+
+    margin: float = Field(gt=0)
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One comparison of two rows, and what became of it.
+
+    Attributes:
+        difference: better less worse, in points of the mean over the columns; None without a common seed.
+        p_no_better, p_by_margin: of the two tests, corrected.
+        collapsed: runs of the two rows that gave every item of some task one answer, or that failed.
+        seeds_wanted: how many seeds should settle it, at the difference and the spread seen; None where it is
+            settled, or where more seeds alone would not do it.
+    """
+
+    claim: Claim
+    block: str
+    better: str
+    worse: str
+    difference: Estimate | None
+    p_no_better: float
+    p_by_margin: float
+    verdict: Verdict
+    collapsed: int
+    seeds_wanted: int | None
+
+
+def load_ledger() -> Ledger:
+    """The paper's claims."""
+    return load_yaml(EXPERIMENTS / "claims.yaml", Ledger)
+
+
+def score_claims(ledger: Ledger, profile: Profile, store: Store) -> list[Tested]:
+    """Every comparison of every claim that names an experiment, on the finished runs of a profile.
+
+    Raises:
+        ConfigError: a claim's patterns match no rows.
+    """
+    tested = [t for claim in ledger.claims if claim.experiment for t in _compared(claim, profile, store)]
+    ps = holm(
+        [
+            p
+            for t in tested
+            for p in (
+                (1.0, 1.0)
+                if t.difference is None
+                else (t.difference.p_below(0), t.difference.p_above(ledger.margin))
+            )
+        ]
+    )
+    return [
+        _decided(t, p_no_better, p_by_margin, ledger.margin)
+        for t, p_no_better, p_by_margin in zip(tested, ps[::2], ps[1::2], strict=True)
+    ]
+
+
+def verdict(tested: Sequence[Tested]) -> Verdict:
+    """Of a claim, from its comparisons: every one must be reproduced, and one contradiction is enough."""
+    verdicts = {t.verdict for t in tested}
+    if "contradicted" in verdicts:
+        return "contradicted"
+    return "reproduced" if verdicts == {"reproduced"} else "undecided"
+
+
+ByColumn = Mapping[str, Mapping[int, Result]]
+"""Finished runs of a row: by the column that they fill, and by seed."""
+
+
+def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str]) -> Estimate | None:
+    """Mean over the columns of the difference, over the same items and the seeds that both rows have in all.
+
+    None where they have no seed in common, or were not tested on the same items.
+    """
+    shared = [better[column].keys() & worse[column].keys() for column in columns]
+    seeds = sorted(set.intersection(*map(set, shared)))
+    if not seeds:
+        return None
+    differences = []
+    for column in columns:
+        one, other = ([row[column][seed] for seed in seeds] for row in (better, worse))
+        if len({result.data_fingerprints["test"] for result in [*one, *other]}) != 1:
+            return None
+        outcomes = [outcomes_array([r.scores[column].outcomes for r in runs]) for runs in (one, other)]
+        differences.append(outcomes[0] - outcomes[1])
+    return mean_over_tasks(differences)
+
+
+def _compared(claim: Claim, profile: Profile, store: Store) -> Iterator[Tested]:
+    assert claim.experiment is not None
+    planned = plan(load_experiment(claim.experiment), profile)
+    states = {state.spec.hash: state for state in run_states(planned, store)}
+    for comparison in claim.comparisons:
+        pairs = list(_pairs(comparison, planned))
+        if not pairs:
+            raise ConfigError(
+                f"experiments/claims.yaml, {claim.id}: no rows of {claim.experiment} under profile "
+                f"{profile.name} match {', '.join(comparison.better)} and {', '.join(comparison.worse)}"
+            )
+        for better, worse in pairs:
+            columns = [c for c in better.columns if not comparison.columns or c in comparison.columns]
+            yield Tested(
+                claim=claim,
+                block=better.block,
+                better=better.label,
+                worse=worse.label,
+                difference=paired_difference(_runs(better, states), _runs(worse, states), columns),
+                p_no_better=1,
+                p_by_margin=1,
+                verdict="undecided",
+                collapsed=sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs)),
+                seeds_wanted=None,
+            )
+
+
+def _runs(row: PlannedRow, states: Mapping[str, RunState]) -> ByColumn:
+    """Those whose score is not missing."""
+    found: dict[str, dict[int, Result]] = {}
+    for column in row.columns:
+        runs = {spec.seed: states[spec.hash].result for spec in row.specs_for(column)}
+        found[column] = {
+            seed: result
+            for seed, result in runs.items()
+            if result is not None and result.scores[column].value is not None
+        }
+    return found
+
+
+def _collapsed(state: RunState) -> bool:
+    if state.result is None:
+        return state.state is State.FAILED
+    return any(score.constant for score in state.result.scores.values())
+
+
+def _pairs(comparison: Comparison, planned: Plan) -> Iterator[tuple[PlannedRow, PlannedRow]]:
+    for better in planned.rows:
+        for worse in planned.rows:
+            if better.block != worse.block or better.id == worse.id:
+                continue
+            sizes = (better.trainable_parameters, worse.trainable_parameters)
+            if comparison.equal_size and max(sizes) > 1.1 * min(sizes):
+                continue
+            if _matches(better, comparison.better) and _matches(worse, comparison.worse):
+                yield better, worse
+
+
+def _matches(row: PlannedRow, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(row.id, pattern) for pattern in patterns)
+
+
+def _decided(tested: Tested, p_no_better: float, p_by_margin: float, margin: float) -> Tested:
+    found: Verdict = "undecided"
+    if p_no_better <= LEVEL:
+        found = "reproduced"
+    elif p_by_margin <= LEVEL:
+        found = "contradicted"
+    wanted = None
+    if found == "undecided" and tested.difference is not None:
+        wanted = seeds_to_settle(tested.difference, margin)
+    return replace(
+        tested, p_no_better=p_no_better, p_by_margin=p_by_margin, verdict=found, seeds_wanted=wanted
+    )
+
+
+def seeds_to_settle(difference: Estimate, margin: float) -> int | None:
+    """Seeds at which one of the two tests would come out, if difference and spread stayed as they are.
+
+    As an approximation the whole variance is taken to fall with the number of seeds, which items that every
+    seed gets wrong do not: it is a lower bound. Without the correction for being several.
+    """
+    if difference.error is None:
+        return None
+    distance = max(difference.mean, margin - difference.mean)
+    for seeds in range(difference.runs + 1, _MOST_SEEDS + 1):
+        error = difference.error * np.sqrt(difference.runs / seeds)
+        if replace(difference, mean=distance, error=float(error)).p_below(0) <= LEVEL:
+            return seeds
+    return None

@@ -1,0 +1,149 @@
+"""The claims ledger: its tests on simulated runs whose truth is known, and its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from repro.analysis.claims import (
+    Claim,
+    Tested,
+    load_ledger,
+    paired_difference,
+    score_claims,
+    seeds_to_settle,
+    verdict,
+)
+from repro.analysis.statistics import Estimate, holm, mean_over_tasks
+from repro.benchmarks.base import TaskScore
+from repro.config import ConfigError
+from repro.report.claims import claims_page
+from repro.study.profile import list_profiles, load_profile
+from repro.study.result import Result
+from repro.study.store import Store
+
+
+def test_holm_by_hand() -> None:
+    """0.01, 0.02, 0.03 and 0.04 times 4, 3, 2 and 1, and never less than the one before."""
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_p_values_are_the_textbook_s() -> None:
+    differences = np.random.default_rng(0).normal(0.3, 1, (1, 40))
+    estimate = mean_over_tasks([differences])
+    assert estimate.p_below(0) == pytest.approx(
+        stats.ttest_1samp(differences[0], 0, alternative="greater").pvalue
+    )
+    assert estimate.p_above(0.5) == pytest.approx(
+        stats.ttest_1samp(differences[0], 0.5, alternative="less").pvalue
+    )
+    assert estimate.p_below(0) + estimate.p_above(0) == pytest.approx(1)
+
+
+def test_without_spread_nothing_is_rejected() -> None:
+    for estimate in (Estimate(5.0, None, 1), mean_over_tasks([np.zeros((1, 9))])):
+        assert estimate.p_below(0) == estimate.p_above(1) == 1
+
+
+@pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (3, 0.0), (3, 2.0), (5, 2.0)])
+def test_a_true_null_is_rejected_no_more_often_than_stated(seeds: int, seed_sd: float) -> None:
+    """Right or wrong differs by chance alone, and by the luck of a seed: 5 %, over 600 trials."""
+    rng = np.random.default_rng(1)
+    rejected = np.zeros(2)
+    trials, tasks, items = 600, 4, 60
+    for _ in range(trials):
+        luck = rng.normal(0, seed_sd / 100, seeds)
+        differences = []
+        for _ in range(tasks):
+            hard = rng.uniform(-0.1, 0.1, items)
+            draw = rng.random((seeds, items))
+            shift = luck[:, None] + hard[None, :]
+            differences.append(100.0 * ((draw < 0.15 + shift / 2).astype(int) - (draw > 0.85 + shift / 2)))
+        estimate = mean_over_tasks(differences)
+        rejected += [estimate.p_below(0) <= 0.05, estimate.p_above(0) <= 0.05]
+    assert (rejected / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)).all()
+
+
+def result(outcomes: dict[str, str], items: str = "same") -> Result:
+    """A finished run with these outcomes and nothing else of interest."""
+    scores = {
+        task: TaskScore(
+            metric="accuracy", value=1.0, items=len(digits), outcomes=digits, unparsed=0, constant=False
+        )
+        for task, digits in outcomes.items()
+    }
+    return Result.model_construct(scores=scores, data_fingerprints={"test": items})
+
+
+def test_differences_are_paired_by_item_seed_and_column() -> None:
+    better = {"a": {0: result({"a": "1111"}), 1: result({"a": "1110"}), 2: result({"a": "0000"})}}
+    worse = {"a": {0: result({"a": "1100"}), 1: result({"a": "1100"})}}
+    found = paired_difference(better, worse, ["a"])
+    assert found is not None
+    assert (found.mean, found.runs) == (pytest.approx(100 * (2 / 4 + 1 / 4) / 2), 2)
+    # The seed must be there in every column.
+    better["b"], worse["b"] = {1: result({"b": "10"})}, {1: result({"b": "00"})}
+    found = paired_difference(better, worse, ["a", "b"])
+    assert found is not None and (found.mean, found.runs) == (pytest.approx((25 + 50) / 2), 1)
+    assert paired_difference(better, {"a": {7: result({"a": "1"})}}, ["a"]) is None
+    assert paired_difference(better, {"a": {0: result({"a": "1100"}, items="other")}}, ["a"]) is None
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["reproduced", "reproduced"], "reproduced"),
+        (["reproduced", "undecided"], "undecided"),
+        (["reproduced", "undecided", "contradicted"], "contradicted"),
+        ([], "undecided"),
+    ],
+)
+def test_a_claim_needs_all_of_its_comparisons(verdicts: list, expected: str) -> None:
+    claim = Claim(id="x", text="x", where="x")
+    tested = [Tested(claim, "m", "a", "b", None, 1, 1, v, 0, None) for v in verdicts]
+    assert verdict(tested) == expected
+
+
+def test_more_seeds_settle_a_difference_that_is_there() -> None:
+    clear = mean_over_tasks([np.random.default_rng(0).normal(3, 20, (3, 200))])
+    wanted = seeds_to_settle(clear, margin=1)
+    assert wanted is None or wanted > 3
+    faint = Estimate(mean=2.0, half_width=4.0, runs=2, error=2.0, freedom=30)
+    # By hand: 2 / (2 sqrt(2 / n)) must exceed Student's 1.697, so n > 2 * 1.697^2 = 5.76.
+    assert seeds_to_settle(faint, margin=1) == 6
+    assert seeds_to_settle(Estimate(0.5, None, 1), margin=1) is None
+    assert seeds_to_settle(Estimate(0.5, 90.0, 1, error=45.0, freedom=30), margin=1) is None
+
+
+@pytest.mark.parametrize("profile", list_profiles())
+def test_every_claim_finds_its_rows_and_says_undecided_where_nothing_has_run(
+    profile: str, tmp_path: Path
+) -> None:
+    ledger = load_ledger()
+    tested = score_claims(ledger, load_profile(profile), Store(tmp_path))
+    assert {t.claim.id for t in tested} == {c.id for c in ledger.claims if c.experiment}
+    assert {t.verdict for t in tested} == {"undecided"}
+    assert all(c.experiment or c.unmeasured for c in ledger.claims)
+    page = claims_page(ledger, tested, load_profile(profile))
+    assert all(claim.text in page for claim in ledger.claims)
+
+
+def test_every_ratio_means_every_ratio(tmp_path: Path) -> None:
+    tested = score_claims(load_ledger(), load_profile("paper"), Store(tmp_path))
+    assert sum(t.claim.id == "every-ratio" for t in tested) == 15 * 2
+
+
+def test_a_pattern_without_rows_is_one_line(tmp_path: Path) -> None:
+    ledger = load_ledger()
+    broken = ledger.claims[0].model_copy(
+        update={"comparisons": (ledger.claims[0].comparisons[0].model_copy(update={"worse": ("lora9",)}),)}
+    )
+    with pytest.raises(
+        ConfigError, match=r"beats-lora: no rows of table1 under profile laptop match .* lora9"
+    ):
+        score_claims(ledger.model_copy(update={"claims": (broken,)}), load_profile("laptop"), Store(tmp_path))
