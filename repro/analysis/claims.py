@@ -38,7 +38,7 @@ class Comparison(Frozen):
     """Rows that are said to be better than others of the same block, by patterns of their ids.
 
     Attributes:
-        equal_size: compare rows only whose trained parameters differ by less than a tenth (DoRA adds some to LoRA).
+        equal_size: compare rows only whose trained parameters differ by less than a tenth.
         columns: of the tables, those that are compared; none named: all.
     """
 
