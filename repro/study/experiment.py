@@ -380,6 +380,10 @@ def _planned_row(
     if benchmark_families()[experiment.family].run_per_task:
         tasks = list(spec(None, seeds[0], row.method).benchmark.columns)
     specs = tuple(started(task, seed) for task in tasks for seed in used)
+    try:
+        linear_shapes(model.architecture, specs[0].adapted_modules)
+    except ValueError as error:
+        raise ConfigError(f"{source}: targets: {error}") from error
     return PlannedRow(block.model, row.id, row.label or method.label, specs, curve)
 
 

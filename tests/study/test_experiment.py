@@ -147,3 +147,15 @@ def test_a_mapping_of_another_name_replaces_what_is_below(content: dict) -> None
     """The paper's protocol has beams and the small profiles' has none: nothing of it may stay."""
     planned = plan(Experiment.model_validate(content), load_profile("smoke"))
     assert set(planned.rows[0].specs[0].benchmark.protocol.model_dump()) == {"name", "version"}
+
+
+def test_targets_that_are_no_linear_maps_of_the_model_are_refused_before_anything_runs() -> None:
+    experiment = load_experiment("table1")
+    rows = (experiment.collapsed.rows[1].model_copy(update={"targets": ("output",)}),)
+    broken = experiment.model_copy(
+        update={"collapsed": experiment.collapsed.model_copy(update={"rows": rows})}
+    )
+    with pytest.raises(
+        ConfigError, match=r"row fft, profile smoke: targets: target 'output' is no linear module"
+    ):
+        plan(broken, load_profile("smoke"))
