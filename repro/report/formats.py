@@ -29,7 +29,7 @@ def grid(table: Table) -> list[str]:
     rows: list[list[str]] = []
     for group in table.groups:
         rows.append([f"**{group.heading}**", *[""] * (len(header) - 1)])
-        rows += [_cells(table, row) for row in group.rows]
+        rows += [cell_texts(table, row) for row in group.rows]
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: list[str]) -> str:
@@ -73,7 +73,7 @@ def to_latex(table: Table) -> str:
             r"\midrule",
             rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{_escape(group.heading)}}}}} \\",
         ]
-        lines += [" & ".join(_escape(cell) for cell in _cells(table, row)) + r" \\" for row in group.rows]
+        lines += [" & ".join(_escape(cell) for cell in cell_texts(table, row)) + r" \\" for row in group.rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
@@ -82,7 +82,8 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, 
 """Rendering by file ending."""
 
 
-def _cells(table: Table, row: TableRow) -> list[str]:
+def cell_texts(table: Table, row: TableRow) -> list[str]:
+    """A row as it is printed: label, parameters, a text for every column, finished of expected runs."""
     values = [
         _value(row, column, table) + ("*" if column in row.collapsed else "") for column in table.columns
     ]

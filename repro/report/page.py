@@ -1,0 +1,201 @@
+"""One static HTML page over everything: tables, figures, runs, claims, audit. No server, no request to anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from repro.analysis.audit import AuditItem
+from repro.analysis.claims import Ledger, Tested, verdict
+from repro.report.formats import cell_texts
+from repro.report.tables import Table, TableGroup, TableRow, build_table
+from repro.study.experiment import Plan, PlannedRow
+from repro.study.result import Result
+from repro.study.states import RunState
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+
+# A curve's points on the page: more than its pixels would not show.
+_CURVE_POINTS = 200
+
+
+def build_page(
+    plans: Sequence[tuple[Plan, Sequence[RunState]]],
+    figures: Path,
+    ledger: Ledger,
+    tested: Sequence[Tested],
+    audit: Sequence[AuditItem],
+) -> str:
+    """The page as text.
+
+    Args:
+        plans: every experiment under one profile, with the states of its runs.
+        figures: folder of that profile's rendered figures; a missing one is left out.
+    """
+    runs = {s.spec.hash: _run(s) for _, states in plans for s in states}
+    profile = plans[0][0].profile
+    finished = sum(run["state"] == "done" for run in runs.values())
+    sections = [_experiment(plan, states, figures) for plan, states in plans]
+    content = {
+        "title": f"Dual LoRA, reproduced: profile {profile.name}",
+        "watermark": f'<p class="watermark">{escape(profile.watermark)}</p>' if profile.watermark else "",
+        "summary": escape(f"{profile.purpose}. {finished} of {len(runs)} runs are finished."),
+        "contents": "".join(
+            f'<li><a href="#{escape(plan.experiment.name)}">{escape(plan.experiment.title)}</a></li>'
+            for plan, _ in plans
+        ),
+        "experiments": "\n".join(sections),
+        "claims": _claims(ledger, tested),
+        "audit": _audit(audit),
+        "environments": _environments(s.result for _, states in plans for s in states if s.result),
+        # A closing tag inside a string would end the script.
+        "runs": json.dumps(runs, separators=(",", ":")).replace("</", "<\\/"),
+    }
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    for name, text in content.items():
+        page = page.replace(f"%{name}%", text)
+    return page
+
+
+def _experiment(plan: Plan, states: Sequence[RunState], figures: Path) -> str:
+    table = build_table(plan, states)
+    figure = figures / f"{plan.experiment.name}.svg"
+    drawn = f'<div class="figure">{_inline(figure)}</div>' if figure.exists() else ""
+    return "\n".join(
+        [
+            f'<section id="{escape(table.name)}"><h2>{escape(table.title)}</h2>',
+            _table(table, plan),
+            '<div class="detail"></div>',
+            drawn,
+            "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in table.notes) + "</ul></section>",
+        ]
+    )
+
+
+def _inline(svg: Path) -> str:
+    """The picture without its XML head, and its ids made its own: a page has one name space for all of them."""
+    text = svg.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    prefix = svg.stem.replace("/", "-")
+    for opening in ('id="', "url(#", 'xlink:href="#', 'href="#'):
+        text = text.replace(opening, f"{opening}{prefix}-")
+    return text.replace(f'xlink:href="#{prefix}-{prefix}-', f'xlink:href="#{prefix}-')
+
+
+def _table(table: Table, plan: Plan) -> str:
+    headings = ["Method", table.params, *table.columns.values(), "runs"]
+    planned = {(row.block, row.id): row for row in plan.rows}
+    lines = ["<table><tr>" + "".join(f"<th>{escape(heading)}</th>" for heading in headings) + "</tr>"]
+    for group in table.groups:
+        lines.append(f'<tr class="group"><td colspan="{len(headings)}">{escape(group.heading)}</td></tr>')
+        lines += [_row(table, group, row, planned.get((group.block, row.id))) for row in group.rows]
+    return "\n".join([*lines, "</table>"])
+
+
+def _row(table: Table, group: TableGroup, row: TableRow, planned: PlannedRow | None) -> str:
+    texts = cell_texts(table, row)
+    cells = [f"<td>{escape(text)}</td>" for text in texts]
+    for position, column in enumerate(table.columns, 2):
+        if group.source != "measured" or planned is None or row.values.get(column) is None:
+            continue
+        specs = planned.specs_for(column) or planned.specs
+        hashes = " ".join(spec.hash for spec in specs)
+        difference = _difference(table, group, planned, column, row)
+        cells[position] = (
+            f'<td class="cell {difference[0]}" data-runs="{hashes}" data-column="{escape(column)}" '
+            f'title="{escape(difference[1])}">{escape(texts[position])}</td>'
+        )
+    return f'<tr class="{group.source}">' + "".join(cells) + "</tr>"
+
+
+def _difference(
+    table: Table, group: TableGroup, planned: PlannedRow, column: str, row: TableRow
+) -> tuple[str, str]:
+    """Class and words for a cell beside the paper's: only where model, method and rank are the paper's own."""
+    method = planned.specs[0].method
+    rank = getattr(method, "rank", None) or getattr(method, "magnitude_rank", None)
+    own = row.values[column]
+    for other in table.groups:
+        if other.source == "paper" and other.block == group.block:
+            for printed in other.rows:
+                paper = printed.values.get(column)
+                if paper is not None and own is not None and printed.id == f"{method.name}-r{rank or ''}":
+                    distance = own.mean - paper.mean
+                    kind = "near" if abs(distance) < 1 else "above" if distance > 0 else "below"
+                    return kind, f"{distance:+.1f} beside the paper's {paper.mean:g}; click for the runs"
+    return "", "click for the runs"
+
+
+def _run(state: RunState) -> dict[str, Any]:
+    """What the page tells of a run when its cell is clicked."""
+    told: dict[str, Any] = {
+        "title": state.spec.title,
+        "slug": state.spec.slug,
+        "state": str(state.state),
+        "detail": state.detail,
+    }
+    result = state.result
+    if result is None:
+        return told
+    losses = result.training.losses
+    step = max(1, len(losses) // _CURVE_POINTS)
+    return told | {
+        "seconds": round(result.total_seconds),
+        "steps": result.training.steps,
+        "losses": [round(loss, 4) for loss in losses[::step]],
+        "every": step,
+        "commit": (result.environment.commit or "")[:10],
+        "warnings": list(result.warnings),
+        "settings": json.dumps(result.spec["method"]) + " " + json.dumps(result.spec["training"]),
+        "scores": {
+            name: {
+                "metric": score.metric,
+                "value": score.value,
+                "items": score.items,
+                "outcomes": score.outcomes if isinstance(score.outcomes, str) else "",
+            }
+            for name, score in result.scores.items()
+        },
+    }
+
+
+def _claims(ledger: Ledger, tested: Sequence[Tested]) -> str:
+    lines = ["<table><tr><th>claim</th><th>in the paper</th><th>verdict</th></tr>"]
+    for claim in ledger.claims:
+        own = [t for t in tested if t.claim.id == claim.id]
+        found = "not tested" if claim.unmeasured else verdict(own)
+        counted = (
+            f", {sum(t.verdict == found for t in own)} of {len(own)} comparisons" if len(own) > 1 else ""
+        )
+        lines.append(
+            f'<tr><td>{escape(claim.text)}</td><td>{escape(claim.where)}</td><td class="{found.split()[0]}">'
+            f"{escape(found + counted)}{escape(': ' + claim.unmeasured if claim.unmeasured else '')}</td></tr>"
+        )
+    return "\n".join([*lines, "</table>"])
+
+
+def _audit(items: Sequence[AuditItem]) -> str:
+    lines = ["<table><tr><th>kind</th><th>where</th><th>what was found</th><th>what is done here</th></tr>"]
+    lines += [
+        f"<tr><td>{item.kind}</td><td>{escape(item.where)}</td><td>{escape(item.found)}</td>"
+        f"<td>{escape(item.here)}</td></tr>"
+        for item in items
+    ]
+    return "\n".join([*lines, "</table>"])
+
+
+def _environments(results: Iterable[Result]) -> str:
+    """Every machine and set of versions that runs on the page were made with, once."""
+    counts: dict[str, int] = {}
+    for result in results:
+        e = result.environment
+        commit = (e.commit or "outside a checkout")[:10] + (" with uncommitted changes" if e.dirty else "")
+        versions = ", ".join(f"{name} {version}" for name, version in e.packages.items())
+        told = (
+            f"{e.hardware}, {e.threads} threads, {e.platform}, Python {e.python}, {versions}; code {commit}"
+        )
+        counts[told] = counts.get(told, 0) + 1
+    return "".join(f"<li>{escape(told)} ({count} runs)</li>" for told, count in counts.items())
