@@ -1,8 +1,9 @@
-"""One static HTML page over everything: tables, figures, runs, claims, audit. No server, no request to anywhere."""
+"""One static HTML page over everything: tables, figures, runs, claims, audit. No server behind it."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -76,13 +77,9 @@ def _experiment(plan: Plan, states: Sequence[RunState], figures: Path) -> str:
 
 
 def _inline(svg: Path) -> str:
-    """The picture without its XML head, and its ids made its own: a page has one name space for all of them."""
+    """The picture without its XML head and with ids of its own: a page has one name space for all."""
     text = svg.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
-    prefix = svg.stem.replace("/", "-")
-    for opening in ('id="', "url(#", 'xlink:href="#', 'href="#'):
-        text = text.replace(opening, f"{opening}{prefix}-")
-    return text.replace(f'xlink:href="#{prefix}-{prefix}-', f'xlink:href="#{prefix}-')
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{svg.stem}-", text[text.index("<svg") :])
 
 
 def _table(table: Table, plan: Plan) -> str:
@@ -114,7 +111,7 @@ def _row(table: Table, group: TableGroup, row: TableRow, planned: PlannedRow | N
 def _difference(
     table: Table, group: TableGroup, planned: PlannedRow, column: str, row: TableRow
 ) -> tuple[str, str]:
-    """Class and words for a cell beside the paper's: only where model, method and rank are the paper's own."""
+    """Class and words for a cell beside the paper's, if model, method and rank are the same."""
     method = planned.specs[0].method
     rank = getattr(method, "rank", None) or getattr(method, "magnitude_rank", None)
     own = row.values[column]
@@ -167,12 +164,12 @@ def _claims(ledger: Ledger, tested: Sequence[Tested]) -> str:
     for claim in ledger.claims:
         own = [t for t in tested if t.claim.id == claim.id]
         found = "not tested" if claim.unmeasured else verdict(own)
-        counted = (
-            f", {sum(t.verdict == found for t in own)} of {len(own)} comparisons" if len(own) > 1 else ""
-        )
+        words = f"{found}: {claim.unmeasured}" if claim.unmeasured else found
+        if len(own) > 1:
+            words += f", {sum(t.verdict == found for t in own)} of {len(own)} comparisons"
         lines.append(
-            f'<tr><td>{escape(claim.text)}</td><td>{escape(claim.where)}</td><td class="{found.split()[0]}">'
-            f"{escape(found + counted)}{escape(': ' + claim.unmeasured if claim.unmeasured else '')}</td></tr>"
+            f"<tr><td>{escape(claim.text)}</td><td>{escape(claim.where)}</td>"
+            f'<td class="{found.split()[0]}">{escape(words)}</td></tr>'
         )
     return "\n".join([*lines, "</table>"])
 
@@ -194,8 +191,7 @@ def _environments(results: Iterable[Result]) -> str:
         e = result.environment
         commit = (e.commit or "outside a checkout")[:10] + (" with uncommitted changes" if e.dirty else "")
         versions = ", ".join(f"{name} {version}" for name, version in e.packages.items())
-        told = (
-            f"{e.hardware}, {e.threads} threads, {e.platform}, Python {e.python}, {versions}; code {commit}"
-        )
+        machine = f"{e.hardware}, {e.threads} threads, {e.platform}"
+        told = f"{machine}, Python {e.python}, {versions}, code {commit}"
         counts[told] = counts.get(told, 0) + 1
     return "".join(f"<li>{escape(told)} ({count} runs)</li>" for told, count in counts.items())
