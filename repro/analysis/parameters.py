@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-from repro.report.paper import PaperRow, paper_rows
+from repro.analysis.paper import PaperRow, paper_rows
 from repro.study.experiment import Plan, PlannedRow, load_experiment, plan
 from repro.study.profile import load_profile
 from repro.study.spec import RunSpec

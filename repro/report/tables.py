@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from repro.analysis.paper import PaperRow, paper_rows
 from repro.analysis.statistics import Estimate, mean_over_tasks, outcomes_array
 from repro.methods.registry import METHODS
-from repro.report.paper import PaperRow, paper_rows
 from repro.study.experiment import Plan, PlannedRow
 from repro.study.result import Result
 from repro.study.states import RunState
