@@ -98,17 +98,13 @@ def _row_for(printed: PaperRow, planned: Plan) -> PlannedRow | None:
 def _built(spec: RunSpec) -> int:
     """Trained parameters of the model that the spec's method really builds."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from repro.models.gpt2 import split_attention_inputs
+    from repro.models.loading import meta_model
     from repro.models.shapes import base_parameters, linear_shapes
 
-    task = spec.benchmark.model_task
-    auto_class = AutoModelForCausalLM if task == "causal_lm" else AutoModelForSequenceClassification
-    architecture, targets = spec.model.architecture, spec.adapted_modules
+    task, architecture, targets = spec.benchmark.model_task, spec.model.architecture, spec.adapted_modules
+    base = meta_model(spec.model, task)
     with torch.device("meta"):
-        base = auto_class.from_config(AutoConfig.for_model(**architecture))
-        split_attention_inputs(base)
         model = spec.method.attach(base, targets, task)
     report = spec.method.verify(
         model, targets, linear_shapes(architecture, targets), base_parameters(architecture)

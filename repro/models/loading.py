@@ -59,6 +59,19 @@ def load_model(
     return model.eval()
 
 
+def meta_model(spec: ModelSpec, task: Task) -> PreTrainedModel:
+    """The model as shapes alone, on the meta device, where 70 billion weights take no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    auto_class = AutoModelForCausalLM if task == "causal_lm" else AutoModelForSequenceClassification
+    with torch.device("meta"):
+        model = auto_class.from_config(AutoConfig.for_model(**spec.architecture))
+        if spec.architecture["model_type"] == "gpt2":
+            split_attention_inputs(model)
+    return model
+
+
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The model's tokenizer, padding as the description says.
 

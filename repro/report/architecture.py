@@ -24,11 +24,12 @@ def layer_shapes(spec: RunSpec) -> LayerShapes:
 
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from repro.models.loading import meta_model
 
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**spec.model.architecture))
+        base = meta_model(spec.model, spec.benchmark.model_task)
         model = spec.method.attach(base, spec.adapted_modules, spec.benchmark.model_task)
     layers = ((n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer))
     found: tuple[str, Any] = next(layers)
