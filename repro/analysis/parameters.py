@@ -86,11 +86,10 @@ def _row_for(printed: PaperRow, planned: Plan) -> PlannedRow | None:
         method = row.specs[0].method
         if row.block != printed.block or method.name != printed.method:
             continue
-        rank = getattr(method, "rank", None) or getattr(method, "magnitude_rank", None)
         if printed.label is not None:
             if row.label == printed.label:
                 return row
-        elif not printed.rank or str(rank) == printed.rank:
+        elif not printed.rank or str(method.printed_rank) == printed.rank:
             return row
     return None
 

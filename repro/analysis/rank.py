@@ -10,13 +10,15 @@ A count says nothing about sizes, so two measures that do stand beside it: the s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from repro.adapters.dual_lora.layer import DualLoraLayer
-from repro.adapters.dual_lora.update import Rule, Update, delta_weight, magnitude_and_direction
+from repro.adapters.dual_lora.update import Rule, Update, magnitude_and_direction
+from repro.adapters.weight_update import updated_layers, weight_update
 from repro.config import ConfigError, Frozen
 
 # Points of a stored spectrum: singular values over the largest, at evenly spaced places from first to last.
@@ -83,11 +85,8 @@ def ranks(model: nn.Module) -> Iterator[Rank]:
         ConfigError: the model has no layer whose update is a matrix that is added to the weight.
     """
     found = False
-    for name, layer in model.named_modules():
-        if not hasattr(layer, "get_delta_weight"):
-            continue
+    for path, layer in updated_layers(model):
         found = True
-        path = name.removeprefix("base_model.model.")
         for part, matrix in _parts(layer).items():
             yield rank(matrix, path, part)
     if not found:
@@ -112,27 +111,15 @@ def random_update(size: int, r: int, seed: int = 0) -> Iterator[Rank]:
 
 def _parts(layer: Any) -> dict[str, Tensor]:
     """The update in float64; of Dual LoRA its two parts as well."""
-    (adapter,) = layer.active_adapters
-    if isinstance(layer, DualLoraLayer):
-        terms = [_doubled(update) for update in layer.updates(adapter)]
+    doubled = deepcopy(layer).double()
+    if isinstance(doubled, DualLoraLayer):
+        (adapter,) = doubled.active_adapters
+        terms = doubled.updates(adapter)
         if len(terms) == 1:
             return _dual_parts(terms[0])
-        return {"update": torch.stack([delta_weight(term) for term in terms]).sum(0)}
-    dtype = next(layer.parameters()).dtype
-    try:
-        return {"update": layer.double().get_delta_weight(adapter).detach()}
-    finally:
-        layer.to(dtype)
+    return {"update": weight_update(doubled)}
 
 
 def _dual_parts(update: Update) -> dict[str, Tensor]:
     magnitude, direction = magnitude_and_direction(update)
     return {"update": magnitude * direction, "magnitude": magnitude, "direction": direction}
-
-
-def _doubled(update: Update) -> Update:
-    def doubled(factor: Tensor | None) -> Tensor | None:
-        return None if factor is None else factor.detach().double()
-
-    A, B = update.A.detach().double(), update.B.detach().double()
-    return update._replace(scale=update.scale.double(), A=A, B=B, C=doubled(update.C), D=doubled(update.D))

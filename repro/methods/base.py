@@ -88,6 +88,11 @@ class Method(Frozen, ABC):
         """
 
     @property
+    def printed_rank(self) -> int | None:
+        """The rank that a table prints beside the method; None of a method without one."""
+        return getattr(self, "rank", None)
+
+    @property
     def calibration_examples(self) -> int:
         """How many training examples `calibrate` wants to see; most methods want none."""
         return 0

@@ -80,6 +80,10 @@ class DualLoRA(PeftMethod):
             raise ValueError(f"clip is {self.clip!r}, but only a sign under the estimator 'ste' is clipped")
         return self
 
+    @property
+    def printed_rank(self) -> int:
+        return self.magnitude_rank
+
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> DualLoraConfig:
         from repro.adapters.dual_lora import DualLoraConfig
 

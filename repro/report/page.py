@@ -63,8 +63,8 @@ def build_page(
 
 def _experiment(plan: Plan, states: Sequence[RunState], figures: Path) -> str:
     table = build_table(plan, states)
-    figure = figures / f"{plan.experiment.name}.svg"
-    drawn = f'<div class="figure">{_inline(figure)}</div>' if figure.exists() else ""
+    paths = [figures / f"{plan.experiment.name}{part}.svg" for part in ("", "-diagnostics")]
+    drawn = "".join(f'<div class="figure">{_inline(path)}</div>' for path in paths if path.exists())
     return "\n".join(
         [
             f'<section id="{escape(table.name)}"><h2>{escape(table.title)}</h2>',
@@ -113,13 +113,13 @@ def _difference(
 ) -> tuple[str, str]:
     """Class and words for a cell beside the paper's, if model, method and rank are the same."""
     method = planned.specs[0].method
-    rank = getattr(method, "rank", None) or getattr(method, "magnitude_rank", None)
+    name = f"{method.name}-r{method.printed_rank or ''}"
     own = row.values[column]
     for other in table.groups:
         if other.source == "paper" and other.block == group.block:
             for printed in other.rows:
                 paper = printed.values.get(column)
-                if paper is not None and own is not None and printed.id == f"{method.name}-r{rank or ''}":
+                if paper is not None and own is not None and printed.id == name:
                     distance = own.mean - paper.mean
                     kind = "near" if abs(distance) < 1 else "above" if distance > 0 else "below"
                     return kind, f"{distance:+.1f} beside the paper's {paper.mean:g}; click for the runs"

@@ -20,6 +20,8 @@ class Execution(Frozen):
             starts over.
         keep_adapter_mb: a finished run keeps trained weights up to this size (MiB); a fully tuned model is
             larger.
+        diagnostics: looks at every adapted layer during training (see `repro.benchmarks.diagnostics`); 0 for
+            none. On two cores one costs about as much as a training step of the laptop profile.
         wandb: whether the run is logged to Weights & Biases (offline unless `WANDB_MODE` says otherwise).
     """
 
@@ -28,4 +30,5 @@ class Execution(Frozen):
     evaluation_tokens: int = Field(default=4096, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     keep_adapter_mb: int = Field(default=200, ge=0)
+    diagnostics: int = Field(default=3, ge=0)
     wandb: bool = True

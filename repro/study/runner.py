@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -20,17 +19,19 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 from repro.benchmarks.base import TaskScore
+from repro.benchmarks.diagnostics import Diagnosing
 from repro.benchmarks.finetuning import FineTuning, FineTuningData, trained_state
 from repro.benchmarks.probes import probe
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.optimizers.memory import adamw_state_bytes, state_bytes
+from repro.quiet import quiet_libraries
 from repro.study.bases import BaseModels
 from repro.study.environment import environment, peak_memory_bytes, reset_peak_memory
 from repro.study.execution import Execution
 from repro.study.result import Evaluation, Probe, Result, Training, score_warnings
 from repro.study.spec import RunSpec
 from repro.study.starting import continue_adapter, starting_model
-from repro.study.store import PREDICTIONS, Store
+from repro.study.store import DIAGNOSTICS, PREDICTIONS, Store, write_json
 
 Report = Callable[[str, int, int], None]
 """Told what is going on: the phase (`train` or `evaluate`), how much of it is done, and out of how much."""
@@ -63,7 +64,7 @@ def execute(
         done = store.result(spec)
         if done is not None:
             return done
-        with _quiet_libraries(), tempfile.TemporaryDirectory(prefix="repro-") as scratch:
+        with quiet_libraries(), tempfile.TemporaryDirectory(prefix="repro-") as scratch:
             return _execute(spec, store, execution, bases, group, report, Path(scratch))
 
 
@@ -113,8 +114,10 @@ def _execute(
             merge=method.merge if method.trains and method.mergeable else None,
         )
         progress = _Progress(report, steps, len(data.test_batches))
+        diagnosing = Diagnosing(execution.diagnostics, steps)
         checkpoints = folder / "checkpoints"
-        trainer = _trainer(spec, execution, folder, logger, [progress], checkpoints, data.validate_every)
+        watching = [diagnosing, progress]
+        trainer = _trainer(spec, execution, folder, logger, watching, checkpoints, data.validate_every)
         other_scores: dict[str, dict[str, TaskScore]] = {}
         training_started = time.perf_counter()
         if method.trains:
@@ -185,6 +188,8 @@ def _execute(
         environment=environment(),
         warnings=tuple(score_warnings(scores)),
     )
+    if diagnosing.found is not None:
+        write_json(folder / DIAGNOSTICS, diagnosing.found)
     store.write_result(spec, result)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result
@@ -339,29 +344,3 @@ def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogg
         settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
     ) as run:
         yield WandbLogger(experiment=run)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Silence what the libraries say about every run: which devices there are, that a file loads."""
-    import logging
-
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
-    names = ("transformers", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\.")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        # As asked of RandLoRA and VeRA: their fixed matrices are drawn again from a seed.
-        warnings.filterwarnings("ignore", message="Specified to not (save|load) ")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)

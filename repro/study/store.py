@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from repro.benchmarks.diagnostics import Diagnostics
 from repro.config import ConfigError, Frozen
 from repro.study.result import RESULT_VERSION, Failure, Result
 from repro.study.spec import RunSpec
@@ -24,6 +25,7 @@ from repro.study.spec import RunSpec
 T = TypeVar("T", bound=Frozen)
 
 PREDICTIONS = "predictions.jsonl.gz"
+DIAGNOSTICS = "diagnostics.json"
 
 
 class RunBusy(RuntimeError):
@@ -75,6 +77,10 @@ class Store:
             raise ConfigError(
                 f"{path}: cannot be read ({error}); delete {path.parent} to run it again"
             ) from error
+
+    def diagnostics(self, spec: RunSpec) -> Diagnostics | None:
+        """Looks at the adapted layers during training; None if there were none."""
+        return read_json(self.directory(spec) / DIAGNOSTICS, Diagnostics)
 
     def write_predictions(self, spec: RunSpec, predictions: Sequence[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions)

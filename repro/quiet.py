@@ -1,0 +1,32 @@
+"""What the libraries would say and nobody asked."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence what the libraries say about every run: which devices there are, that a file loads."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+    names = ("transformers", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        # As asked of RandLoRA and VeRA: their fixed matrices are drawn again from a seed.
+        warnings.filterwarnings("ignore", message="Specified to not (save|load) ")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -1,0 +1,106 @@
+"""What happened inside the adapters while they trained: a table of looks, and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from repro.benchmarks.diagnostics import Diagnostics
+from repro.report.figures import STYLE, pyplot, save_figure
+from repro.study.experiment import Plan
+
+# Rows that one picture shows; more would be told apart by nobody.
+_MOST_ROWS = 12
+
+# Measures and what a panel says of them; shares become percent.
+_PANELS = {
+    "dead": "entries that ReLU holds at 0 (%)",
+    "flipped": "signs that differ from step 0 (%)",
+    "flipped_in_step": "signs that turned in one step (%)",
+    "relative_norm": "||ΔW|| / ||W0||",
+}
+_SHARES = ("dead", "zero", "flipped", "flipped_in_step")
+_GROUPS = {"A, B": ("dual_lora_A", "dual_lora_B"), "C, D": ("dual_lora_C", "dual_lora_D")}
+_MARKERS = "oDs^vP*X<>hd"
+
+
+def diagnostics_table(found: Mapping[str, Iterable[Diagnostics]]) -> pd.DataFrame:
+    """Means over layers of a kind and over seeds; shares in percent.
+
+    Args:
+        found: by a row's label, the looks at its finished runs.
+
+    Returns:
+        columns `row`, `module` (the last word of a layer's path), `step`, `measure` and `value`. A merge
+        error's measure is `merge_error/` and the dtype, its step the last.
+    """
+    lines = [
+        {"row": row, "module": layer.rpartition(".")[2], "step": step, "measure": measure, "value": value}
+        for row, runs in found.items()
+        for run in runs
+        for layer, step, measure, value in _values(run)
+        if value is not None
+    ]
+    if not lines:
+        return pd.DataFrame(columns=["row", "module", "step", "measure", "value"])
+    table = pd.DataFrame(lines)
+    table.loc[table["measure"].isin(_SHARES), "value"] *= 100
+    return table.groupby(["row", "module", "step", "measure"], sort=False)["value"].mean().reset_index()
+
+
+def _values(run: Diagnostics) -> Iterable[tuple[str, int, str, float | None]]:
+    for layer, series in run.layers.items():
+        for measure, values in series.items():
+            for step, value in zip(run.steps, values, strict=True):
+                yield layer, step, measure, value
+    for layer, errors in run.merge_errors.items():
+        for dtype, error in errors.items():
+            yield layer, run.steps[-1], f"merge_error/{dtype}", error
+
+
+def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
+    """A panel a measure, a line a row: means over the adapted layers.
+
+    Returns the files; none where there are no looks, or too many rows for one picture.
+    """
+    rows = list(dict.fromkeys(table["row"]))
+    if not rows or len(rows) > _MOST_ROWS:
+        return []
+    means = table.groupby(["row", "measure", "step"], sort=False)["value"].mean()
+    plt = pyplot()
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(2, 3, figsize=(11, 6.2))
+        *panels, gradients, merging = axes.flat
+        for index, row in enumerate(rows):
+            look = {"color": f"C{index % 7}", "marker": _MARKERS[index], "markersize": 4}
+            own = means[row]
+            for panel, measure in zip(panels, _PANELS, strict=True):
+                if measure in own:
+                    panel.plot(own[measure].index, own[measure], label=row, **look)
+            _draw_gradients(gradients, own, row, look)
+            errors = own[own.index.get_level_values("measure").str.startswith("merge_error/")]
+            dtypes = [measure.partition("/")[2] for measure, _ in errors.index]
+            merging.plot(dtypes, 100 * errors.to_numpy(), linestyle="none", label=row, **look)
+        for panel, title in zip(panels, _PANELS.values(), strict=True):
+            panel.set_title(title)
+            panel.set_xlabel("optimiser step")
+        gradients.set(title="norm of the loss's gradient", xlabel="optimiser step", yscale="log")
+        merging.set(title="share of ΔW lost by merging (%)", xlabel="dtype of the weight", yscale="log")
+        figure.legend(*merging.get_legend_handles_labels(), loc="outside lower left", ncols=6, fontsize=7)
+        experiment = plan.experiment
+        title = f"{experiment.title}: inside the adapters (means over layers)"
+        return save_figure(figure, f"{experiment.name}-diagnostics", title, plan.profile.watermark, folder)
+
+
+def _draw_gradients(panel: Any, own: pd.Series, row: str, look: dict[str, Any]) -> None:
+    """Of Dual LoRA, a line for the magnitude group and a dashed one for the direction group."""
+    for (name, factors), dashes in zip(_GROUPS.items(), ("-", "--"), strict=True):
+        known = [own[f"gradient/{factor}"] for factor in factors if f"gradient/{factor}" in own]
+        if known:
+            total = sum(series**2 for series in known) ** 0.5
+            panel.plot(total.index, total, linestyle=dashes, label=f"{row}: {name}", **look)
+            panel.annotate(name, (total.index[-1], total.iloc[-1]), fontsize=7, xytext=(3, 0),
+                           textcoords="offset points")  # fmt: skip
