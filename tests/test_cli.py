@@ -54,7 +54,7 @@ def test_run_fills_the_table_and_a_second_run_trains_nothing(
     for label in ("Base", "LoRA", "Dual LoRA", "Paper: llama-7b"):
         assert label in out
     written = {path.name for path in (results / "tables" / "smoke").iterdir()}
-    assert written == {"table1.md", "table1.csv", "table1.tex"}
+    assert written == {"table1.md", "table1.csv", "table1.tex", "table1-diagnostics.csv"}
     figures = {path.name: path.read_bytes()[:8] for path in (results / "figures" / "smoke").iterdir()}
     assert figures["table1.png"] == b"\x89PNG\r\n\x1a\n"
     assert "SMOKE RUN" in (results / "tables" / "smoke" / "table1.tex").read_text()

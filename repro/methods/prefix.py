@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ class Prefix(PeftMethod):
     Attributes:
         virtual_tokens: pairs of a key and a value in each layer. The LoRA paper does not say how many its
             Prefix row had, and no whole number gives its 0.35 M and 0.77 M parameters (7.2 and 8.4 would).
+        init_std: keys and values start as N(0, init_std^2). peft draws them from N(0, 1), which drowns the
+            text: on SmolLM2-135M the first loss is then 10.8, with LoRA 4.3.
     """
 
     label: ClassVar[str] = "Prefix"
@@ -35,6 +37,7 @@ class Prefix(PeftMethod):
 
     name: Literal["prefix"] = "prefix"
     virtual_tokens: int = Field(default=7, ge=1)
+    init_std: float = Field(default=0.02, gt=0)
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> PrefixTuningConfig:
         from peft import PrefixTuningConfig
@@ -46,6 +49,7 @@ class Prefix(PeftMethod):
 
     def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
         from peft import get_peft_model
+        from torch import nn
 
         model_type = str(model.config.model_type)  # type: ignore[union-attr]
         if model_type.startswith("deberta"):
@@ -54,7 +58,9 @@ class Prefix(PeftMethod):
                 "another method, or BERT, RoBERTa, LLaMA or GPT-2"
             )
         config = self.peft_config(targets, task_type.upper(), model)
-        return _installed(get_peft_model(model, config), task_type)
+        adapted: Any = get_peft_model(model, config)
+        nn.init.normal_(adapted.prompt_encoder["default"].embedding.weight, std=self.init_std)
+        return _installed(adapted, task_type)
 
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 from repro.benchmarks.base import TaskScore
-from repro.benchmarks.diagnostics import Diagnosing
+from repro.benchmarks.diagnosing import Diagnosing
 from repro.benchmarks.finetuning import FineTuning, FineTuningData, trained_state
 from repro.benchmarks.probes import probe
 from repro.models.shapes import base_parameters, linear_shapes

@@ -74,7 +74,7 @@ def test_a_finished_run_leaves_predictions_and_adapter_and_nothing_else(
 ) -> None:
     spec, folder, _ = finished
     left = {path.name for path in Store(folder).directory(spec).iterdir()}
-    assert left == {"result.json", "predictions.jsonl.gz", "adapter", ".lock"}
+    assert left == {"result.json", "diagnostics.json", "predictions.jsonl.gz", "adapter", ".lock"}
     assert len(Store(folder).predictions(spec)) == 32
 
 
