@@ -26,7 +26,7 @@ class Prefix(PeftMethod):
         virtual_tokens: pairs of a key and a value in each layer. The LoRA paper does not say how many its
             Prefix row had, and no whole number gives its 0.35 M and 0.77 M parameters (7.2 and 8.4 would).
         init_std: keys and values start as N(0, init_std^2). peft draws them from N(0, 1), which drowns the
-            text: on SmolLM2-135M the first loss is then 10.8, with LoRA 4.3.
+            text: on SmolLM2-135M the first loss is then 10.8, with Dual LoRA 4.3.
     """
 
     label: ClassVar[str] = "Prefix"
