@@ -22,7 +22,7 @@ def weight_update(layer: Any) -> Tensor:
     """dW of the layer's active adapter, in the orientation of the weight and the precision of the adapter.
 
     peft's `get_delta_weight` is not always that: HiRA's leaves out the product with W0, DoRA's the rescaling
-    of W0's rows.
+    of W0's rows. DoRA's is a difference of two weights: at step 0 it is their rounding, not exactly zero.
     """
     (adapter,) = layer.active_adapters
     with torch.no_grad():

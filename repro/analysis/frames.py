@@ -19,9 +19,7 @@ def runs_frame(plan: Plan, store: Store) -> pd.DataFrame:
     """
     return pd.DataFrame(
         {
-            "row": label,
-            "run": spec.slug,
-            "seed": spec.seed,
+            **place,
             "trainable_parameters": result.trainable_parameters,
             "steps": result.training.steps,
             "final_loss": result.training.losses[-1] if result.training.losses else None,
@@ -30,7 +28,7 @@ def runs_frame(plan: Plan, store: Store) -> pd.DataFrame:
             "peak_memory_MiB": (result.peak_memory_bytes or 0) / 2**20 or None,
             "commit": (result.environment.commit or "")[:10],
         }
-        for label, spec, result in _finished(plan, store)
+        for place, result in _finished(plan, store)
     )
 
 
@@ -42,15 +40,13 @@ def scores_frame(plan: Plan, store: Store) -> pd.DataFrame:
     """
     return pd.DataFrame(
         {
-            "row": label,
-            "run": spec.slug,
-            "seed": spec.seed,
+            **place,
             "task": task,
             "metric": score.metric,
             "value": score.value,
             "items": score.items,
         }
-        for label, spec, result in _finished(plan, store)
+        for place, result in _finished(plan, store)
         for task, score in result.scores.items()
     )
 
@@ -62,8 +58,8 @@ def losses_frame(plan: Plan, store: Store) -> pd.DataFrame:
         ConfigError: not one run is finished.
     """
     return pd.DataFrame(
-        {"row": label, "run": spec.slug, "seed": spec.seed, "step": step, "loss": loss}
-        for label, spec, result in _finished(plan, store)
+        {**place, "step": step, "loss": loss}
+        for place, result in _finished(plan, store)
         for step, loss in enumerate(result.training.losses, 1)
     )
 
@@ -98,9 +94,10 @@ def paired_items(one: RunSpec, other: RunSpec, store: Store) -> pd.DataFrame:
     return frames[0].join(frames[1], lsuffix=" (one)", rsuffix=" (other)").reset_index()
 
 
-def _finished(plan: Plan, store: Store) -> list[tuple[str, RunSpec, Result]]:
-    found = [
-        (row.label, spec, result)
+def _finished(plan: Plan, store: Store) -> list[tuple[dict[str, object], Result]]:
+    """Finished runs, each with the columns by which every frame names it."""
+    found: list[tuple[dict[str, object], Result]] = [
+        ({"row": row.label, "run": spec.slug, "seed": spec.seed}, result)
         for row in plan.rows
         for spec in row.specs
         if (result := store.result(spec)) is not None

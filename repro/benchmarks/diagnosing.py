@@ -85,7 +85,7 @@ class Diagnosing(L.Callback):
             measures |= self._gradients.get(name, dict.fromkeys(_gradient_norms(layer)))
             series = self._series.setdefault(name, {measure: [] for measure in measures})
             for measure, value in measures.items():
-                # Four digits: more than any reader of these uses, and a fifth of the file.
+                # Four digits: more than any reader of these uses.
                 value = None if value is None else float(f"{value:.4g}")
                 series[measure].append(value)
                 if value is not None:

@@ -7,6 +7,8 @@ gradient reaches each factor, and what is lost when the update is merged into a 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from repro.config import Frozen
 
 
@@ -32,7 +34,7 @@ class Diagnostics(Frozen):
             rounded to that dtype: the share of the update that merging loses.
     """
 
-    version: int = 1
+    version: Literal[1] = 1
     steps: tuple[int, ...]
     layers: dict[str, dict[str, tuple[float | None, ...]]]
     merge_errors: dict[str, dict[str, float]]

@@ -21,7 +21,7 @@ class Execution(Frozen):
         keep_adapter_mb: a finished run keeps trained weights up to this size (MiB); a fully tuned model is
             larger.
         diagnostics: looks at every adapted layer during training (see `repro.benchmarks.diagnostics`); 0 for
-            none. On two cores one costs about as much as a training step of the laptop profile.
+            none. Each works out every layer's ΔW once.
         wandb: whether the run is logged to Weights & Biases (offline unless `WANDB_MODE` says otherwise).
     """
 
