@@ -35,10 +35,7 @@ class CausalFineTuning(FineTuning):
 
     def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
         return negative_log_likelihood(
-            self.model,
-            micro_batch["input_ids"],
-            micro_batch["labels"],
-            label_smoothing=self.training_spec.label_smoothing,
+            self.model, micro_batch, label_smoothing=self.training_spec.label_smoothing
         )
 
     def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:

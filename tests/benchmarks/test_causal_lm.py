@@ -96,20 +96,42 @@ def test_evaluation_cuts_prompt_and_completion_where_training_does(
         assert example.prompt_length == len(options.context)
 
 
-def test_a_batch_is_padded_on_the_right_and_predicts_no_padding() -> None:
-    batch = collate([Example((5, 6, 7, 8), 3), Example((9, 10), 1)], loss_on="completion", pad_id=0)
+def test_a_row_of_one_example_is_padded_on_the_right_and_predicts_no_padding() -> None:
+    examples = [Example((5, 6, 7, 8), 3), Example((9, 10), 1)]
+    batch = collate(examples, loss_on="completion", pad_id=0, row_tokens=5)
+    assert batch.keys() == {"input_ids", "labels"}  # a causal mask is all that it needs
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORED, IGNORED, IGNORED, 8], [IGNORED, 10, IGNORED, IGNORED]]
-    whole = collate([Example((5, 6, 7, 8), 3), Example((9, 10), 1)], loss_on="all", pad_id=0)
-    assert whole["labels"].tolist() == [[5, 6, 7, 8], [9, 10, IGNORED, IGNORED]]
+    whole = collate(examples, loss_on="all", pad_id=0, row_tokens=5)
+    assert whole["labels"].tolist() == [[IGNORED, 6, 7, 8], [IGNORED, 10, IGNORED, IGNORED]]
+
+
+def test_examples_that_share_a_row_neither_see_nor_predict_each_other() -> None:
+    examples = [Example((9, 10), 1), Example((5, 6, 7), 2), Example((1, 2, 3, 4), 1)]
+    batch = collate(examples, loss_on="all", pad_id=0, row_tokens=6)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 9, 10], [5, 6, 7, 0, 0, 0]]
+    assert batch["labels"].tolist() == [
+        [IGNORED, 2, 3, 4, IGNORED, 10],
+        [IGNORED, 6, 7, IGNORED, IGNORED, IGNORED],
+    ]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]]
+    assert batch["visible"][0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1, 1],
+    ]
 
 
 # --- loss ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("row_tokens", [1, 10_000])  # rows of the longest text, one row
 @pytest.mark.parametrize("loss_on", ["completion", "all"])
-def test_the_loss_is_that_of_transformers_row_by_row(
-    model: nn.Module, examples: list[Example], loss_on: str
+def test_the_loss_is_that_of_transformers_text_by_text(
+    model: nn.Module, examples: list[Example], loss_on: str, row_tokens: int
 ) -> None:
     """transformers sees each text alone, without padding; its loss is the mean over the predicted tokens."""
     few = examples[::7]
@@ -123,13 +145,14 @@ def test_the_loss_is_that_of_transformers_row_by_row(
             expected += float(model(input_ids=ids, labels=labels).loss) * int(
                 (labels[:, 1:] != IGNORED).sum()
             )
-    batch = collate(few, loss_on=loss_on, pad_id=3)
-    assert negative_log_likelihood(model, **batch).item() == pytest.approx(expected, rel=1e-6)
+    batch = collate(few, loss_on=loss_on, pad_id=3, row_tokens=row_tokens)
+    assert len(batch["input_ids"]) == (5 if row_tokens == 1 else 1)
+    assert negative_log_likelihood(model, batch).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_loss_does_not_depend_on_what_pads(base: nn.Module, examples: list[Example]) -> None:
     losses = [
-        negative_log_likelihood(base, **collate(examples[:9], loss_on="all", pad_id=pad)).item()
+        negative_log_likelihood(base, collate(examples[:9], loss_on="all", pad_id=pad)).item()
         for pad in (3, 77)
     ]
     assert losses[0] == losses[1]
@@ -139,14 +162,14 @@ def test_the_gradient_of_the_loss_is_that_of_transformers(
     attach: Callable[..., nn.Module], examples: list[Example]
 ) -> None:
     model = attach(LoRA(rank=4))
-    batch = collate(examples[3:6], loss_on="all", pad_id=3)
+    batch = collate(examples[3:6], loss_on="all", pad_id=3, row_tokens=1)
     targets = int((batch["labels"][:, 1:] != IGNORED).sum())
 
     def gradients(loss: Tensor) -> Tensor:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, trained)])
 
-    ours = gradients(negative_log_likelihood(model, **batch))
+    ours = gradients(negative_log_likelihood(model, batch))
     mask = (batch["labels"] != IGNORED).long()
     theirs = gradients(model(**batch, attention_mask=mask).loss * targets)
     assert ours.abs().max() > 0.1

@@ -87,24 +87,27 @@ def test_the_model_inside_the_wrapper_has_the_prefix(name: str, dtype: torch.dty
 def test_the_loss_is_that_of_pefts_forward(name: str) -> None:
     model = prefixed(name)
     examples = [Example((5, 9, 7, 30, 8), 2), Example((6, 40, 11), 1)]
-    batch = collate(examples, loss_on="completion", pad_id=3)
+    batch = collate(examples, loss_on="completion", pad_id=3, row_tokens=1)
     expected = -sum(
         log_p(model, list(example.ids))[position - 1, example.ids[position]]
         for example in examples
         for position in range(example.prompt_length, len(example.ids))
     )
-    loss = negative_log_likelihood(model, batch["input_ids"], batch["labels"])
+    loss = negative_log_likelihood(model, batch)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     reference = without_hook(model)
     steps = reference(batch["input_ids"]).logits[:, :-1].flatten(0, 1)
     theirs = nn.functional.cross_entropy(steps, batch["labels"][:, 1:].flatten(), reduction="sum")
     ours = gradient(loss, model)
     assert ours.abs().max() > 0.1
+    shared = collate(examples, loss_on="completion", pad_id=3)
+    assert len(shared["input_ids"]) == 1
+    torch.testing.assert_close(negative_log_likelihood(model, shared), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours, gradient(theirs, reference), rtol=1e-4, atol=1e-5)
     plain = copy.deepcopy(model)
     with torch.no_grad():
         next(p for p in plain.parameters() if p.requires_grad).mul_(-1)
-        other = negative_log_likelihood(plain, batch["input_ids"], batch["labels"])
+        other = negative_log_likelihood(plain, batch)
     assert abs((other - loss).item()) > 1e-2  # the copy has a hook, and a prefix, of its own
 
 

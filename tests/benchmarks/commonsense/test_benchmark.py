@@ -67,9 +67,10 @@ def commonsense(**settings: Any) -> Commonsense:
 
 
 def texts(loader: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Every row of a loader's batches as text, padding and special tokens dropped."""
+    """Every text of a loader's batches, whose rows may hold several; padding and special tokens dropped."""
     rows = [row for batch in loader for micro in batch["micro_batches"] for row in micro["input_ids"]]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    found = [text for row in rows for text in tokenizer.decode(row).split(tokenizer.bos_token)[1:]]
+    return [text.replace(tokenizer.pad_token, "").replace(tokenizer.eos_token, "") for text in found]
 
 
 def test_all_is_trained_on_but_what_is_held_out(data: Data, tokenizer: PreTrainedTokenizerBase) -> None:
