@@ -79,6 +79,9 @@ def collate(
     positions, and the first of each example, which nothing predicts, carry the label `IGNORED`.
     """
     rows = _packed(examples, row_tokens)
+    shared = len(rows) < len(examples)
+    if not shared:
+        rows = [[example] for example in examples]
     width = max(sum(len(example.ids) for example in row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     labels = torch.full((len(rows), width), IGNORED)
@@ -95,7 +98,7 @@ def collate(
             owner[row, start:end] = index
             start = end
     batch = {"input_ids": input_ids, "labels": labels}
-    if len(rows) == len(examples):
+    if not shared:
         return batch
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     return batch | {"position_ids": positions, "visible": causal & (owner[:, :, None] == owner[:, None, :])}

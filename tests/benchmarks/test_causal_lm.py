@@ -162,7 +162,7 @@ def test_the_gradient_of_the_loss_is_that_of_transformers(
     attach: Callable[..., nn.Module], examples: list[Example]
 ) -> None:
     model = attach(LoRA(rank=4))
-    batch = collate(examples[3:6], loss_on="all", pad_id=3, row_tokens=1)
+    batch = collate(examples[3:5], loss_on="all", pad_id=3, row_tokens=1)
     targets = int((batch["labels"][:, 1:] != IGNORED).sum())
 
     def gradients(loss: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def test_the_gradient_of_the_loss_is_that_of_transformers(
         return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, trained)])
 
     ours = gradients(negative_log_likelihood(model, batch))
-    mask = (batch["labels"] != IGNORED).long()
+    mask = (batch["input_ids"] != 3).long()
     theirs = gradients(model(**batch, attention_mask=mask).loss * targets)
     assert ours.abs().max() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

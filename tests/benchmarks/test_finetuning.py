@@ -78,7 +78,7 @@ def data_of(
     micro: int = 2,
 ) -> FineTuningData:
     def micro_batch(examples: Sequence[Example]) -> tuple[dict[str, Tensor], int]:
-        batch = collate(examples, loss_on=training.loss_on, pad_id=3)
+        batch = collate(examples, loss_on=training.loss_on, pad_id=3, row_tokens=1)  # so two share no row
         return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
 
     return FineTuningData(
