@@ -51,8 +51,8 @@ def test_a_row_that_varies_stands_for_rows_told_apart() -> None:
     assert rows[2].training == {"batch_size": 8, "learning_rate": 1e-3}
 
 
-def test_figure_2_is_the_paper_s_fifteen_ratios_twice_and_shares_table_1_s_run() -> None:
-    for profile, total, ends in [("paper", 32, 2), ("laptop", 16, 1)]:
+def test_figure_2_is_the_paper_s_fifteen_ratios_and_shares_table_1_s_runs() -> None:
+    for profile, total, ends, at_constant_scale in [("paper", 32, 2, 15), ("laptop", 16, 1, 5)]:
         planned = plan(load_experiment("fig2"), load_profile(profile), [0])
         curves = {
             name: [row.specs[0].method for row in planned.rows if row.curve == name]
@@ -60,9 +60,10 @@ def test_figure_2_is_the_paper_s_fifteen_ratios_twice_and_shares_table_1_s_run()
         }
         # With a fixed alpha the scale grows from the middle to the ends: 8 / sqrt(15), 16 / sqrt(60).
         growth = {"dual_lora": total / 2 / ((total - ends) * ends) ** 0.5, "dual_lora_constant_scale": 1.0}
+        points = {"dual_lora": 15, "dual_lora_constant_scale": at_constant_scale}
         for name, methods in curves.items():
             ratios = [(m.magnitude_rank, m.direction_rank) for m in methods]
-            assert len(ratios) == 15 and all(sum(ratio) == total for ratio in ratios)
+            assert len(ratios) == points[name] and all(sum(ratio) == total for ratio in ratios)
             scales = [m.alpha / (m.magnitude_rank * m.direction_rank) ** 0.5 for m in methods]
             assert max(scales) / min(scales) == pytest.approx(growth[name], rel=1e-4)
         sizes = {row.trainable_parameters for row in planned.rows if row.curve}
