@@ -55,6 +55,9 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
     places = [place for points in curves.values() for place, _ in points]
     if places and max(places) > _LOGARITHMIC * min(places):
         panel.set_xscale("log")
+        ticks = sorted(set(places))
+        panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
+        panel.set_xticks([], minor=True)
     for index, points in enumerate(curves.values()):
         points.sort(key=lambda point: point[0])
         estimates = [row.values[AVERAGE] for _, row in points]
