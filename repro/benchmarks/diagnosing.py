@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from repro.adapters.dual_lora.layer import DualLoraLayer
-from repro.adapters.dual_lora.update import Update, magnitude_and_direction
+from repro.adapters.dual_lora.update import Update, factor_products
 from repro.adapters.weight_update import updated_layers, weight_update
 from repro.benchmarks.diagnostics import Diagnostics
 
@@ -133,15 +133,14 @@ def _measures(
     }
     if isinstance(layer, DualLoraLayer):
         update = _first_term(layer)
-        magnitude, direction = magnitude_and_direction(update)
-        measures["dead"] = _share(magnitude == 0)
-        measures["zero"] = _share(direction == 0)
+        P, Z = factor_products(update)
+        measures["dead"] = _share(P <= 0) if update.rule.magnitude_activation == "relu" else None
+        measures["zero"] = None if Z is None else _share(Z == 0)
         for measure, then in {"flipped": start, "flipped_in_step": before}.items():
             measures[measure] = None
-            if then is not None:
-                C, D = (factor.to(update.A.device) for factor in then)
-                _, other = magnitude_and_direction(update._replace(C=C, D=D))
-                measures[measure] = _share((direction < 0) != (other < 0))
+            if Z is not None and then is not None:
+                C, D = (factor.to(Z) for factor in then)
+                measures[measure] = _share((Z > 0) != (D @ C > 0))
     return measures
 
 

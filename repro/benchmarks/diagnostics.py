@@ -26,10 +26,10 @@ class Diagnostics(Frozen):
 
             and of Dual LoRA, shares of the d x k entries:
 
-            dead            magnitude exactly 0, where the ReLU passes no gradient
-            zero            direction exactly 0
-            flipped         direction of another sign than at step 0
-            flipped_in_step direction of another sign than one step before
+            dead            B A not above 0, where the ReLU passes no gradient
+            zero            D C exactly 0, which has no sign of its own
+            flipped         D C of another sign than at step 0
+            flipped_in_step D C of another sign than one step before
         merge_errors: by layer and dtype, ||round(W0 + dW) - (W0 + dW)|| / ||dW|| after training, with W0
             rounded to that dtype: the share of the update that merging loses.
     """

@@ -107,21 +107,17 @@ def test_a_row_of_one_example_is_padded_on_the_right_and_predicts_no_padding() -
 
 
 def test_examples_that_share_a_row_neither_see_nor_predict_each_other() -> None:
-    examples = [Example((9, 10), 1), Example((5, 6, 7), 2), Example((1, 2, 3, 4), 1)]
-    batch = collate(examples, loss_on="all", pad_id=0, row_tokens=6)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 9, 10], [5, 6, 7, 0, 0, 0]]
-    assert batch["labels"].tolist() == [
-        [IGNORED, 2, 3, 4, IGNORED, 10],
-        [IGNORED, 6, 7, IGNORED, IGNORED, IGNORED],
-    ]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]]
-    assert batch["visible"][0].int().tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0],
-        [0, 0, 0, 0, 1, 1],
+    examples = [Example((9, 10), 1), Example((5, 6, 7), 2), Example((1, 2, 3, 4, 8), 1)]
+    batch = collate(examples, loss_on="all", pad_id=0, row_tokens=9)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 8], [5, 6, 7, 9, 10]]  # and not one row with padding
+    assert batch["labels"].tolist() == [[IGNORED, 2, 3, 4, 8], [IGNORED, 6, 7, IGNORED, 10]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 0, 1]]
+    assert batch["visible"][1].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
     ]
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from repro.adapters.weight_update import updated_layers, weight_update
+from repro.benchmarks.diagnosing import _measures
 from repro.benchmarks.diagnostics import Diagnostics
+from repro.methods.dual_lora import DualLoRA
 from repro.methods.registry import METHODS
 from repro.models import load_model_spec
 from repro.models.loading import load_model
@@ -100,6 +102,24 @@ def test_a_dual_lora_run_is_looked_at_as_the_formulas_have_it(tmp_path: Path) ->
         lost = (exact.bfloat16().double() - exact).norm() / update.norm()
         assert found.merge_errors[name]["bf16"] == pytest.approx(lost.item(), rel=1e-3)
         assert found.merge_errors[name]["fp32"] < 1e-3 * found.merge_errors[name]["bf16"]
+
+
+def test_exact_zeros_are_those_under_the_sign() -> None:
+    torch.manual_seed(0)
+    base = load_model(load_model_spec("tiny-llama"), "causal_lm")
+    model = DualLoRA(magnitude_rank=2).attach(base, ["k_proj"], "causal_lm")
+    (_, layer), _ = updated_layers(model)
+    factors = layer.factors("default")
+    then = (factors["C"].detach().clone(), factors["D"].detach().clone())
+    rows = len(factors["D"])
+    with torch.no_grad():
+        factors["D"][0] = 0
+        factors["D"][1] *= -1
+    found = _measures(layer, then, None)
+    assert found["zero"] == 1 / rows
+    # A turned row, and the half of the empty one that was positive: zero counts as not positive.
+    assert found["flipped"] == pytest.approx(1.5 / rows, abs=0.35 / rows)
+    assert found["flipped"] > 1 / rows
 
 
 def test_the_gradient_is_the_whole_batchs_before_clipping(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
         return block.M, block.S / update.scale
 
 
+def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
+    """P = B A and Z = D C, both (d, k), before activation and sign; no Z where the direction is fixed."""
+    with torch.no_grad(), _without_autocast(update.A):
+        term = _Term(update)
+        return term.B @ term.A, None if update.C is None else term.D @ term.C
+
+
 def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`. Carries no gradient."""
     with torch.no_grad(), _without_autocast(weight):
