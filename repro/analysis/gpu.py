@@ -17,7 +17,7 @@ class Gpu(Frozen):
     Attributes:
         title: its full name.
         device: what its name in a result's hardware contains.
-        memory_gib: in GiB, as its maker's label has it.
+        memory_gib: what a program can have of it, in GiB.
         peak_tflops: dense matrix products, 10^12 floating-point operations a second, by a training's
             `precision`: bf16 on the tensor cores; fp32 beside them, since nothing here allows TF32.
     """

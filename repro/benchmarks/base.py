@@ -49,11 +49,13 @@ class TrainingSize(NamedTuple):
     Attributes:
         tokens: of all examples, without padding.
         predicted: predictions in the loss: tokens of a language model, examples of a classifier.
+        longest: tokens that no example exceeds.
     """
 
     examples: int
     tokens: float
     predicted: float
+    longest: int
 
 
 class Benchmark(Frozen):

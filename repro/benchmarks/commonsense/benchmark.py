@@ -97,8 +97,9 @@ class Commonsense(Benchmark):
             tokens += records * text
             predicted += records * (completion if training.loss_on == "completion" else text - 1)
         # Validation records are drawn from the mix.
-        share = 1 - self.validation_size / examples
-        return TrainingSize(examples - self.validation_size, share * tokens, share * predicted)
+        trained = examples - self.validation_size
+        share = trained / examples
+        return TrainingSize(trained, share * tokens, share * predicted, self.max_tokens)
 
     def data(
         self,

