@@ -31,6 +31,8 @@ class Surroundings(NamedTuple):
         blocks: how many there are.
         attention_width: of one block's queries, all heads together.
         positions: relative positions that each query, and each key, is compared with.
+        scoring_heads: attention heads of a block that keep their scores, as DeBERTa's do; 0 where attention
+            is one fused operation.
         convolution: a convolution as the linear map that every token passes once.
         head: a language model's head, which predicted tokens pass.
     """
@@ -38,6 +40,7 @@ class Surroundings(NamedTuple):
     blocks: int
     attention_width: int
     positions: int
+    scoring_heads: int
     convolution: LinearShape | None
     head: LinearShape | None
 
@@ -52,6 +55,7 @@ class _Layout(NamedTuple):
     norms: int  # parameters of one block's normalisation layers
     outside: int  # embeddings, final normalisation, language model head
     positions: int = 0
+    scoring_heads: int = 0
     convolution: LinearShape | None = None
     head: LinearShape | None = None
 
@@ -103,7 +107,9 @@ def surroundings(architecture: Mapping[str, Any]) -> Surroundings:
     layout = _layout(architecture)
     # The first map of a block is the query's in every architecture here.
     width = layout.linears[0].out_features
-    return Surroundings(layout.blocks, width, layout.positions, layout.convolution, layout.head)
+    return Surroundings(
+        layout.blocks, width, layout.positions, layout.scoring_heads, layout.convolution, layout.head
+    )
 
 
 def _selects(target: str, name: str) -> bool:
@@ -208,7 +214,9 @@ def _deberta_v2(a: Mapping[str, Any]) -> _Layout:
     convolution = kernel.parameters + hidden + 2 * hidden
     attention = ("query_proj", "key_proj", "value_proj")
     layout = _encoder(a, "deberta", attention, words + positions + convolution)
-    return layout._replace(positions=2 * a["position_buckets"], convolution=kernel)
+    return layout._replace(
+        positions=2 * a["position_buckets"], scoring_heads=a["num_attention_heads"], convolution=kernel
+    )
 
 
 _LAYOUTS: dict[Any, Callable[[Mapping[str, Any]], _Layout]] = {
