@@ -9,9 +9,9 @@ predicted, in texts of L tokens:
                          its relative positions to L, and computes their keys and queries in each pass
     adapter_cost         of each adapted map, as its method says
 
-Left out are elementwise operations, the optimiser's own, padding, validation and evaluation. A training is
-epochs x examples / micro-batch such passes. Without gradient checkpointing, which the runner does not use,
-nothing is computed twice.
+Left out are elementwise operations, a classifier's head, the optimiser's own, padding, validation and
+evaluation. A training is epochs x examples / micro-batch such passes. Without gradient checkpointing, which
+the runner does not use, nothing is computed twice.
 
 Memory at the peak of a pass:
 
@@ -91,56 +91,83 @@ def training_cost(spec: RunSpec, micro_batch_size: int, tokens: int | None = Non
         micro_batch_size: examples in one pass.
         tokens: of the whole training, where they are known; otherwise the benchmark's estimate is taken.
     """
-    method, training, architecture = spec.method, spec.training, spec.model.architecture
-    linears, around = linear_shapes(architecture), surroundings(architecture)
-    targeted = linear_shapes(architecture, spec.adapted_modules)
-    base = base_parameters(architecture)
-    trained = method.trainable_parameters(targeted, base)
-    all_weights = trained == base
-    # Blocks are alike, so there are few different shapes.
-    adapted = Counter((shape.out_features, shape.in_features) for shape in method.adapted(targeted))
-
-    def adapters(tokens: float) -> list[tuple[int, AdapterCost]]:
-        """How many adapted maps there are of each shape, and what one costs."""
-        return [
-            (count, method.adapter_cost(LinearShape("", *shape), tokens)) for shape, count in adapted.items()
-        ]
-
+    method, training = spec.method, spec.training
+    model = _Model(spec)
     epoch = spec.benchmark.training_size(training)
-    scale = 1.0 if tokens is None else tokens / (training.epochs * epoch.tokens)
     size = min(micro_batch_size, training.batch_size)
     passes = training.epochs * math.ceil(epoch.examples / size) if method.trains else 0
-    share = training.epochs * scale / max(passes, 1)
-    pass_tokens, length = epoch.tokens * share, epoch.tokens * scale / epoch.examples
+    scale = 1.0 if tokens is None else tokens / (training.epochs * epoch.tokens)
+    share = training.epochs * scale / max(passes, 1)  # of the examples in a pass, repeats counted
+    flops = model.pass_flops(
+        epoch.tokens * share, epoch.tokens * scale / epoch.examples, epoch.predicted * share
+    )
 
-    through = [*linears, around.convolution] if around.convolution else linears
-    flops = method.flops_per_weight * pass_tokens * sum(linear.parameters for linear in through)
-    if around.head:
-        flops += method.flops_per_weight * epoch.predicted * share * around.head.parameters
-    width = around.blocks * around.attention_width
-    flops += 12 * pass_tokens * (length + around.positions) * width
-    # Keys and queries of the relative positions, once a pass; frozen, they need no gradient.
-    flops += (12 if all_weights else 4) * around.positions * around.attention_width * width
-    flops += sum(count * cost.flops for count, cost in adapters(pass_tokens))
-
-    longest = size * epoch.longest
     number = _BYTES[training.precision]
-    activations = longest * sum(linear.in_features + linear.out_features for linear in linears)
-    # DeBERTa repeats its positions' keys and queries for each text, and keeps scores of keys and positions.
-    # Fitted: with 4 and 8 heads and texts of 64 to 256 tokens this is within 6 % of what it kept.
-    activations += 2 * size * around.positions * width
-    scores = 2 * around.positions + 3 * epoch.longest
-    activations += longest * around.blocks * around.scoring_heads * scores
-    logits = size * epoch.predicted / epoch.examples * around.head.out_features if around.head else 0
-    built = adapters(longest)
+    logits = model.head_outputs * size * epoch.predicted / epoch.examples
+    kept = number * model.kept(size, epoch.longest) + (number + 8) * logits
+    built = model.adapters(size * epoch.longest)
     return TrainingCost(
         flops=passes * flops,
         passes=passes,
-        blocks=around.blocks,
+        blocks=model.around.blocks,
         precision=training.precision,
-        weights=base * (4 if all_weights else number),
-        trained=4 * ((0 if all_weights else trained) + trained + method.optimizer_numbers(linears, trained)),
-        activations=round(number * activations + (number + 8) * logits) if method.trains else 0,
+        weights=model.base * (4 if model.all_weights else number),
+        trained=4 * model.trained_numbers(),
+        activations=round(kept) if method.trains else 0,
         adapters=number * sum(count * cost.kept for count, cost in built)
         + 4 * max((cost.transient for _, cost in built), default=0),
     )
+
+
+class _Model:
+    """A run's model under its method, as far as costs depend on it."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        architecture = spec.model.architecture
+        targeted = linear_shapes(architecture, spec.adapted_modules)
+        self.method = spec.method
+        self.linears = linear_shapes(architecture)
+        self.around = surroundings(architecture)
+        self.base = base_parameters(architecture)
+        self.trained = spec.method.trainable_parameters(targeted, self.base)
+        self.all_weights = self.trained == self.base
+        # Blocks are alike, so there are few different shapes.
+        self._adapted = Counter((s.out_features, s.in_features) for s in spec.method.adapted(targeted))
+
+    @property
+    def head_outputs(self) -> int:
+        return self.around.head.out_features if self.around.head else 0
+
+    def adapters(self, tokens: float) -> list[tuple[int, AdapterCost]]:
+        """How many adapted maps there are of each shape, and what one costs in a pass."""
+        cost = self.method.adapter_cost
+        return [(count, cost(LinearShape("", *shape), tokens)) for shape, count in self._adapted.items()]
+
+    def pass_flops(self, tokens: float, length: float, predicted: float) -> float:
+        """Operations of one pass over so many tokens, in texts of a mean length."""
+        around = self.around
+        weights = tokens * sum(linear.parameters for linear in self.linears)
+        if around.convolution:
+            weights += tokens * around.convolution.parameters
+        if around.head:
+            weights += predicted * around.head.parameters
+        attention = 12 * tokens * (length + around.positions) * around.blocks * around.attention_width
+        # Keys and queries of the relative positions, once a pass; frozen, they need no gradient.
+        each = 12 if self.all_weights else 4
+        positions = each * around.positions * around.blocks * around.attention_width**2
+        adapters = sum(count * cost.flops for count, cost in self.adapters(tokens))
+        return self.method.flops_per_weight * weights + attention + positions + adapters
+
+    def kept(self, texts: int, length: int) -> int:
+        """Numbers that a pass over so many texts of one length keeps for the backward pass, logits aside."""
+        around, tokens = self.around, texts * length
+        numbers = tokens * sum(linear.in_features + linear.out_features for linear in self.linears)
+        # DeBERTa repeats its positions' keys and queries for each text, and keeps scores of keys and
+        # positions. Fitted: with 4 and 8 heads and 64 to 256 tokens this is within 6 % of what it kept.
+        numbers += 2 * texts * around.positions * around.blocks * around.attention_width
+        return numbers + tokens * around.blocks * around.scoring_heads * (2 * around.positions + 3 * length)
+
+    def trained_numbers(self) -> int:
+        """Weights besides the model's own, gradients, and what the optimiser keeps."""
+        added = 0 if self.all_weights else self.trained
+        return added + self.trained + self.method.optimizer_numbers(self.linears, self.trained)
