@@ -58,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("list", help="experiments, profiles, models and methods")
     verb.set_defaults(verb=_list)
 
-    verb = verbs.add_parser("plan", parents=[common], help="show the runs of an experiment; changes nothing")
+    verb = verbs.add_parser(
+        "plan", parents=[common], help="show the runs of an experiment and what they cost; changes nothing"
+    )
+    verb.add_argument("--gpu", default="h100", help="the GPU whose hours are estimated, for instance a100")
     verb.set_defaults(verb=_plan)
 
     verb = verbs.add_parser("run", parents=[common], help="execute the missing runs here, then render")
@@ -144,11 +147,18 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from repro.analysis.estimates import estimate
+    from repro.analysis.gpu import load_gpu
+    from repro.report.costs import describe_costs
     from repro.report.plans import describe_plan
     from repro.study.states import run_states
 
+    gpu = load_gpu(options.gpu)
     plan, store = _load(options)
-    print(describe_plan(plan, run_states(plan, store)))
+    states = run_states(plan, store)
+    execution = plan.profile.execution_for(plan.experiment.family)
+    costs = describe_costs(plan, estimate(states, execution.micro_batch_size), gpu)
+    print(f"{describe_plan(plan, states)}\n\n{costs}")
     return 0
 
 

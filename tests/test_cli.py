@@ -161,6 +161,7 @@ def test_an_unreadable_result_is_reported_and_the_rest_rendered(
     [
         (["plan", "tabel1"], "unknown experiment 'tabel1'"),
         (["plan", "table1", "--profile", "labtop"], "unknown profile 'labtop'"),
+        (["plan", "table1", "--gpu", "h10"], "unknown GPU 'h10'; known: a100, h100, h200, l40s, rtx4090"),
     ],
 )
 def test_a_wrong_name_is_one_line_and_status_2(
@@ -192,6 +193,7 @@ def test_the_paper_profile_is_planned_without_torch_and_shows_every_row() -> Non
         "lr=0.001 batch=32 epochs=3",
         "RandLoRA",
         "72 missing",
+        "cost of training on NVIDIA H100 SXM 80 GB",
     ):
         assert text in done.stdout
 

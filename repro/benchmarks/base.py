@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from repro.config import ConfigError, Frozen, one_of, parse
 
@@ -41,6 +41,21 @@ class TaskScore(Frozen):
     unparsed: float
     constant: bool
     missing: str = ""
+
+
+class TrainingSize(NamedTuple):
+    """How much there is to train on in one epoch.
+
+    Attributes:
+        tokens: of all examples, without padding.
+        predicted: predictions in the loss: tokens of a language model, examples of a classifier.
+        longest: tokens that no example exceeds.
+    """
+
+    examples: int
+    tokens: float
+    predicted: float
+    longest: int
 
 
 class Benchmark(Frozen):
@@ -83,6 +98,10 @@ class Benchmark(Frozen):
     @abstractmethod
     def note(self) -> str:
         """Protocol, source and sizes of the data, in a sentence for the table's notes."""
+
+    @abstractmethod
+    def training_size(self, training: TrainingSpec) -> TrainingSize:
+        """What one epoch holds, by the sets' sizes and their mean lengths, without the data themselves."""
 
     @abstractmethod
     def data(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -36,6 +36,21 @@ class OptimizerSettings(Frozen):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = Field(default=0.0, ge=0)
+
+
+class AdapterCost(NamedTuple):
+    """What the adapter of one linear map adds to one training pass, forward and backward.
+
+    Attributes:
+        flops: floating-point operations of its matrix products, 2 a multiply-add.
+        kept: numbers that the forward pass keeps for the backward pass besides the map's input and output, a
+            weight built anew for instance.
+        transient: numbers that exist while the map itself is passed, and no longer.
+    """
+
+    flops: float
+    kept: int = 0
+    transient: int = 0
 
 
 class AttachReport(Frozen):
@@ -67,6 +82,8 @@ class Method(Frozen, ABC):
         citation: the paper that proposes the method.
         mergeable: whether a trained model can become a plain one of the same architecture.
         trains: whether there is anything to train.
+        flops_per_weight: of a weight of the model's own linear maps, for every token of a training pass: 2
+            forward, and 2 for the gradient of the map's input; 2 more where the weight itself is trained.
         name: the word for the method in experiment files.
     """
 
@@ -74,6 +91,7 @@ class Method(Frozen, ABC):
     citation: ClassVar[str]
     mergeable: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    flops_per_weight: ClassVar[int] = 4
 
     name: str
 
@@ -133,6 +151,19 @@ class Method(Frozen, ABC):
     def adapted_layers(self, model: nn.Module) -> list[nn.Module]:
         """The layers of a model that carry this method's adapter."""
         return []
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """What adapting one of the `adapted` maps adds to a training pass of so many tokens."""
+        return AdapterCost(0)
+
+    def optimizer_numbers(self, linears: Sequence[LinearShape], trained: int) -> int:
+        """Numbers that the optimiser keeps between two steps: AdamW two moments of each trained parameter.
+
+        Args:
+            linears: the linear maps of all blocks, targeted or not.
+            trained: number of trained parameters.
+        """
+        return 2 * trained
 
     def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:
         """The optimiser over everything that is trained."""
@@ -202,6 +233,13 @@ class PeftMethod(Method):
     @abstractmethod
     def adapter_parameters(self, shape: LinearShape) -> int:
         """Number of trained parameters that one adapted linear map adds."""
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """That of an adapter which is a linear map of the input: 2 a parameter and token, in three products.
+
+        One forward, one for the gradient of the input, one for that of the parameters.
+        """
+        return AdapterCost(6 * tokens * self.adapter_parameters(shape))
 
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
         return sum(self.adapter_parameters(shape) for shape in self.adapted(shapes))

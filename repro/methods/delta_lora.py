@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import OptimizerSettings, PeftMethod
+from repro.methods.base import AdapterCost, OptimizerSettings, PeftMethod
 from repro.methods.lora import twice_the_rank
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class DeltaLoRA(PeftMethod):
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         return self.rank * (shape.out_features + shape.in_features)
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """LoRA's, and the weight's movement: the products of now and of step K, which have no gradient."""
+        # 6 for the trained pair of factors, 4 for each of the other two.
+        return AdapterCost(14 * tokens * self.adapter_parameters(shape))
 
     def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:
         optimizer = super().optimizer(model, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from repro.methods.base import AdapterCost
 from repro.methods.lora import LoRA
 
 if TYPE_CHECKING:
@@ -33,3 +34,12 @@ class DoRA(LoRA):
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         return super().adapter_parameters(shape) + shape.out_features
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """LoRA's; B A for the norm, which peft gets by sending a unit matrix through both factors."""
+        d, k = shape.out_features, shape.in_features
+        flops = (6 * tokens + 2 * k) * self.rank * (d + k)
+        if self.dropout:
+            flops += 4 * tokens * d * k  # the base product again, of the input after dropout
+        # Kept: both products, whose sum the magnitude scales. Then the unit matrix, B A, s B A, W0 + s B A.
+        return AdapterCost(flops, kept=round(2 * tokens * d), transient=k * k + 3 * d * k)

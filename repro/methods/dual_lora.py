@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from repro.methods.base import PeftMethod
+from repro.methods.base import AdapterCost, PeftMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 
 Clip = Literal["eq7", "eq12", "bnn", "none"]
+
+# Numbers in a block of the update on a GPU. `repro.adapters.dual_lora.update`, which sets it, imports torch.
+_BLOCK = 2**23
 
 
 def _direction_rank(settings: dict[str, Any]) -> int:
@@ -99,3 +102,19 @@ class DualLoRA(PeftMethod):
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """6 T d k + 8 (r1 + r2) d k with the frozen map's 4 T d k, whatever of it is in blocks.
+
+        The map's one product is with W0 + dW, so what T multiplies is the gradient of dW alone, 2 T d k. The
+        factors' products cost 2 a rank and weight forward, the same in the backward pass, which builds dW
+        again, and 4 for the gradients of the factors.
+        """
+        ranks = 8 * (self.magnitude_rank + self.direction_rank)
+        if self.warmup == "subtract_initial":
+            ranks += 4 * (self.magnitude_rank + self.direction_rank)  # dW(0) is built, and has no gradient
+        if self.sign_estimator != "ste":
+            ranks += 4 * self.direction_rank  # D C once more in each pass, for its mean
+        # M, S, and W0 before and after dW is added, where it is kept in bf16; in fp32 they are three.
+        blocks = 4 * min(_BLOCK, shape.parameters)
+        return AdapterCost((2 * tokens + ranks) * shape.parameters, transient=blocks)

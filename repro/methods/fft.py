@@ -21,6 +21,7 @@ class FullFineTuning(Method):
 
     label: ClassVar[str] = "FFT"
     citation: ClassVar[str] = "the usual practice"
+    flops_per_weight: ClassVar[int] = 6
 
     name: Literal["fft"] = "fft"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from repro.methods.base import OptimizerSettings
 from repro.methods.fft import FullFineTuning
-from repro.models.shapes import linear_shapes
+from repro.models.shapes import LinearShape, linear_shapes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,6 +40,15 @@ class GaLore(FullFineTuning):
     rank: int = Field(default=8, gt=0)
     update_gap: int = Field(default=500, gt=0)
     scale: float = Field(default=2.0, gt=0)
+
+    def optimizer_numbers(self, linears: Sequence[LinearShape], trained: int) -> int:
+        """Two moments of rank x longer side for a projected weight, and the projector unless it is drawn."""
+        numbers = 2 * (trained - sum(linear.parameters for linear in linears))
+        for linear in linears:
+            shorter, longer = sorted((linear.out_features, linear.in_features))
+            projector = shorter if self.projector == "svd" else 0
+            numbers += min(self.rank, shorter) * (2 * longer + projector)
+        return numbers
 
     def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:
         import torch

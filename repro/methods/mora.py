@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import PeftMethod
+from repro.methods.base import AdapterCost, PeftMethod
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,16 @@ class MoRA(PeftMethod):
         return MoraLayer
 
     def adapter_parameters(self, shape: LinearShape) -> int:
+        return self._side(shape) ** 2
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """M is applied to the sum of the input's groups, or to each of them."""
+        side = self._side(shape)
+        groups = math.ceil(shape.in_features / side) if self.compression == "rotation" else 1
+        return AdapterCost(6 * tokens * groups * side**2)
+
+    def _side(self, shape: LinearShape) -> int:
         side = round(((shape.out_features + shape.in_features) * self.rank) ** 0.5)
         if self.compression == "rotation":
             side -= side % 2  # a rotation turns pairs of coordinates
-        return side**2
+        return side

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import PeftMethod, draw_seed, stores_transposed
+from repro.methods.base import AdapterCost, PeftMethod, draw_seed, stores_transposed
 from repro.methods.lora import twice_the_rank
 
 if TYPE_CHECKING:
@@ -60,4 +60,16 @@ class RandLoRA(PeftMethod):
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         smaller = min(shape.out_features, shape.in_features)
-        return math.ceil(smaller / self.rank) * (self.rank + smaller)
+        return self._bases(shape) * (self.rank + smaller)
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """All bases side by side are a pair of matrices of inner size n r; the scaled one has a gradient."""
+        inner = self._bases(shape) * self.rank
+        scaled = inner * min(shape.out_features, shape.in_features)
+        flops = 4 * tokens * inner * (shape.out_features + shape.in_features) + 2 * tokens * scaled
+        # Kept: the scaled matrix. In the backward pass its gradient.
+        return AdapterCost(flops, kept=scaled, transient=scaled)
+
+    def _bases(self, shape: LinearShape) -> int:
+        """n, so that n bases of rank r reach full rank."""
+        return math.ceil(min(shape.out_features, shape.in_features) / self.rank)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import PeftMethod, draw_seed, stores_transposed
+from repro.methods.base import AdapterCost, PeftMethod, draw_seed, stores_transposed
 
 if TYPE_CHECKING:
     from peft import VeraConfig
@@ -55,3 +55,7 @@ class VeRA(PeftMethod):
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         return self.rank + shape.out_features
+
+    def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
+        """A and B are frozen: forward, and the gradient of the input."""
+        return AdapterCost(4 * tokens * self.rank * (shape.out_features + shape.in_features))

@@ -1,6 +1,6 @@
 """What the name of a model stands for: architecture, checkpoint, padding, and the modules to adapt."""
 
-from repro.models.shapes import LinearShape, base_parameters, linear_shapes
+from repro.models.shapes import LinearShape, base_parameters, linear_shapes, surroundings
 from repro.models.spec import ModelSpec, Padding, list_models, load_model_spec
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "linear_shapes",
     "list_models",
     "load_model_spec",
+    "surroundings",
 ]

@@ -24,6 +24,27 @@ class LinearShape(NamedTuple):
         return self.out_features * self.in_features
 
 
+class Surroundings(NamedTuple):
+    """What a model computes besides the linear maps of its blocks.
+
+    Attributes:
+        blocks: how many there are.
+        attention_width: of one block's queries, all heads together.
+        positions: relative positions that each query, and each key, is compared with.
+        scoring_heads: attention heads of a block that keep their scores, as DeBERTa's do; 0 where attention
+            is one fused operation.
+        convolution: a convolution as the linear map that every token passes once.
+        head: a language model's head, which predicted tokens pass.
+    """
+
+    blocks: int
+    attention_width: int
+    positions: int
+    scoring_heads: int
+    convolution: LinearShape | None
+    head: LinearShape | None
+
+
 class _Layout(NamedTuple):
     """An architecture: equal blocks of linear maps, and the parameters that are outside of these maps."""
 
@@ -33,6 +54,10 @@ class _Layout(NamedTuple):
     bias: bool  # whether these linear maps have one
     norms: int  # parameters of one block's normalisation layers
     outside: int  # embeddings, final normalisation, language model head
+    positions: int = 0
+    scoring_heads: int = 0
+    convolution: LinearShape | None = None
+    head: LinearShape | None = None
 
     def parameters(self) -> int:
         weights = sum(linear.parameters + self.bias * linear.out_features for linear in self.linears)
@@ -73,6 +98,20 @@ def base_parameters(architecture: Mapping[str, Any]) -> int:
     return _layout(architecture).parameters()
 
 
+def surroundings(architecture: Mapping[str, Any]) -> Surroundings:
+    """What a model computes besides the linear maps of its blocks.
+
+    Raises:
+        ValueError: the architecture is not supported or incomplete.
+    """
+    layout = _layout(architecture)
+    # The first map of a block is the query's in every architecture here.
+    width = layout.linears[0].out_features
+    return Surroundings(
+        layout.blocks, width, layout.positions, layout.scoring_heads, layout.convolution, layout.head
+    )
+
+
 def _selects(target: str, name: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
@@ -107,6 +146,7 @@ def _llama(a: Mapping[str, Any]) -> _Layout:
         bias=False,
         norms=2 * hidden,
         outside=embeddings * a["vocab_size"] * hidden + hidden,
+        head=LinearShape("lm_head", a["vocab_size"], hidden),
     )
 
 
@@ -127,6 +167,7 @@ def _gpt2(a: Mapping[str, Any]) -> _Layout:
         bias=True,
         norms=4 * hidden,
         outside=(a["vocab_size"] + a["n_positions"]) * hidden + 2 * hidden,  # the head is the embedding
+        head=LinearShape("lm_head", a["vocab_size"], hidden),
     )
 
 
@@ -169,8 +210,13 @@ def _deberta_v2(a: Mapping[str, Any]) -> _Layout:
     hidden = a["hidden_size"]
     words = a["vocab_size"] * hidden + 2 * hidden
     positions = 2 * a["position_buckets"] * hidden + 2 * hidden
-    convolution = a["conv_kernel_size"] * hidden * hidden + hidden + 2 * hidden
-    return _encoder(a, "deberta", ("query_proj", "key_proj", "value_proj"), words + positions + convolution)
+    kernel = LinearShape("deberta.encoder.conv.conv", hidden, a["conv_kernel_size"] * hidden)
+    convolution = kernel.parameters + hidden + 2 * hidden
+    attention = ("query_proj", "key_proj", "value_proj")
+    layout = _encoder(a, "deberta", attention, words + positions + convolution)
+    return layout._replace(
+        positions=2 * a["position_buckets"], scoring_heads=a["num_attention_heads"], convolution=kernel
+    )
 
 
 _LAYOUTS: dict[Any, Callable[[Mapping[str, Any]], _Layout]] = {

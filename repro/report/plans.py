@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from textwrap import fill
 
 from repro.report.durations import duration
 from repro.study.experiment import Plan, PlannedRow
 from repro.study.spec import RunSpec
 from repro.study.states import RunState, State, expected_seconds
 
+# What a terminal is usually wide enough for.
+_WIDTH = 120
+
 
 def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
-    """One line a run under its block's heading, then what is left to do."""
+    """Every row under its block's heading with its runs, those of all seeds together; then what is left."""
     by_hash = {state.spec.hash: state for state in states}
     first = plan.rows[0].specs[0]
     lines = [
         f"{plan.experiment.name}: {plan.experiment.title}",
         f"profile {plan.profile.name}: {plan.profile.purpose}",
     ]
-    lines += ["", f"data and protocol: {first.benchmark.note}"]
+    lines += ["", f"data and protocol: {first.benchmark.note}", "runs: the state, then seed:hash of each"]
     block = None
-    width = max(len(row.label) for row in plan.rows)
     for row in plan.rows:
         if row.block != block:
             block = row.block
             model = row.specs[0].model
             lines += ["", f"{block} ({model.source}: {model.checkpoint or 'random weights'})"]
-        lines += [_line(row, spec, by_hash[spec.hash], width) for spec in row.specs]
+        lines += _row(row, by_hash)
     shown = {spec.hash for row in plan.rows for spec in row.specs}
     others = [spec for spec in plan.runs.values() if spec.hash not in shown]
     if others:
@@ -35,7 +39,7 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
         lines += [f"  {by_hash[spec.hash].state:<8}{spec.hash}  {spec.title}" for spec in others]
     notes = plan.footnotes()
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
-    return "\n".join([*lines, "", summarise(states), f"cells: {len(plan.cells)}"])
+    return "\n".join(map(_wrapped, [*lines, "", summarise(states), f"cells: {len(plan.cells)}"]))
 
 
 def summarise(states: Sequence[RunState]) -> str:
@@ -52,25 +56,52 @@ def summarise(states: Sequence[RunState]) -> str:
     return f"{text}; what is open should take {duration(seconds)} here"
 
 
-def _line(row: PlannedRow, spec: RunSpec, state: RunState, width: int) -> str:
-    settings = spec.method.model_dump(exclude={"name"}, exclude_none=True)
-    shown = " ".join(f"{key}={_shown(value)}" for key, value in settings.items())
+def _row(row: PlannedRow, by_hash: Mapping[str, RunState]) -> Iterator[str]:
+    """The row's size; its method's settings, above the first runs that have them; and its runs, by task."""
+    yield f"  {row.label}: {row.trainable_parameters:,} trained ({row.trainable_percent:.4g} %)"
+    above = ""
+    for task, group in groupby(row.specs, key=lambda spec: spec.task):
+        specs = list(group)
+        settings = specs[0].method.model_dump(exclude={"name"}, exclude_none=True)
+        method = " ".join(f"{key}={_shown(value)}" for key, value in settings.items())
+        if method != above:
+            yield f"    {method}"
+            above = method
+        runs = [
+            f"{state} {' '.join(by_state)}"
+            for state in State
+            if (
+                by_state := [
+                    f"{spec.seed}:{spec.hash}" for spec in specs if by_hash[spec.hash].state is state
+                ]
+            )
+        ]
+        name = f"{task:<6}" if task else ""
+        yield f"    {name}{_learning(specs[0])}  {', '.join(runs)}"
+        starts = [spec.init_from for spec in specs if spec.init_from is not None]
+        if starts:
+            first = starts[0].run
+            hashes = " ".join(start.run.hash for start in starts)
+            yield f"          from {first.method.name} {first.task}, {starts[0].reading}: {hashes}"
+
+
+def _learning(spec: RunSpec) -> str:
+    if not spec.method.trains:
+        return "no training"
     training = spec.training
     warmup = training.warmup_steps if training.warmup_ratio is None else f"{training.warmup_ratio:.0%}"
-    learning = (
+    return (
         f"lr={training.learning_rate:g} batch={training.batch_size} epochs={training.epochs} "
         f"warmup={warmup} wd={training.weight_decay:g}"
-        if spec.method.trains
-        else "no training"
     )
-    size = f"{row.trainable_parameters:,} trained ({row.trainable_percent:.4g} %)"
-    start = ""
-    if spec.init_from is not None:
-        start = (
-            f"  starts from {spec.init_from.run.hash} ({spec.init_from.run.title}, {spec.init_from.reading})"
-        )
-    run = f"  {state.state:<8}{spec.hash}  {row.label:<{width}}  {spec.task:<6} seed {spec.seed}"
-    return f"{run}  {size:<34}{learning}  {shown}".rstrip() + start
+
+
+def _wrapped(line: str) -> str:
+    """The line in as many as it needs, the further ones indented."""
+    if len(line) <= _WIDTH:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    return fill(line, _WIDTH, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _shown(value: object) -> str:

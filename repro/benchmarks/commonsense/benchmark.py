@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.benchmarks.base import Benchmark, TaskScore
+from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
+from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
 from repro.benchmarks.commonsense.sources import Source, get_source
 from repro.benchmarks.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
 from repro.config import added
@@ -81,6 +82,24 @@ class Commonsense(Benchmark):
             f"{trained} and {tested} records of each task, from the source '{self.source}' "
             f"({get_source(self.source).note}); accuracy (%) under {protocol}."
         )
+
+    def training_size(self, training: TrainingSpec) -> TrainingSize:
+        examples, tokens, predicted = 0, 0.0, 0.0
+        for task in self.tasks:
+            records = train_size(task, self.source)
+            if self.evaluated == "held_out":
+                records -= self.test_per_task or 0
+            records = min(self.train_per_task or records, records)
+            text, completion = (
+                mean if training.append_eos else mean - 1 for mean in MEAN_TOKENS[self.protocol.name][task]
+            )
+            examples += records
+            tokens += records * text
+            predicted += records * (completion if training.loss_on == "completion" else text - 1)
+        # Validation records are drawn from the mix.
+        trained = examples - self.validation_size
+        share = trained / examples
+        return TrainingSize(trained, share * tokens, share * predicted, self.max_tokens)
 
     def data(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.benchmarks.base import Benchmark, TaskScore
+from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.data import DataError, batches_by_tokens, fingerprints, select
 from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import get_source
@@ -88,6 +88,13 @@ class Glue(Benchmark):
             f"{trained} training and {tested} validation records of each task, from the source "
             f"'{self.source}' ({get_source(self.source).note}); where validation epochs select, {chosen}."
         )
+
+    def training_size(self, training: TrainingSpec) -> TrainingSize:
+        # The package has validation sets alone, and half of each is trained on.
+        available = self.task.validation_size // 2 if self.source == "package" else self.task.train_size
+        examples = min(self.train_size or available, available)
+        tokens = examples * min(self.task.mean_tokens, self.max_tokens)
+        return TrainingSize(examples, tokens, examples, self.max_tokens)
 
     def data(
         self,

@@ -1,0 +1,87 @@
+"""What all runs of an experiment should cost, and what the finished ones say about that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from repro.analysis.cost import TrainingCost, training_cost
+from repro.analysis.gpu import Gpu
+from repro.study.spec import RunSpec
+from repro.study.states import RunState
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What finished trainings reached: operations by formula, and measured seconds."""
+
+    runs: int
+    flops: float
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.flops / self.seconds
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Costs of the runs of an experiment.
+
+    Attributes:
+        states: of all its runs.
+        costs: of each run's training, by hash.
+    """
+
+    states: Sequence[RunState]
+    costs: dict[str, TrainingCost]
+
+    def rates(self) -> dict[str, Rate]:
+        """What finished runs reached, by the hardware that they ran on."""
+        hardware = dict.fromkeys(state.result.environment.hardware for state in self.states if state.result)
+        rates = {name: self.rate(self.states, name) for name in hardware}
+        return {name: rate for name, rate in rates.items() if rate is not None}
+
+    def rate(self, states: Sequence[RunState], hardware: str = "") -> Rate | None:
+        """What those of the runs reached that are finished, on hardware with `hardware` in its name."""
+        measured = [
+            (self.costs[state.spec.hash].flops, state.result.training.seconds)
+            for state in states
+            if state.result is not None
+            and state.spec.method.trains
+            and hardware in state.result.environment.hardware
+        ]
+        if not measured:
+            return None
+        flops, seconds = zip(*measured, strict=True)
+        return Rate(len(measured), sum(flops), sum(seconds))
+
+    def seconds(self, states: Sequence[RunState], gpu: Gpu) -> float:
+        """Training time of runs on a GPU: at the rate of those finished on one, otherwise as assumed."""
+        rate, costs = self.rate(self.states, gpu.device), [self.costs[state.spec.hash] for state in states]
+        if rate is not None:
+            return sum(cost.flops for cost in costs) / rate.per_second
+        return sum(cost.assumed_seconds(gpu) for cost in costs)
+
+
+def estimate(states: Sequence[RunState], micro_batch_size: int) -> Estimates:
+    """Costs of runs; for tokens as measured, where a finished run trained on the same data."""
+    tokens = {
+        _data(state.spec): state.result.training.tokens
+        for state in states
+        if state.result is not None and state.spec.method.trains
+    }
+    costs: dict[str, TrainingCost] = {}
+    same: dict[str, TrainingCost] = {}  # seeds cost the same
+    for state in states:
+        spec = state.spec
+        key = repr((spec.model.name, spec.adapted_modules, spec.method, spec.benchmark, spec.training))
+        if key not in same:
+            same[key] = training_cost(spec, micro_batch_size, tokens.get(_data(spec)))
+        costs[spec.hash] = same[key]
+    return Estimates(states, costs)
+
+
+def _data(spec: RunSpec) -> str:
+    """What decides how many tokens a run trains on."""
+    return repr((spec.model.name, spec.benchmark, spec.training.epochs, spec.training.append_eos))

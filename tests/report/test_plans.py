@@ -1,0 +1,38 @@
+"""A plan in words: everything that is to be run is in it, and it fits a terminal."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from repro.paths import ROOT
+from repro.report.plans import describe_plan
+from repro.study.experiment import Plan, list_experiments, load_experiment, plan
+from repro.study.profile import load_profile
+from repro.study.states import run_states
+from repro.study.store import Store
+
+
+def described(planned: Plan, folder: Path) -> str:
+    return describe_plan(planned, run_states(planned, Store(folder)))
+
+
+@pytest.mark.parametrize("profile", ["paper", "laptop"])
+@pytest.mark.parametrize("name", list_experiments())
+def test_every_run_is_named_within_120_columns(name: str, profile: str, tmp_path: Path) -> None:
+    planned = plan(load_experiment(name), load_profile(profile))
+    text = described(planned, tmp_path)
+    assert max(map(len, text.splitlines())) <= 120
+    assert set(re.findall(r"\b[0-9a-f]{12}\b", text)) == set(planned.runs)
+
+
+def test_runs_stand_by_state_with_their_seeds(tmp_path: Path) -> None:
+    planned = plan(load_experiment("table1"), load_profile("laptop"), seeds=(0, 1))
+    done = next((ROOT / "results" / "reference" / "laptop").glob("*--lora--*.json"))
+    (tmp_path / done.stem).mkdir()
+    shutil.copy(done, tmp_path / done.stem / "result.json")
+    first, second = next(row for row in planned.rows if row.id == "lora").specs
+    assert f"  done 0:{first.hash}, missing 1:{second.hash}\n" in described(planned, tmp_path)
