@@ -17,6 +17,7 @@ from repro.benchmarks.commonsense import scoring
 from repro.cli import main
 from repro.paths import EXPERIMENTS
 from repro.study import experiment
+from repro.study.interruption import Interrupted
 from repro.study.profile import load_profile
 
 
@@ -249,6 +250,38 @@ def test_a_task_is_one_run_by_hash_or_number(
     assert path.stat().st_mtime_ns == before
     assert main([*arguments, "3"]) == 2
     assert "no run '3'; allowed: a hash that `repro plan` shows, or 0 to 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "starts", "requeues"), [("RUNNING", 100, 1), ("RUNNING", 101, 0), ("COMPLETING", 1, 0)]
+)
+def test_a_task_that_is_told_to_stop_requeues_itself_unless_it_was_cancelled_or_has_done_so_too_often(
+    state: str,
+    starts: int,
+    requeues: int,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told_to_stop(*_: object) -> None:
+        raise Interrupted
+
+    for name, body in [("squeue", f"echo {state}"), ("scontrol", f'echo "$@" >> {tmp_path}/asked')]:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(starts - 1))
+    monkeypatch.setattr("repro.cli._execute", told_to_stop)
+    assert main(["task", "table1", "--profile", "smoke", "0"]) != 0
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == "requeue 7_3\n" * requeues
+    error = capsys.readouterr().err
+    assert f"start {starts}: " in error
+    assert ("requeued, to go on" in error) == bool(requeues)
+    assert ("cluster.restarts" in error) == (starts == 101)
 
 
 def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
