@@ -280,10 +280,10 @@ def test_a_time_limit_cuts_a_run_into_pieces_and_changes_nothing(
 ) -> None:
     clone.edit("table1.yaml", _keep_rows("lora"))
     _make_long(clone)
-    # Of a limit of one minute all is notice: SLURM tells the run to stop when it next looks, twice a minute.
-    clone.edit("profiles/smoke.yaml", lambda content: content["cluster"].update(time="1", notice=60))
+    # SLURM looks twice a minute, so a run is told to stop after 60 to 90 seconds; its pauses alone take 96.
+    clone.edit("profiles/smoke.yaml", lambda content: content["cluster"].update(time="2", notice=60))
     (spec,) = _specs(clone, "table1")
-    assert clone.submit("table1", STEP_SECONDS="1.5") == 1
+    assert clone.submit("table1", STEP_SECONDS="4") == 1
     clone.finish()
     _assert_same(clone.store.result(spec), uninterrupted(spec))
     assert "start 2: " in clone.logs()[spec.hash]
