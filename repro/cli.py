@@ -309,10 +309,10 @@ def _task(options: argparse.Namespace) -> int:
             print("told to stop once more than cluster.restarts allows, not requeued", file=sys.stderr)
             return 1
         with told_to_stop(lambda: None):  # SLURM ends what it requeues
-            if not requeue_this_task():
-                raise
-            print("told to stop: requeued, to go on from the last checkpoint", file=sys.stderr)
-            return 130
+            requeued = requeue_this_task()
+        what = ": requeued, to go on from the last checkpoint" if requeued else " for good, not requeued"
+        print(f"told to stop{what}", file=sys.stderr)
+        return 130
     return 0 if store.is_done(spec) else 1
 
 

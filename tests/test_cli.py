@@ -280,7 +280,8 @@ def test_a_task_that_is_told_to_stop_requeues_itself_unless_it_was_cancelled_or_
     assert (asked.read_text() if asked.exists() else "") == "requeue 7_3\n" * requeues
     error = capsys.readouterr().err
     assert f"start {starts}: " in error
-    assert ("requeued, to go on" in error) == bool(requeues)
+    assert ("told to stop: requeued, to go on" in error) == bool(requeues)
+    assert ("told to stop for good" in error) == (state != "RUNNING")
     assert ("cluster.restarts" in error) == (starts == 101)
 
 
