@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,23 +29,21 @@ from repro.study.store import Store
 
 pytestmark = pytest.mark.slurm
 
-# Training steps of a run that is met while it goes on: it is held at its fifth step as long as there is a
-# file, or takes its time. Python reads this as it starts.
+# Training steps of a run that is met while it goes on: it is held at its fifth step as long as there is
+# a file. Python reads this as it starts.
 STEPS = 24
-HELD_OR_SLOW = """
-import os, pathlib, time
+HELD = """
+import pathlib, time
 from repro.study.watch import Watch
 
 report, hold = Watch.report, pathlib.Path(__file__).with_name("hold")
 
-def held_or_slow(self, phase, done, total):
+def held(self, phase, done, total):
     report(self, phase, done, total)
-    if phase == "train":
-        time.sleep(float(os.environ.get("STEP_SECONDS", 0)))
-        while done == 5 and hold.exists():
-            time.sleep(0.1)
+    while phase == "train" and done == 5 and hold.exists():
+        time.sleep(0.1)
 
-Watch.report = held_or_slow
+Watch.report = held
 """
 
 
@@ -58,7 +57,7 @@ class Clone:
         self.store = Store(self.results / "runs")
         self.wait = cluster.wait
         copytree(EXPERIMENTS, self.experiments)
-        (folder / "sitecustomize.py").write_text(HELD_OR_SLOW)
+        (folder / "sitecustomize.py").write_text(HELD)
         self.hold = folder / "hold"
         self.environment = {
             **os.environ,
@@ -74,20 +73,20 @@ class Clone:
         change(content)
         path.write_text(yaml.safe_dump(content))
 
-    def repro(self, verb: str, experiment: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    def repro(self, verb: str, experiment: str, *arguments: str) -> tuple[int, str]:
         """Exit status and output of a command on the smoke profile."""
         done = subprocess.run(
             [sys.executable, "-m", "repro.cli", verb, experiment, "--profile", "smoke", *arguments],
-            env={**self.environment, **environment},
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         return done.returncode, done.stdout
 
-    def submit(self, experiment: str, *arguments: str, **environment: str) -> int:
+    def submit(self, experiment: str, *arguments: str) -> int:
         """How many runs were submitted."""
-        status, out = self.repro("submit", experiment, "--no-wandb", *arguments, **environment)
+        status, out = self.repro("submit", experiment, "--no-wandb", *arguments)
         assert status == 0, out
         return int(out.splitlines()[-1].split()[0])
 
@@ -131,6 +130,17 @@ def _squeue() -> str:
 def _signal(name: str, task: str) -> None:
     """What SLURM itself does before a limit or a preemption: signal the process of the batch script."""
     subprocess.run(["scancel", "--batch", f"--signal={name}", task], check=True)
+
+
+def _limit(task: str, minutes: int) -> None:
+    subprocess.run(["scontrol", "update", f"JobId={task}", f"TimeLimit={minutes}"], check=True)
+
+
+def _minutes(task: str) -> int:
+    """For how many whole minutes a task has run."""
+    command = ["squeue", "--noheader", f"--jobs={task}", "--format=%M"]
+    *hours, minutes, _ = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(":")
+    return 60 * sum(map(int, hours)) + int(minutes)
 
 
 @pytest.fixture
@@ -275,17 +285,25 @@ def test_a_task_that_is_told_to_stop_requeues_itself_alone_and_goes_on(
     assert "start 2" not in logs[other.hash]
 
 
-def test_a_time_limit_cuts_a_run_into_pieces_and_changes_nothing(
+def test_a_run_goes_on_behind_its_time_limit(
     clone: Clone, uninterrupted: Callable[[RunSpec], Result]
 ) -> None:
     clone.edit("table1.yaml", _keep_rows("lora"))
+    clone.edit("profiles/smoke.yaml", lambda content: content["cluster"].update(time="60", notice=120))
     _make_long(clone)
-    # SLURM looks twice a minute, so a run is told to stop after 60 to 90 seconds; its pauses alone take 96.
-    clone.edit("profiles/smoke.yaml", lambda content: content["cluster"].update(time="2", notice=60))
+    clone.hold.touch()
     (spec,) = _specs(clone, "table1")
-    assert clone.submit("table1", STEP_SECONDS="4") == 1
+    assert clone.submit("table1") == 1
+    task = clone.task("table1", spec)
+    # However long the start took: one to two minutes from now.
+    _limit(task, _minutes(task) + 2)
+    # SLURM looks twice a minute and sends the notice, which the run keeps until its step ends.
+    time.sleep(40)
+    _limit(task, 60)
+    clone.hold.unlink()
     clone.finish()
     _assert_same(clone.store.result(spec), uninterrupted(spec))
+    assert "told to stop: requeued, to go on from the last checkpoint\n" in clone.logs()[spec.hash]
     assert "start 2: " in clone.logs()[spec.hash]
 
 
