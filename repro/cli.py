@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.config import ConfigError
+from repro.study.interruption import Interrupted, stop, told_to_stop
 
 if TYPE_CHECKING:
     from repro.study.experiment import Plan
+    from repro.study.slurm.settings import Cluster
+    from repro.study.slurm.submissions import Submissions
+    from repro.study.spec import RunSpec
     from repro.study.states import RunState
     from repro.study.store import Store
 
@@ -28,11 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = _parser().parse_args(arguments)
     try:
-        return int(options.verb(options))
+        with told_to_stop(stop):
+            return int(options.verb(options))
     except ConfigError as error:
         print(f"repro: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the one into the other
+    except (KeyboardInterrupt, SystemExit):  # `Interrupted`, and what Lightning makes of the one
         print("repro: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) has seen enough
@@ -70,7 +75,32 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=_run)
 
-    verb = verbs.add_parser("status", parents=[common], help="done, missing and failed runs")
+    verb = verbs.add_parser(
+        "submit", parents=[common], help="execute the missing runs on a SLURM cluster, as arrays"
+    )
+    verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
+    verb.add_argument("--retry-failed", action="store_true", help="submit failed runs again as well")
+    verb.add_argument("--dry-run", action="store_true", help="print the batch scripts, submit nothing")
+    verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
+    asked = verb.add_argument_group("what a run asks for, over the profile's section `cluster`")
+    asked.add_argument("--partition")
+    asked.add_argument("--account")
+    asked.add_argument("--time", help="limit before a run is requeued, for instance 24:00:00")
+    asked.add_argument("--gpus", help="for instance 1 or a100:1")
+    asked.add_argument("--cpus")
+    asked.add_argument("--memory", help="for instance 64G")
+    asked.add_argument("--concurrent", metavar="N", help="runs of an array that go on at once")
+    verb.set_defaults(verb=_submit)
+
+    verb = verbs.add_parser("cancel", parents=[common], help="end an experiment's tasks in SLURM's queue")
+    verb.set_defaults(verb=_cancel)
+
+    verb = verbs.add_parser("task", parents=[common], help="execute one run, as a task of a SLURM array")
+    verb.add_argument("run", help="the run's hash, or its number in the plan, counted from 0")
+    verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
+    verb.set_defaults(verb=_task)
+
+    verb = verbs.add_parser("status", parents=[common], help="done, running, pending, missing, failed runs")
     verb.set_defaults(verb=_status)
 
     verb = verbs.add_parser(
@@ -164,10 +194,14 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from repro.report.plans import summarise
+    from repro.study.slurm.commands import answers, queue
     from repro.study.states import State, run_states
 
     plan, store = _load(options)
+    tasks = queue() if answers() else None
     states = run_states(plan, store)
+    if tasks is not None:
+        states = _submissions().joined(states, tasks)
     for state in states:
         print(f"{state.state:<11}{state.spec.slug}" + (f"  {state.detail}" if state.detail else ""))
     print(summarise(states))
@@ -184,20 +218,7 @@ def _run(options: argparse.Namespace) -> int:
     name, profile = plan.experiment.name, plan.profile.name
     print(f"{name}, profile {profile}: {done} of {len(states)} runs are done, executing {len(specs)}")
     if specs:
-        from rich.console import Console
-
-        from repro.study.local import run_here
-        from repro.study.watch import Watch
-
-        execution = plan.profile.execution_for(plan.experiment.family)
-        execution = execution.model_copy(update={"wandb": execution.wandb and not options.no_wandb})
-        run_here(
-            specs,
-            store=store,
-            execution=execution,
-            group=plan.experiment.name,
-            watch=Watch(len(specs), Console(stderr=True)),
-        )
+        _execute(plan, specs, store, options)
     states = run_states(plan, store)
     if plan.experiment.ranks is not None:
         _analyse_ranks(plan, states, store)
@@ -206,6 +227,103 @@ def _run(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _execute(plan: Plan, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from repro.study.local import run_here
+    from repro.study.watch import Watch
+
+    execution = plan.profile.execution_for(plan.experiment.family)
+    execution = execution.model_copy(update={"wandb": execution.wandb and not options.no_wandb})
+    run_here(
+        specs,
+        store=store,
+        execution=execution,
+        group=plan.experiment.name,
+        watch=Watch(len(specs), Console(stderr=True)),
+    )
+
+
+def _submissions() -> Submissions:
+    from repro.paths import RESULTS
+    from repro.study.slurm.submissions import Submissions
+
+    return Submissions(RESULTS / "slurm")
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from repro.study.slurm.submit import submit
+
+    plan, store = _load(options)
+    command = [sys.executable, "-m", "repro.cli", "task", options.experiment, "--profile", options.profile]
+    if options.seeds:
+        command += ["--seeds", ",".join(map(str, options.seeds))]
+    if options.preset:
+        command += ["--preset", options.preset]
+    if options.no_wandb:
+        command += ["--no-wandb"]
+    count = 0
+    for array in submit(
+        plan.only(options.rows) if options.rows else plan,
+        store,
+        _submissions(),
+        cluster=_cluster(plan, options),
+        command=command,
+        retry_failed=options.retry_failed,
+        dry_run=options.dry_run,
+    ):
+        count += array.tasks
+        waits = f", each after the task of {array.after} with its number" if array.after else ""
+        if options.dry_run:
+            print(f"{array.script}# not submitted: {array.name}, {array.tasks} tasks{waits}\n")
+        else:
+            print(f"job {array.job}: {array.name}, {array.tasks} tasks{waits}")
+    print(f"{count} runs {'would be ' if options.dry_run else ''}submitted", file=sys.stderr)
+    return 0
+
+
+def _cluster(plan: Plan, options: argparse.Namespace) -> Cluster:
+    """What the profile asks of a cluster, and over it what the flags ask."""
+    from repro.config import parse
+    from repro.study.slurm.settings import Cluster
+
+    names = ("partition", "account", "time", "gpus", "cpus", "memory", "concurrent")
+    flags = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return parse(plan.profile.cluster.model_dump() | flags, Cluster, "submit")
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from repro.study.slurm.commands import cancel, queue
+
+    plan, _ = _load(options)
+    queued = _submissions().queued(queue())
+    tasks = [task for hash, task in queued.items() if hash in plan.runs]
+    if tasks:
+        cancel(tasks)
+    print(f"{len(tasks)} tasks cancelled")
+    return 0
+
+
+def _task(options: argparse.Namespace) -> int:
+    from repro.study.slurm.commands import requeue_this_task, restarts
+
+    plan, store = _load(options)
+    spec = plan.run(options.run)
+    print(f"start {restarts() + 1}: {spec.slug}", file=sys.stderr)
+    try:
+        _execute(plan, [spec], store, options)
+    except Interrupted:
+        if restarts() >= plan.profile.cluster.restarts:
+            print("told to stop once more than cluster.restarts allows, not requeued", file=sys.stderr)
+            return 1
+        with told_to_stop(lambda: None):  # SLURM ends what it requeues
+            requeued = requeue_this_task()
+        what = ": requeued, to go on from the last checkpoint" if requeued else " for good, not requeued"
+        print(f"told to stop{what}", file=sys.stderr)
+        return 130
+    return 0 if store.is_done(spec) else 1
 
 
 def _problems(states: Sequence[RunState]) -> list[str]:

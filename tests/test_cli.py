@@ -17,6 +17,8 @@ from repro.benchmarks.commonsense import scoring
 from repro.cli import main
 from repro.paths import EXPERIMENTS
 from repro.study import experiment
+from repro.study.interruption import Interrupted
+from repro.study.profile import load_profile
 
 
 @pytest.fixture
@@ -196,6 +198,93 @@ def test_the_paper_profile_is_planned_without_torch_and_shows_every_row() -> Non
         "cost of training on NVIDIA H100 SXM 80 GB",
     ):
         assert text in done.stdout
+
+
+@pytest.mark.parametrize("verb", [["status"], ["submit", "--dry-run", "--partition", "gpu"]])
+def test_a_cluster_is_asked_without_torch_and_where_there_is_no_slurm(
+    verb: list[str], tmp_path: Path
+) -> None:
+    arguments = [verb[0], "table2", "--profile", "paper", *verb[1:]]
+    code = (
+        f"import sys; from repro.cli import main; status = main({arguments});"
+        "heavy = {'torch', 'transformers', 'peft', 'lightning', 'wandb', 'pandas'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    environment = {**os.environ, "PATH": str(tmp_path), "REPRO_RESULTS_DIR": str(tmp_path / "results")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "results").exists()
+    runs = len(experiment.plan(experiment.load_experiment("table2"), load_profile("paper")).runs)
+    if verb[0] == "submit":
+        for text in (
+            "#SBATCH --partition=gpu\n",
+            "#SBATCH --gpus=1\n",
+            "each after the task of repro-table2-",
+        ):
+            assert text in done.stdout
+        assert done.stderr == f"{runs} runs would be submitted\n"
+    else:
+        assert f"{runs} missing" in done.stdout
+
+
+def test_submitting_without_slurm_says_where_to(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["submit", "table1", "--profile", "smoke"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("repro: squeue is not on this machine; submit from a login node")
+    assert len(error.splitlines()) == 1
+    assert main(["submit", "table1", "--dry-run", "--time", "soon"]) == 2
+    assert capsys.readouterr().err.startswith("repro: submit: time: not a time limit (got 'soon'")
+
+
+def test_a_task_is_one_run_by_hash_or_number(
+    results: Path, experiments: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["task", "table1", "--profile", "smoke", "--no-wandb"]
+    assert main([*arguments, "1"]) == 0
+    (path,) = (results / "runs").rglob("result.json")
+    assert "--lora--" in path.parent.name
+    assert "start 1: " + path.parent.name in capsys.readouterr().err
+    before = path.stat().st_mtime_ns
+    assert main([*arguments, json.loads(path.read_text())["hash"]]) == 0
+    assert path.stat().st_mtime_ns == before
+    assert main([*arguments, "3"]) == 2
+    assert "no run '3'; allowed: a hash that `repro plan` shows, or 0 to 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "starts", "requeues"), [("RUNNING", 100, 1), ("RUNNING", 101, 0), ("COMPLETING", 1, 0)]
+)
+def test_a_task_that_is_told_to_stop_requeues_itself_unless_it_was_cancelled_or_has_done_so_too_often(
+    state: str,
+    starts: int,
+    requeues: int,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told_to_stop(*_: object) -> None:
+        raise Interrupted
+
+    for name, body in [("squeue", f"echo {state}"), ("scontrol", f'echo "$@" >> {tmp_path}/asked')]:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(starts - 1))
+    monkeypatch.setattr("repro.cli._execute", told_to_stop)
+    assert main(["task", "table1", "--profile", "smoke", "0"]) != 0
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == "requeue 7_3\n" * requeues
+    error = capsys.readouterr().err
+    assert f"start {starts}: " in error
+    assert ("told to stop: requeued, to go on" in error) == bool(requeues)
+    assert ("told to stop for good" in error) == (state != "RUNNING")
+    assert ("cluster.restarts" in error) == (starts == 101)
 
 
 def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:

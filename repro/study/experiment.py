@@ -238,6 +238,22 @@ class Plan:
             needed[spec.hash] = spec
         return needed
 
+    def run(self, name: str) -> RunSpec:
+        """The run with a hash, or with a number in the order of `runs`, counted from 0.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        runs = self.runs
+        if name in runs:
+            return runs[name]
+        if name.isdecimal() and int(name) < len(runs):
+            return list(runs.values())[int(name)]
+        raise ConfigError(
+            f"{self.experiment.name}, profile {self.profile.name}: no run {name!r}; allowed: a hash that "
+            f"`repro plan` shows, or 0 to {len(runs) - 1}. A hash changes when a setting of the run is edited"
+        )
+
     def only(self, patterns: Sequence[str]) -> Plan:
         """The same with the rows whose id matches a pattern (`lora*`) alone.
 

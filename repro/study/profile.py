@@ -12,6 +12,7 @@ from repro.config import ConfigError, Frozen, load_yaml, one_of, parse
 from repro.paths import EXPERIMENTS
 from repro.study.execution import Execution
 from repro.study.settings import Settings, TaskSettings
+from repro.study.slurm.settings import Cluster
 
 
 class FamilyProfile(Settings):
@@ -40,6 +41,7 @@ class Profile(Frozen):
         purpose, cost: a few words each, for the README and `repro --help`.
         watermark: printed over every table of this profile, where its numbers mean nothing.
         seeds: of every trained row.
+        cluster: what a run asks of a cluster.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Profile(Frozen):
     seeds: tuple[int, ...] = Field(min_length=1)
     families: dict[str, FamilyProfile]
     execution: Execution = Execution()
+    cluster: Cluster = Cluster()
 
     def family(self, name: str) -> FamilyProfile:
         """This profile's part for a benchmark family.

@@ -16,6 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
 from repro.benchmarks.base import TaskScore
@@ -26,6 +27,7 @@ from repro.models.shapes import base_parameters, linear_shapes
 from repro.optimizers.memory import adamw_state_bytes, state_bytes
 from repro.quiet import quiet_libraries
 from repro.study.bases import BaseModels
+from repro.study.checkpointing import CheckpointOnStop
 from repro.study.environment import environment, peak_memory_bytes, reset_peak_memory
 from repro.study.execution import Execution
 from repro.study.result import Evaluation, Probe, Result, Training, score_warnings
@@ -37,6 +39,9 @@ Report = Callable[[str, int, int], None]
 """Told what is going on: the phase (`train` or `evaluate`), how much of it is done, and out of how much."""
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+# The checkpoint that an interrupted run goes on from.
+_LATEST = "latest.ckpt"
 
 # Test items that the probes look at: enough for several lengths, few beside the 512 of a laptop run.
 _PROBE_ITEMS = 8
@@ -121,7 +126,7 @@ def _execute(
         other_scores: dict[str, dict[str, TaskScore]] = {}
         training_started = time.perf_counter()
         if method.trains:
-            latest = checkpoints / "latest.ckpt"
+            latest = checkpoints / _LATEST
             resume = str(latest) if latest.exists() else None
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
         training_ended = time.perf_counter()
@@ -205,9 +210,14 @@ def _trainer(
     every: int | None,
 ) -> L.Trainer:
     keeping = _checkpoint_callbacks(spec, execution, checkpoints) if spec.method.trains else []
+    if spec.method.trains and execution.checkpoint_every is not None:
+        # Behind the others, which then have seen the step that it keeps.
+        callbacks = [*callbacks, CheckpointOnStop(checkpoints / _LATEST)]
     return L.Trainer(
         accelerator=execution.accelerator,
         devices=1,
+        # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
+        plugins=[LightningEnvironment()],
         precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
         max_epochs=1,  # the schedule of batches already holds every epoch
         logger=logger or False,
@@ -278,7 +288,7 @@ def _checkpoint_callbacks(spec: RunSpec, execution: Execution, folder: Path) -> 
         callbacks.append(
             ModelCheckpoint(
                 dirpath=folder,
-                filename="latest",
+                filename=Path(_LATEST).stem,
                 every_n_train_steps=execution.checkpoint_every,
                 enable_version_counter=False,
             )

@@ -15,10 +15,17 @@ from repro.study.store import Store
 
 
 class State(StrEnum):
-    """`unreadable`: there is a result file that cannot be understood."""
+    """What the store says of a run; of an open one what SLURM's queue says (`repro.study.slurm`).
+
+    `unreadable`: there is a result file that cannot be understood. `lost`: a task of an array began the run
+    and left neither a result nor an error.
+    """
 
     DONE = "done"
+    RUNNING = "running"
+    PENDING = "pending"
     MISSING = "missing"
+    LOST = "lost"
     FAILED = "failed"
     UNREADABLE = "unreadable"
 
