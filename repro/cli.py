@@ -372,13 +372,15 @@ def _render(options: argparse.Namespace) -> int:
 def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> None:
     """Work out the ranks of finished runs that are not known yet."""
     from repro.analysis.run_ranks import random_ranks, run_ranks
+    from repro.quiet import quiet_libraries
     from repro.study.bases import BaseModels
 
     bases = BaseModels()
     for state in states:
         if state.result is not None:
             print(f"ranks of {state.spec.title}", file=sys.stderr)
-            run_ranks(state.spec, store, bases)
+            with quiet_libraries():
+                run_ranks(state.spec, store, bases)
     assert plan.experiment.ranks is not None
     random_ranks(plan.experiment.ranks.random_size, plan.experiment.ranks.random_rank, store.folder.parent)
 
