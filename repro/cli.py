@@ -430,8 +430,8 @@ def _claims(options: argparse.Namespace) -> int:
     from repro.study.store import Store
 
     ledger, profile = load_ledger(), load_profile(options.profile)
-    tested = score_claims(ledger, profile, Store(RESULTS / "runs"))
-    return _print_page(f"{profile.name}/claims", claims_page(ledger, tested, profile))
+    scored = score_claims(ledger, profile, Store(RESULTS / "runs"))
+    return _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -445,13 +445,12 @@ def _report(options: argparse.Namespace) -> int:
     from repro.study.states import run_states
     from repro.study.store import Store
 
-    ledger, profile, store = load_ledger(), load_profile(options.profile), Store(RESULTS / "runs")
+    profile, store = load_profile(options.profile), Store(RESULTS / "runs")
     plans = [plan(load_experiment(name), profile) for name in list_experiments()]
     page = build_page(
         [(planned, run_states(planned, store)) for planned in plans],
         RESULTS / "figures" / profile.name,
-        ledger,
-        score_claims(ledger, profile, store),
+        score_claims(load_ledger(), profile, store),
         audit_items(),
     )
     print(f"written: {_short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")

@@ -1,10 +1,14 @@
 """The claims ledger: statements of the paper, each tested against the runs of a profile.
 
-A comparison pairs two rows over the same items and the same seeds. Two one-sided tests decide it: that the
-better row is not better at all (rejected: reproduced), and that it is better by the margin or more (rejected:
-contradicted). The second one also speaks where both rows are equal up to the margin: "beats" is then wrong.
-p-values are Student's on the paired differences, which cover items and seeds (`statistics.mean_over_tasks`),
-and Holm's correction is over both tests of every comparison in the ledger.
+A comparison pairs two rows over the same items and the same seeds. It is tested twice, one-sided: that the
+better row is not better at all, and that it is better by the margin or more. p-values are Student's on the
+paired differences, which cover items and seeds (`statistics.mean_over_tasks`).
+
+A claim holds if all of its comparisons do. So it is reproduced where the first test is rejected in every one,
+for which the largest p-value speaks and needs no correction (an intersection-union test, Berger 1982). It is
+contradicted where the second is rejected in any one, for which the smallest speaks, times their number
+(Bonferroni). That also happens where both rows are equal up to the margin: "beats" is then wrong. Holm's
+correction is over both p-values of every claim in the ledger.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ class Claim(Frozen):
 
     Attributes:
         where: its place in the paper.
+        margin: difference in points that is too small for its words, where the ledger's is not meant.
         unmeasured: why no run of this project can decide it, where that is so.
     """
 
@@ -61,6 +66,7 @@ class Claim(Frozen):
     where: str
     experiment: str | None = None
     comparisons: tuple[Comparison, ...] = ()
+    margin: float | None = Field(default=None, gt=0)
     unmeasured: str = ""
 
 
@@ -74,29 +80,48 @@ class Ledger(Frozen):
     margin: float = Field(gt=0)
     claims: tuple[Claim, ...]
 
+    def margin_of(self, claim: Claim) -> float:
+        return self.margin if claim.margin is None else claim.margin
+
 
 @dataclass(frozen=True)
 class Tested:
-    """One comparison of two rows, and what became of it.
+    """One comparison of two rows.
 
     Attributes:
         difference: better less worse, in points of the mean over the columns; None without a common seed.
-        p_no_better, p_by_margin: of the two tests, corrected.
+        p_no_better, p_by_margin: of the two tests, not corrected; 1 without a difference.
         collapsed: runs of the two rows that gave every item of some task one answer, or that failed.
-        seeds_wanted: how many seeds should settle it, at the difference and the spread seen; None where it is
-            settled, or where more seeds alone would not do it.
     """
 
-    claim: Claim
     block: str
     better: str
     worse: str
     difference: Estimate | None
     p_no_better: float
     p_by_margin: float
-    verdict: Verdict
     collapsed: int
-    seeds_wanted: int | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A claim, and what became of it.
+
+    Attributes:
+        tested: its comparisons; none where no run can decide it.
+        p_holds, p_fails: corrected; small where it is reproduced, and where it is contradicted.
+    """
+
+    claim: Claim
+    tested: tuple[Tested, ...]
+    p_holds: float
+    p_fails: float
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.p_holds <= LEVEL:
+            return "reproduced"
+        return "contradicted" if self.p_fails <= LEVEL else "undecided"
 
 
 def load_ledger() -> Ledger:
@@ -104,36 +129,23 @@ def load_ledger() -> Ledger:
     return load_yaml(EXPERIMENTS / "claims.yaml", Ledger)
 
 
-def score_claims(ledger: Ledger, profile: Profile, store: Store) -> list[Tested]:
-    """Every comparison of every claim that names an experiment, on the finished runs of a profile.
+def score_claims(ledger: Ledger, profile: Profile, store: Store) -> list[Scored]:
+    """Every claim, by the comparisons that its experiment allows, on the finished runs of a profile.
 
     Raises:
         ConfigError: a claim's patterns match no rows.
     """
-    tested = [t for claim in ledger.claims if claim.experiment for t in _compared(claim, profile, store)]
-    ps = holm(
-        [
-            p
-            for t in tested
-            for p in (
-                (1.0, 1.0)
-                if t.difference is None
-                else (t.difference.p_below(0), t.difference.p_above(ledger.margin))
-            )
-        ]
-    )
-    return [
-        _decided(t, p_no_better, p_by_margin, ledger.margin)
-        for t, p_no_better, p_by_margin in zip(tested, ps[::2], ps[1::2], strict=True)
+    tested = [
+        tuple(_compared(claim, profile, store, ledger.margin_of(claim))) if claim.experiment else ()
+        for claim in ledger.claims
     ]
-
-
-def verdict(tested: Sequence[Tested]) -> Verdict:
-    """Of a claim, from its comparisons: every one must be reproduced, and one contradiction is enough."""
-    verdicts = {t.verdict for t in tested}
-    if "contradicted" in verdicts:
-        return "contradicted"
-    return "reproduced" if verdicts == {"reproduced"} else "undecided"
+    decidable = [own for own in tested if own]
+    holds = [max(t.p_no_better for t in own) for own in decidable]
+    fails = [min(1.0, len(own) * min(t.p_by_margin for t in own)) for own in decidable]
+    corrected = iter(holm([*holds, *fails]))
+    p_holds = [next(corrected) if own else 1.0 for own in tested]
+    p_fails = [next(corrected) if own else 1.0 for own in tested]
+    return [Scored(*parts) for parts in zip(ledger.claims, tested, p_holds, p_fails, strict=True)]
 
 
 ByColumn = Mapping[str, Mapping[int, Result]]
@@ -159,7 +171,7 @@ def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str])
     return mean_over_tasks(differences)
 
 
-def _compared(claim: Claim, profile: Profile, store: Store) -> Iterator[Tested]:
+def _compared(claim: Claim, profile: Profile, store: Store, margin: float) -> Iterator[Tested]:
     assert claim.experiment is not None
     planned = plan(load_experiment(claim.experiment), profile)
     states = {state.spec.hash: state for state in run_states(planned, store)}
@@ -172,17 +184,15 @@ def _compared(claim: Claim, profile: Profile, store: Store) -> Iterator[Tested]:
             )
         for better, worse in pairs:
             columns = [c for c in better.columns if not comparison.columns or c in comparison.columns]
+            difference = paired_difference(_runs(better, states), _runs(worse, states), columns)
             yield Tested(
-                claim=claim,
                 block=better.block,
                 better=better.label,
                 worse=worse.label,
-                difference=paired_difference(_runs(better, states), _runs(worse, states), columns),
-                p_no_better=1,
-                p_by_margin=1,
-                verdict="undecided",
+                difference=difference,
+                p_no_better=difference.p_below(0) if difference else 1.0,
+                p_by_margin=difference.p_above(margin) if difference else 1.0,
                 collapsed=sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs)),
-                seeds_wanted=None,
             )
 
 
@@ -219,20 +229,6 @@ def _pairs(comparison: Comparison, planned: Plan) -> Iterator[tuple[PlannedRow, 
 
 def _matches(row: PlannedRow, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(row.id, pattern) for pattern in patterns)
-
-
-def _decided(tested: Tested, p_no_better: float, p_by_margin: float, margin: float) -> Tested:
-    found: Verdict = "undecided"
-    if p_no_better <= LEVEL:
-        found = "reproduced"
-    elif p_by_margin <= LEVEL:
-        found = "contradicted"
-    wanted = None
-    if found == "undecided" and tested.difference is not None:
-        wanted = seeds_to_settle(tested.difference, margin)
-    return replace(
-        tested, p_no_better=p_no_better, p_by_margin=p_by_margin, verdict=found, seeds_wanted=wanted
-    )
 
 
 def seeds_to_settle(difference: Estimate, margin: float) -> int | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.analysis.audit import AuditItem
-from repro.analysis.claims import Ledger, Tested, verdict
+from repro.analysis.claims import Scored
+from repro.report.claims import verdict_in_words
 from repro.report.formats import cell_texts
 from repro.report.tables import Table, TableGroup, TableRow, build_table
 from repro.study.experiment import Plan, PlannedRow
@@ -26,8 +27,7 @@ _CURVE_POINTS = 200
 def build_page(
     plans: Sequence[tuple[Plan, Sequence[RunState]]],
     figures: Path,
-    ledger: Ledger,
-    tested: Sequence[Tested],
+    claims: Sequence[Scored],
     audit: Sequence[AuditItem],
 ) -> str:
     """The page as text.
@@ -49,7 +49,7 @@ def build_page(
             for plan, _ in plans
         ),
         "experiments": "\n".join(sections),
-        "claims": _claims(ledger, tested),
+        "claims": _claims(claims),
         "audit": _audit(audit),
         "environments": _environments(s.result for _, states in plans for s in states if s.result),
         # A closing tag inside a string would end the script.
@@ -159,17 +159,13 @@ def _run(state: RunState) -> dict[str, Any]:
     }
 
 
-def _claims(ledger: Ledger, tested: Sequence[Tested]) -> str:
+def _claims(scored: Sequence[Scored]) -> str:
     lines = ["<table><tr><th>claim</th><th>in the paper</th><th>verdict</th></tr>"]
-    for claim in ledger.claims:
-        own = [t for t in tested if t.claim.id == claim.id]
-        found = "not tested" if claim.unmeasured else verdict(own)
-        words = f"{found}: {claim.unmeasured}" if claim.unmeasured else found
-        if len(own) > 1:
-            words += f", {sum(t.verdict == found for t in own)} of {len(own)} comparisons"
+    for s in scored:
+        found = "not" if s.claim.unmeasured else s.verdict
         lines.append(
-            f"<tr><td>{escape(claim.text)}</td><td>{escape(claim.where)}</td>"
-            f'<td class="{found.split()[0]}">{escape(words)}</td></tr>'
+            f"<tr><td>{escape(s.claim.text)}</td><td>{escape(s.claim.where)}</td>"
+            f'<td class="{found}">{escape(verdict_in_words(s))}</td></tr>'
         )
     return "\n".join([*lines, "</table>"])
 
