@@ -48,7 +48,8 @@ def _notes(ledger: Ledger) -> list[str]:
         f"- a claim is reproduced where 'no better' is rejected at {LEVEL:.0%} in all of its comparisons, "
         f"contradicted where 'better by the margin or more' is in one: {ledger.margin:g} points"
         + "".join(f", {c.margin:g} for '{c.id}'" for c in ledger.claims if c.margin is not None)
-        + ". Its p-values are corrected for its comparisons and for all claims on this page (Holm), those of comparisons are not.",
+        + ". Its p-values are corrected for its comparisons and for all claims on this page (Holm), "
+        "those of comparisons are not.",
         "- seeds to settle it: at least, if difference and spread stay as they are; none where seeds alone "
         "would not do it, or where the claim is settled.",
         "- collapsed: runs that failed, or gave one answer to every item of a task; the latter are part of "
