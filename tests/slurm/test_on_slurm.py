@@ -233,8 +233,14 @@ def test_a_run_waits_for_the_one_that_it_starts_from_and_for_no_other(clone: Clo
         lambda content: content["families"]["glue"]["benchmark"].update(tasks=["sst2", "mrpc"]),
     )
     assert clone.submit("table2") == 4
-    waiting = [detail for state, detail in clone.status("table2").values() if state == "pending"]
-    assert sum(detail.endswith(": Dependency") for detail in waiting) == 2
+    # Why a task waits is known once SLURM's scheduler has looked at it, a second or two later.
+    for _ in range(60):
+        waiting = [detail for state, detail in clone.status("table2").values() if state == "pending"]
+        if sum(detail.endswith(": Dependency") for detail in waiting) == 2:
+            break
+        time.sleep(0.5)
+    else:
+        pytest.fail(f"two tasks should wait for others: {waiting}")
     clone.finish()
     specs = {(spec.method.name, spec.task): spec for spec in _specs(clone, "table2")}
     parent, child = (clone.store.result(specs["lora", task]) for task in ("sst2", "mrpc"))
