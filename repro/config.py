@@ -48,6 +48,22 @@ def load_yaml(path: Path, model_cls: type[T]) -> T:
     return parse(read_yaml(path), model_cls, source=str(path))
 
 
+def names_in(folder: Path) -> list[str]:
+    """What a folder describes, one YAML file each: the files' names without their ending."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load_named(kind: str, name: str, folder: Path, model_cls: type[T]) -> T:
+    """Read the description of a `name` in a folder that holds one file for each of its `kind`.
+
+    Raises:
+        ConfigError: there is no such file, or it does not fit `model_cls`.
+    """
+    if name not in names_in(folder):
+        raise ConfigError(one_of(kind, name, names_in(folder)))
+    return load_yaml(folder / f"{name}.yaml", model_cls)
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file, as it stands there.
 

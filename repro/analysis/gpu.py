@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from repro.config import ConfigError, Frozen, load_yaml, one_of
+from repro.config import Frozen, load_named, names_in
 from repro.paths import EXPERIMENTS
 
 
@@ -31,7 +31,7 @@ class Gpu(Frozen):
 
 def list_gpus(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all described GPUs."""
-    return sorted(path.stem for path in (experiments / "gpus").glob("*.yaml"))
+    return names_in(experiments / "gpus")
 
 
 def load_gpu(name: str, experiments: Path = EXPERIMENTS) -> Gpu:
@@ -40,6 +40,4 @@ def load_gpu(name: str, experiments: Path = EXPERIMENTS) -> Gpu:
     Raises:
         ConfigError: there is no such GPU, or its file is wrong.
     """
-    if name not in list_gpus(experiments):
-        raise ConfigError(one_of("GPU", name, list_gpus(experiments)))
-    return load_yaml(experiments / "gpus" / f"{name}.yaml", Gpu)
+    return load_named("GPU", name, experiments / "gpus", Gpu)

@@ -20,13 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
+from repro.benchmarks.packing import ROW_TOKENS, pack
 
-# Examples share a row up to so many tokens. Three steps of SmolLM2-135M on two cores, batches of 16
-# examples of 36 tokens on average: 7.0 s under LoRA and 9.6 under Dual LoRA in rows of 128; 8.2 and 9.8 in
-# rows of 256, for attention grows with the square; 10.6 and 15.4 with an example a row, in four passes.
-# Up to 192 the width with the least padding (2 % of the tokens) leaves attention what it is at 128 (14 %).
-ROW_TOKENS = 192
+IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,10 @@ def collate(
     since padding is on the right and nothing looks to its right, and attention keeps its fast path. Padded
     positions, and the first of each example, which nothing predicts, carry the label `IGNORED`.
     """
-    rows = _packed(examples, row_tokens)
+    places = pack([len(example.ids) for example in examples], row_tokens)
+    rows = [[examples[index] for index in members] for members in places]
     shared = len(rows) < len(examples)
-    if not shared:
-        rows = [[example] for example in examples]
-    width = _width(rows)
+    width = max(sum(len(example.ids) for example in row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     labels = torch.full((len(rows), width), IGNORED)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
@@ -103,34 +98,6 @@ def collate(
         return batch
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     return batch | {"position_ids": positions, "visible": causal & (owner[:, :, None] == owner[:, None, :])}
-
-
-def _packed(examples: Sequence[Example], row_tokens: int) -> list[list[Example]]:
-    """Rows of examples, in the width up to `row_tokens` (and no less than the longest) that pads least."""
-    longest_first = sorted(examples, key=lambda example: -len(example.ids))
-    longest = len(longest_first[0].ids)
-    # In steps of four: a finer search finds no more than another half percent.
-    widths = range(longest, max(longest, row_tokens) + 1, 4)
-    return min((_rows(longest_first, width) for width in widths), key=lambda rows: len(rows) * _width(rows))
-
-
-def _rows(longest_first: Sequence[Example], width: int) -> list[list[Example]]:
-    """Each example in the first row that has room for it."""
-    rows: list[list[Example]] = []
-    room: list[int] = []
-    for example in longest_first:
-        length = len(example.ids)
-        row = next((row for row, left in enumerate(room) if length <= left), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(width)
-        rows[row].append(example)
-        room[row] -= length
-    return rows
-
-
-def _width(rows: Sequence[Sequence[Example]]) -> int:
-    return max(sum(len(example.ids) for example in row) for row in rows)
 
 
 def micro_batches(loss_on: str, pad_id: int) -> Callable[[Sequence[Example]], tuple[dict[str, Tensor], int]]:

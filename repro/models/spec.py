@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import ConfigError, Frozen, load_yaml, one_of
+from repro.config import ConfigError, Frozen, load_named, names_in, one_of
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.paths import EXPERIMENTS
 
@@ -97,7 +97,7 @@ class ModelSpec(Frozen):
 
 def list_models(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all described models."""
-    return sorted(path.stem for path in (experiments / "models").glob("*.yaml"))
+    return names_in(experiments / "models")
 
 
 def load_model_spec(name: str, experiments: Path = EXPERIMENTS) -> ModelSpec:
@@ -106,11 +106,8 @@ def load_model_spec(name: str, experiments: Path = EXPERIMENTS) -> ModelSpec:
     Raises:
         ConfigError: there is no such model, or its file is wrong.
     """
-    known = list_models(experiments)
-    if name not in known:
-        raise ConfigError(one_of("model", name, known))
-    path = experiments / "models" / f"{name}.yaml"
-    spec = load_yaml(path, ModelSpec)
+    folder = experiments / "models"
+    spec = load_named("model", name, folder, ModelSpec)
     if spec.name != name:
-        raise ConfigError(f"{path}: name: must equal the name of the file (got {spec.name!r})")
+        raise ConfigError(f"{folder / name}.yaml: name: must equal the name of the file (got {spec.name!r})")
     return spec

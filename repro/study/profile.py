@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from repro.config import ConfigError, Frozen, load_yaml, one_of, parse
+from repro.config import ConfigError, Frozen, load_named, names_in, one_of, parse
 from repro.paths import EXPERIMENTS
 from repro.study.execution import Execution
 from repro.study.settings import Settings, TaskSettings
@@ -71,7 +71,7 @@ class Profile(Frozen):
 
 def list_profiles(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all profiles."""
-    return sorted(path.stem for path in (experiments / "profiles").glob("*.yaml"))
+    return names_in(experiments / "profiles")
 
 
 def load_profile(name: str, experiments: Path = EXPERIMENTS) -> Profile:
@@ -80,6 +80,4 @@ def load_profile(name: str, experiments: Path = EXPERIMENTS) -> Profile:
     Raises:
         ConfigError: there is no such profile, or its file is wrong.
     """
-    if name not in list_profiles(experiments):
-        raise ConfigError(one_of("profile", name, list_profiles(experiments)))
-    return load_yaml(experiments / "profiles" / f"{name}.yaml", Profile)
+    return load_named("profile", name, experiments / "profiles", Profile)

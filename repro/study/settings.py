@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.config import ConfigError, Frozen, load_yaml, one_of
+from repro.config import ConfigError, Frozen, load_named, names_in, one_of
 from repro.paths import EXPERIMENTS
 
 
@@ -36,7 +36,7 @@ class Preset(Frozen):
 
 def list_presets(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all presets."""
-    return sorted(path.stem for path in (experiments / "presets").glob("*.yaml"))
+    return names_in(experiments / "presets")
 
 
 def load_preset(name: str, model: str, experiments: Path = EXPERIMENTS) -> Settings:
@@ -45,12 +45,10 @@ def load_preset(name: str, model: str, experiments: Path = EXPERIMENTS) -> Setti
     Raises:
         ConfigError: there is no such preset, or it says nothing about the model.
     """
-    if name not in list_presets(experiments):
-        raise ConfigError(one_of("preset", name, list_presets(experiments)))
-    path = experiments / "presets" / f"{name}.yaml"
-    preset = load_yaml(path, Preset)
+    folder = experiments / "presets"
+    preset = load_named("preset", name, folder, Preset)
     if model not in preset.models:
-        raise ConfigError(f"{path}: {one_of('model of this preset', model, preset.models)}")
+        raise ConfigError(f"{folder / name}.yaml: {one_of('model of this preset', model, preset.models)}")
     return preset.models[model]
 
 
