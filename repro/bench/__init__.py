@@ -1,0 +1,1 @@
+"""How fast the project is, in ratios that carry over from one machine to another."""
