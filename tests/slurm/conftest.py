@@ -49,9 +49,13 @@ SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=500
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1
 MaxArraySize=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
 ReturnToService=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory}
-PartitionName=main Nodes={host} Default=YES DefaultTime=10 MaxTime=60
+PartitionName=main Nodes={host} Default=YES DefaultTime=10 MaxTime=60 PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes={host} MaxTime=60 PriorityTier=2 PreemptMode=OFF
 """
 
 

@@ -317,6 +317,28 @@ def test_a_run_goes_on_behind_its_time_limit(
     assert "start 2: " in clone.logs()[spec.hash]
 
 
+def test_a_run_makes_room_for_an_urgent_job_and_goes_on_behind_it(
+    clone: Clone, uninterrupted: Callable[[RunSpec], Result]
+) -> None:
+    clone.edit("table1.yaml", _keep_rows("dual_lora"))
+    _make_long(clone)
+    clone.hold.touch()
+    (spec,) = _specs(clone, "table1")
+    assert clone.submit("table1", "--partition", "main") == 1
+    clone.task("table1", spec)
+    urgent = ["sbatch", "--partition=urgent", f"--cpus-per-task={os.cpu_count()}", "--mem=100", "--time=1"]
+    script = ["--output", str(clone.folder / "urgent.log"), "--wrap", "echo was here"]
+    subprocess.run([*urgent, *script], check=True)
+    # The scheduler looks every second; the partition then gives a minute.
+    time.sleep(5)
+    clone.hold.unlink()
+    clone.finish()
+    _assert_same(clone.store.result(spec), uninterrupted(spec))
+    assert (clone.folder / "urgent.log").read_text() == "was here\n"
+    assert "told to stop: requeued, to go on from the last checkpoint\n" in clone.logs()[spec.hash]
+    assert "PREEMPTION" not in clone.logs()[spec.hash]  # it left before it was thrown out
+
+
 def test_the_script_for_plain_sbatch_executes_run_n_in_task_n(clone: Clone) -> None:
     clone.edit("table1.yaml", _keep_rows("base", "lora"))
     (clone.folder / ".venv").symlink_to(sys.prefix)

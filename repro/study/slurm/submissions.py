@@ -100,7 +100,9 @@ def _joined(state: RunState, task: Task | None, log: Path | None) -> RunState:
         return state
     last = _last_line(log) if log else ""
     if task is not None and task.state == "PENDING":
-        return replace(state, state=State.PENDING, detail=f"task {task.id}: {task.reason}")
+        # SLURM's "None": its scheduler has not looked at the task yet.
+        reason = "" if task.reason == "None" else f": {task.reason}"
+        return replace(state, state=State.PENDING, detail=f"task {task.id}{reason}")
     if task is not None:
         return replace(state, state=State.RUNNING, detail=f"task {task.id}: {last}".rstrip(": "))
     # A task that never began, because it was cancelled or waited in vain, leaves its run just missing.

@@ -49,6 +49,8 @@ def test_states_are_joined_with_the_queue(submissions: Submissions, specs: list[
     states = [RunState(spec, State.MISSING) for spec in specs[:4]]
     tasks = [_task(0, "RUNNING"), _task(1, "PENDING", "Priority"), _task(2, "CONFIGURING")]
     joined = [(state.state, state.detail) for state in submissions.joined(states, tasks)]
+    (unseen,) = submissions.joined(states[:1], [_task(0, "PENDING")])  # SLURM's reason is "None"
+    assert (unseen.state, unseen.detail) == (State.PENDING, "task 12_0")
     assert joined == [
         (State.RUNNING, "task 12_0: [1/1] x: train 3/9, 0:01:00 left"),
         (State.PENDING, "task 12_1: Priority"),
