@@ -30,9 +30,9 @@ def test_every_run_is_named_within_120_columns(name: str, profile: str, tmp_path
 
 
 def test_runs_stand_by_state_with_their_seeds(tmp_path: Path) -> None:
-    planned = plan(load_experiment("table1"), load_profile("laptop"), seeds=(0, 1))
-    done = next((ROOT / "results" / "reference" / "laptop").glob("commonsense--*--lora--*.json"))
-    (tmp_path / done.stem).mkdir()
-    shutil.copy(done, tmp_path / done.stem / "result.json")
+    planned = plan(load_experiment("fig2"), load_profile("laptop"), seeds=(0, 1))
     first, second = next(row for row in planned.rows if row.id == "lora").specs
+    (tmp_path / first.slug).mkdir()
+    done = ROOT / "results" / "reference" / "laptop" / f"{first.slug}.json"
+    shutil.copy(done, tmp_path / first.slug / "result.json")
     assert f"  done 0:{first.hash}, missing 1:{second.hash}\n" in described(planned, tmp_path)
