@@ -60,14 +60,15 @@ def delta_weight(update: Update, rows: slice = _ALL, columns: slice = _ALL) -> T
     """dW of shape (d, k), or a block of it, in fp32 (fp64 for fp64 factors). Carries no gradient."""
     with torch.no_grad(), _without_autocast(update.A):
         block = _Term(update).block(rows, columns)
-        return block.M * block.S
+        return block.product * block.amplitude
 
 
 def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
     """The two matrices (d, k) whose product, times the scale, is dW. In the dtype of `delta_weight`."""
     with torch.no_grad(), _without_autocast(update.A):
         block = _Term(update).block(_ALL, _ALL)
-        return block.M, block.S / update.scale
+        S = torch.copysign(torch.ones_like(block.M), block.product) if block.S is None else block.S
+        return block.M, S * (block.amplitude / update.scale)
 
 
 def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
@@ -187,9 +188,17 @@ class _DualLoraLinear(torch.autograd.Function):
 
 
 class _Block(NamedTuple):
+    """A block of dW, amplitude * product, and what the gradients need of it.
+
+    Where M has no negative elements and S is a sign, S is None: `product` is M with that sign, which takes
+    one pass, and its own sign is S wherever M is not 0.
+    """
+
     P: Tensor
     M: Tensor
-    S: Tensor
+    S: Tensor | None
+    product: Tensor
+    amplitude: Tensor
     inside: Tensor | None  # where |Z| <= 1, for the clip that asks for it
 
 
@@ -203,10 +212,14 @@ class _Term:
         self.seed: Any = update.seed
         self.A, self.B = update.A.to(dtype), update.B.to(dtype)
         self.factors = [self.A, self.B]
+        self.scale = self.amplitude = update.scale.to(dtype)
         if update.C is not None and update.D is not None:
             self.C, self.D = update.C.to(dtype), update.D.to(dtype)
             self.factors += [self.C, self.D]
-        self.scale = self.amplitude = update.scale.to(dtype)
+            # One more rank takes the least normal number off every product: Sign(0) = -1, as in the paper,
+            # without a pass for it.
+            self.shifted_C = F.pad(self.C, (0, 0, 0, 1), value=1.0)
+            self.shifted_D = F.pad(self.D, (0, 1), value=-torch.finfo(dtype).tiny)
         if self.rule.sign_estimator != "ste":
             blocks = _blocks(self.D.shape[0], self.C.shape[1], self.D.device)
             means = torch.cat([(self.D[rows] @ self.C).abs_().mean(1, keepdim=True) for rows in blocks])
@@ -215,28 +228,36 @@ class _Term:
     def block(self, rows: slice, columns: slice) -> _Block:
         P = self.B[rows] @ self.A[:, columns]
         M = _ACTIVATIONS[self.rule.magnitude_activation](P)
-        if self.rule.direction == "fixed":
-            signs = random_signs(self.seed, self.B.shape[0], self.A.shape[1], rows, columns)
-            return _Block(P, M, signs.to(P.dtype).mul_(self.scale), None)
-        Z = self.D[rows] @ self.C[:, columns]
-        if self.rule.direction == "identity":
-            return _Block(P, M, Z.mul_(self.scale), None)
-        inside = Z.abs() <= 1 if self.rule.clip == "bnn" else None
         amplitude = self.amplitude[rows] if self.amplitude.dim() else self.amplitude
-        # Sign(0) = -1, as in the paper. On a CPU torch.where takes ten times as long as these three passes.
-        return _Block(P, M, Z.gt_(0).mul_(2 * amplitude).sub_(amplitude), inside)
+        if self.rule.direction == "identity":
+            Z = self.D[rows] @ self.C[:, columns]
+            return _Block(P, M, Z, M * Z, amplitude, None)
+        inside = None
+        if self.rule.direction == "fixed":
+            S = random_signs(self.seed, self.B.shape[0], self.A.shape[1], rows, columns).to(P.dtype)
+        else:
+            S = self.shifted_D[rows] @ self.shifted_C[:, columns]
+            inside = S.abs() <= 1 if self.rule.clip == "bnn" else None
+        if self.rule.magnitude_activation != "identity":
+            return _Block(P, M, None, torch.copysign(M, S, out=S), amplitude, inside)
+        S = torch.copysign(S.new_ones(()), S)
+        return _Block(P, M, S, M * S, amplitude, inside)
 
     def accumulate(self, G: Tensor, block: _Block, columns: slice, sums: Sequence[Tensor]) -> None:
         """Add a block of columns to the gradients of A, B, C, D in `sums`. Uses up G and the block."""
-        P, M, S, inside = block
-        H = S.mul_(G)
-        K = G.clamp_(-1, 1).mul_(M) if self.rule.clip == "eq12" else G.mul_(M)
-        H.mul_(_SLOPES[self.rule.magnitude_activation](P, M))
+        P, M, S, product, amplitude, inside = block
+        if S is not None:
+            H = S.mul_(G).mul_(_SLOPES[self.rule.magnitude_activation](P, M))
+        else:
+            H = product.sign_().mul_(G)
+            if self.rule.magnitude_activation != "relu":  # its slope, 0 or 1, is in that sign
+                H.mul_(_SLOPES[self.rule.magnitude_activation](P, M))
+        H.mul_(amplitude)
         sums[0][:, columns] = self.B.t() @ H
         sums[1].addmm_(H, self.A[:, columns].t())
         if self.rule.direction == "fixed":
             return
-        K.mul_(self.scale)
+        K = (G.clamp_(-1, 1) if self.rule.clip == "eq12" else G).mul_(M).mul_(self.scale)
         if self.rule.clip == "eq7":
             K.clamp_(-1, 1)
         elif inside is not None:
@@ -254,7 +275,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # The derivative, from P and M. Where the activation works in place P is M: the derivative of ReLU is the
 # sign of its output, 0 at 0 like the indicator in the paper.
 _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor | float]] = {
-    "relu": lambda P, M: M.sign_(),
+    "relu": lambda P, M: M.sign(),
     "abs": lambda P, M: P.sign_(),
     "sigmoid": lambda P, M: M * (1 - M),
     "identity": lambda P, M: 1.0,
@@ -293,7 +314,7 @@ def _add(weight: Tensor, blocks: Sequence[_Block]) -> Tensor:
     """The block of W0 plus the dW, rounded to the dtype of W0."""
     result = weight.to(torch.promote_types(weight.dtype, blocks[0].M.dtype))
     for block in blocks:
-        result = torch.addcmul(result, block.M, block.S)
+        result = torch.addcmul(result, block.product, block.amplitude)
     return result.to(weight.dtype)
 
 
