@@ -129,6 +129,18 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.set_defaults(verb=_report)
 
+    verb = verbs.add_parser(
+        "reference", help="write results/README.md, its tables and figures from the committed runs of a profile"
+    )
+    verb.add_argument("--profile", default="laptop", help="whose runs: laptop (default), ...")
+    verb.add_argument(
+        "--add",
+        metavar="FOLDER",
+        type=Path,
+        help="first take over the finished runs of a results folder, for instance results",
+    )
+    verb.set_defaults(verb=_reference)
+
     verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
     verb.set_defaults(verb=_readme)
     return parser
@@ -426,11 +438,13 @@ def _claims(options: argparse.Namespace) -> int:
     from repro.analysis.claims import load_ledger, score_claims
     from repro.paths import RESULTS
     from repro.report.claims import claims_page
+    from repro.study.experiment import load_experiment, plan
     from repro.study.profile import load_profile
     from repro.study.store import Store
 
     ledger, profile = load_ledger(), load_profile(options.profile)
-    scored = score_claims(ledger, profile, Store(RESULTS / "runs"))
+    plans = {name: plan(load_experiment(name), profile) for name in ledger.experiments}
+    scored = score_claims(ledger, plans, Store(RESULTS / "runs"))
     return _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
 
 
@@ -446,14 +460,35 @@ def _report(options: argparse.Namespace) -> int:
     from repro.study.store import Store
 
     profile, store = load_profile(options.profile), Store(RESULTS / "runs")
-    plans = [plan(load_experiment(name), profile) for name in list_experiments()]
+    plans = {name: plan(load_experiment(name), profile) for name in list_experiments()}
     page = build_page(
-        [(planned, run_states(planned, store)) for planned in plans],
+        [(planned, run_states(planned, store)) for planned in plans.values()],
         RESULTS / "figures" / profile.name,
-        score_claims(load_ledger(), profile, store),
+        score_claims(load_ledger(), plans, store),
         audit_items(),
     )
     print(f"written: {_short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
+    return 0
+
+
+def _reference(options: argparse.Namespace) -> int:
+    from repro.paths import REFERENCE
+    from repro.report.output import write_experiment, write_text
+    from repro.report.reference import ReferencePage, page_texts
+    from repro.study.profile import load_profile
+    from repro.study.reference import reference_plans, take_over
+    from repro.study.store import Store
+
+    profile, store = load_profile(options.profile), Store(REFERENCE / "runs")
+    if options.add is not None:
+        for line in take_over(profile, Store(options.add / "runs"), store):
+            print(line)
+    page = ReferencePage(profile, reference_plans(profile, store), store)
+    for name in page.finished:
+        _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
+        print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
+    for path, text in page_texts(page, REFERENCE.parent).items():
+        print(f"written: {_short(write_text(path, text))}")
     return 0
 
 

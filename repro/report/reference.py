@@ -1,0 +1,213 @@
+"""The committed results as one readable page, `results/README.md`: its generated parts, and the files they link.
+
+Sentences with a number in them are made here, from the data, so that they cannot outlive it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from repro.analysis.audit import audit_items
+from repro.analysis.claims import (
+    Scored,
+    load_ledger,
+    paired_difference,
+    runs_by_column,
+    score_claims,
+)
+from repro.report.claims import claims_page, verdict_in_words
+from repro.report.formats import grid, to_markdown
+from repro.report.readme import Parts, with_generated_parts
+from repro.report.tables import AVERAGE, Table, build_table
+from repro.study.experiment import Plan
+from repro.study.profile import Profile
+from repro.study.result import Result
+from repro.study.states import RunState, run_states
+from repro.study.store import Store
+
+
+class ReferencePage:
+    """What the committed runs of a profile say.
+
+    Args:
+        plans: by name, as `repro.study.reference.reference_plans` gives them.
+    """
+
+    def __init__(self, profile: Profile, plans: Mapping[str, Plan], store: Store) -> None:
+        self.profile = profile
+        self.plans = plans
+        self.states = {name: run_states(planned, store) for name, planned in plans.items()}
+        self.ledger = load_ledger()
+        self.scored = score_claims(self.ledger, plans, store)
+
+    @property
+    def finished(self) -> list[str]:
+        """Experiments that have more than a run which they share with another one."""
+        return [name for name, states in self.states.items() if len(_results(states)) > 1]
+
+    def pages(self) -> dict[str, str]:
+        """The tables in full and the claims, by file name: what the page links."""
+        found = {f"{name}.md": to_markdown(self._table(name)) for name in self.finished}
+        return found | {"claims.md": claims_page(self.ledger, self.scored, self.profile)}
+
+    def parts(self) -> Parts:
+        """The generated parts of the page."""
+        return {
+            "standing": self._standing,
+            "claims": self._claims,
+            "readings": _readings,
+            "runs": self._runs,
+            **{name: partial(self._measured, name) for name in self.plans},
+        }
+
+    def _table(self, name: str) -> Table:
+        return build_table(self.plans[name], self.states[name])
+
+    def _measured(self, name: str) -> list[str]:
+        """The measured rows of a table that have a finished run, and where the rest stands."""
+        if name not in self.finished:
+            return ["Its runs are not among the committed ones yet."]
+        table = self._table(name)
+        groups = tuple(
+            replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
+            for group in table.groups
+            if group.source == "measured"
+        )
+        link = f"[{name}](reference/tables/{self.profile.name}/{name}.md)"
+        rows = sum(len(group.rows) for group in table.groups if group.source == "measured")
+        shown = sum(len(group.rows) for group in groups)
+        lacking = f" {rows - shown} of its {rows} rows have no committed run." if shown < rows else ""
+        note = f"Beside the paper's numbers, with protocol, settings and footnotes: {link}.{lacking}"
+        return [*grid(replace(table, groups=groups)), "", *self._place(name, table), note]
+
+    def _place(self, name: str, table: Table) -> list[str]:
+        """Where Dual LoRA stands by the average; nothing where there is no such row or no average."""
+        rows = {row.id: row for group in table.groups if group.source == "measured" for row in group.rows}
+        averages = {
+            row.label: estimate.mean
+            for row in rows.values()
+            if (estimate := row.values.get(AVERAGE)) is not None
+        }
+        planned = {row.id: row for row in self.plans[name].rows}
+        if "dual_lora" not in planned or rows["dual_lora"].label not in averages or len(averages) < 3:
+            return []
+        own, label = planned["dual_lora"], rows["dual_lora"].label
+        states = {state.spec.hash: state for state in self.states[name]}
+        told: dict[str, list[str]] = {"above": [], "below": []}
+        for row in planned.values():
+            difference = paired_difference(
+                runs_by_column(own, states), runs_by_column(row, states), list(own.columns)
+            )
+            if row.id != own.id and difference is not None and difference.half_width is not None:
+                if abs(difference.mean) > difference.half_width:
+                    told["above" if difference.mean > 0 else "below"].append(row.label)
+        order = sorted(averages, key=lambda name: -averages[name])
+        apart = " and ".join(f"{side} {', '.join(labels)}" for side, labels in told.items() if labels)
+        return [
+            f"By the average, {label} ({averages[label]:.1f}) is number {order.index(label) + 1} of {len(order)}; "
+            f"the first is {order[0]} ({averages[order[0]]:.1f}). Paired over items and seeds, its 95 % interval "
+            + (f"lies {apart}, and meets 0 for every other row" if apart else "meets 0 for every other row")
+            + " (not corrected for being several).",
+            "",
+        ]
+
+    def _standing(self) -> list[str]:
+        tested = [s for s in self.scored if any(t.difference for t in s.tested)]
+        counts = Counter(s.verdict for s in tested)
+        count = len(self.scored)
+        lines = [
+            f"Of {count} statements of the paper, {counts['reproduced']} are reproduced at this scale, "
+            f"{counts['contradicted']} are contradicted, {counts['undecided']} were tested and stay undecided, "
+            f"and {count - len(tested)} could not be tested with the runs that are committed.",
+            "",
+        ]
+        return lines + [f"- {line}" for line in self._margins()]
+
+    def _margins(self) -> Iterator[str]:
+        """For each tested claim, its differences in words."""
+        for s in self.scored:
+            found = [(t, t.difference) for t in s.tested if t.difference]
+            if len(found) == 1:
+                t, difference = found[0]
+                width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
+                shown = f"{t.better} less {t.worse}: {difference.mean:+.1f}{width} points"
+            elif found:
+                means = [difference.mean for _, difference in found]
+                ahead = sum(mean > 0 for mean in means)
+                shown = (
+                    f"ahead in {ahead} of {len(found)} comparisons, by {min(means):+.1f} to {max(means):+.1f} "
+                    "points"
+                )
+            else:
+                continue
+            yield f"{s.claim.text} **{s.verdict.capitalize()}**: {shown}."
+
+    def _claims(self) -> list[str]:
+        lines = ["| claim | in the paper | verdict | difference (points) | seeds |", "|---|---|---|---|---|"]
+        return lines + [_claim_line(s) for s in self.scored]
+
+    def _runs(self) -> list[str]:
+        lines = ["| experiment | runs | seeds | where it ran |", "|---|---|---|---|"]
+        for name in self.finished:
+            results = _results(self.states[name])
+            seeds = sorted({int(result.spec["seed"]) for result in results})
+            machines = Counter(result.environment.hardware for result in results)
+            where = ", ".join(f"{count} on {machine}" for machine, count in machines.items())
+            runs = f"{len(results)} of {len(self.states[name])}"
+            lines.append(f"| {name} | {runs} | {', '.join(map(str, seeds))} | {where} |")
+        every = {result.hash: result for states in self.states.values() for result in _results(states)}
+        versions = Counter(
+            ", ".join(f"{name} {version}" for name, version in r.environment.packages.items())
+            for r in every.values()
+        )
+        commits = sorted({(r.environment.commit or "")[:10] for r in every.values()})
+        hours = sum(result.total_seconds for result in every.values()) / 3600
+        return [
+            *lines,
+            "",
+            f"{len(every)} different runs, since tables share them; {hours:.1f} hours in all. Code: "
+            f"{', '.join(commits)}. Versions: {'; '.join(versions)}.",
+        ]
+
+
+def _results(states: Sequence[RunState]) -> list[Result]:
+    return [state.result for state in states if state.result is not None]
+
+
+def _claim_line(s: Scored) -> str:
+    differences = [t.difference for t in s.tested if t.difference]
+    if not differences:
+        shown, seeds = "", ""
+    else:
+        means = [difference.mean for difference in differences]
+        width = differences[0].half_width
+        one = f"{means[0]:+.1f}" + ("" if width is None else f" ± {width:.1f}")
+        shown = one if len(means) == 1 else f"{min(means):+.1f} to {max(means):+.1f}"
+        seeds = str(min(difference.runs for difference in differences))
+    return "| " + " | ".join([s.claim.text, s.claim.where, verdict_in_words(s), shown, seeds]) + " |"
+
+
+def _readings() -> list[str]:
+    """What the paper leaves open, and the reading that was used."""
+    lines = ["| left open | what is missing | the reading here |", "|---|---|---|"]
+    return lines + [
+        f"| {item.where} | {_one_line(item.found)} | {_one_line(item.here)} |"
+        for item in audit_items()
+        if item.kind == "ambiguity"
+    ]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:
+    """The texts that `repro reference` writes, by their path below the results folder."""
+    readme = folder / "README.md"
+    text = with_generated_parts(readme.read_text(encoding="utf-8"), page.parts(), "results/README.md")
+    tables = folder / "reference" / "tables" / page.profile.name
+    return {readme: text} | {tables / name: content for name, content in page.pages().items()}
