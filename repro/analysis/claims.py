@@ -187,11 +187,14 @@ def _compared(claim: Claim, planned: Plan, store: Store, margin: float) -> Itera
         if not pairs:
             raise ConfigError(
                 f"experiments/claims.yaml, {claim.id}: no rows of {claim.experiment} under profile "
-                f"{planned.profile.name} match {', '.join(comparison.better)} and {', '.join(comparison.worse)}"
+                f"{planned.profile.name} match {', '.join(comparison.better)} "
+                f"and {', '.join(comparison.worse)}"
             )
         for better, worse in pairs:
             columns = [c for c in better.columns if not comparison.columns or c in comparison.columns]
-            difference = paired_difference(runs_by_column(better, states), runs_by_column(worse, states), columns)
+            difference = paired_difference(
+                runs_by_column(better, states), runs_by_column(worse, states), columns
+            )
             yield Tested(
                 block=better.block,
                 better=better.label,

@@ -6,26 +6,42 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from math import inf
 
+from repro.analysis.statistics import mean_over_tasks, outcomes_array
 from repro.benchmarks.base import TaskScore
 from repro.study.result import Environment, Result
 
 # Between machines and versions sums are taken in another order, which changes the last digits of a float32.
-# Before the first update nothing amplifies that.
+# Before the first update nothing amplifies that. Later steps do, so their losses are told and not judged.
 FIRST_LOSS = 1e-4
-# Later it is amplified, above all where a sign turns or an answer was nearly a tie.
-ITEMS = 0.05
-POINTS = 1.5
+# Of a score's 95 % interval over test items: a repetition has to agree better than another draw of items
+# would. Scores are not held tighter, since an answer that was nearly a tie turns with the last digit.
+SHARE_OF_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """A column's values and how many of its items came out otherwise; None where one run has no such column."""
+    """A column's values and how many of its items came out otherwise; None where a run has no such value.
+
+    Attributes:
+        allowed: difference that is tolerated elsewhere, in the column's unit.
+    """
 
     column: str
     before: float | None
     after: float | None
     changed: int
     items: int
+    allowed: float
+
+    @property
+    def identical(self) -> bool:
+        return self.before == self.after and not self.changed
+
+    @property
+    def tolerated(self) -> bool:
+        if self.before is None or self.after is None:
+            return self.identical
+        return abs(self.after - self.before) <= self.allowed
 
 
 @dataclass(frozen=True)
@@ -49,35 +65,17 @@ class Repetition:
     @property
     def identical(self) -> bool:
         """Equal losses, scores and outcomes, bit for bit."""
-        return (
-            not self.contract
-            and not self.largest_loss
-            and all(c.before == c.after and not c.changed for c in self.columns)
-        )
-
-    @property
-    def changed(self) -> float:
-        """Share of outcomes that changed."""
-        return sum(c.changed for c in self.columns) / max(1, sum(c.items for c in self.columns))
-
-    @property
-    def points(self) -> float:
-        """Difference of the mean over the columns; infinite where one of the two lacks a column."""
-        if any((c.before is None) != (c.after is None) for c in self.columns):
-            return inf
-        known = [c.after - c.before for c in self.columns if c.before is not None and c.after is not None]
-        return sum(known) / max(1, len(known))
+        return not self.contract and not self.largest_loss and all(c.identical for c in self.columns)
 
     @property
     def within_tolerance(self) -> bool:
-        """On the same hardware and versions identical is demanded, elsewhere that the differences are small."""
-        if self.identical:
-            return True
+        """Identical on the same hardware and versions; elsewhere close enough to be the same run."""
+        if not self.environment:
+            return self.identical
         return (
-            bool(self.environment)
-            and not self.contract
+            not self.contract
             and (self.first_loss or 0) <= FIRST_LOSS
-            and abs(self.points) <= POINTS
+            and all(c.tolerated for c in self.columns)
         )
 
 
@@ -91,20 +89,20 @@ def compare(before: Result, after: Result) -> Repetition:
         contract=_differing(_contract(before), _contract(after)),
         first_loss=relative[0] if relative else None,
         largest_loss=max(relative, default=None),
-        columns=tuple(
-            _column(name, before.scores.get(name), after.scores.get(name)) for name in columns
-        ),
+        columns=tuple(_column(name, before.scores.get(name), after.scores.get(name)) for name in columns),
     )
 
 
 def _column(name: str, before: TaskScore | None, after: TaskScore | None) -> ColumnChange:
     one, other = (tuple(score.outcomes) if score else () for score in (before, after))
+    width = mean_over_tasks([outcomes_array([before.outcomes])]).half_width if before and one else None
     return ColumnChange(
         name,
         before.value if before else None,
         after.value if after else None,
         sum(a != b for a, b in zip_longest(one, other)),
         max(len(one), len(other)),
+        SHARE_OF_INTERVAL * (width or 0),
     )
 
 

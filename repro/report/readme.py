@@ -1,4 +1,4 @@
-"""Texts with parts that are made from code or from results, README.md among them. Tests fail when they are stale."""
+"""Texts with parts that are made from code or from results. Tests fail when they are stale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from repro.methods.registry import METHODS
 from repro.paths import ROOT
 from repro.study.profile import list_profiles, load_profile
-
 
 Parts = Mapping[str, Callable[[], list[str]]]
 """What writes the lines of a part, by the part's name."""

@@ -1,4 +1,4 @@
-"""The committed results as one readable page, `results/README.md`: its generated parts, and the files they link.
+"""The committed results as one readable page, `results/README.md`: its generated parts, and what they link.
 
 Sentences with a number in them are made here, from the data, so that they cannot outlive it.
 """
@@ -6,7 +6,7 @@ Sentences with a number in them are made here, from the data, so that they canno
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from repro.analysis.claims import (
     runs_by_column,
     score_claims,
 )
-from repro.report.claims import claims_page, verdict_in_words
+from repro.report.claims import claims_page
 from repro.report.formats import grid, to_markdown
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.tables import AVERAGE, Table, build_table
@@ -58,7 +58,6 @@ class ReferencePage:
         """The generated parts of the page."""
         return {
             "standing": self._standing,
-            "claims": self._claims,
             "readings": _readings,
             "runs": self._runs,
             **{name: partial(self._measured, name) for name in self.plans},
@@ -102,53 +101,52 @@ class ReferencePage:
             difference = paired_difference(
                 runs_by_column(own, states), runs_by_column(row, states), list(own.columns)
             )
-            if row.id != own.id and difference is not None and difference.half_width is not None:
-                if abs(difference.mean) > difference.half_width:
-                    told["above" if difference.mean > 0 else "below"].append(row.label)
+            if row.id == own.id or difference is None or difference.half_width is None:
+                continue
+            if abs(difference.mean) > difference.half_width:
+                told["above" if difference.mean > 0 else "below"].append(row.label)
         order = sorted(averages, key=lambda name: -averages[name])
         apart = " and ".join(f"{side} {', '.join(labels)}" for side, labels in told.items() if labels)
+        place = order.index(label) + 1
+        first = f"; the first is {order[0]} ({averages[order[0]]:.1f})" if place > 1 else ""
         return [
-            f"By the average, {label} ({averages[label]:.1f}) is number {order.index(label) + 1} of {len(order)}; "
-            f"the first is {order[0]} ({averages[order[0]]:.1f}). Paired over items and seeds, its 95 % interval "
-            + (f"lies {apart}, and meets 0 for every other row" if apart else "meets 0 for every other row")
-            + " (not corrected for being several).",
+            f"By the average, {label} ({averages[label]:.1f}) is number {place} of {len(order)}{first}. "
+            f"Paired over items and seeds, it is {apart or 'neither above nor below any other row'} by more "
+            "than the 95 % interval of the difference, which is not corrected for being several.",
             "",
         ]
 
     def _standing(self) -> list[str]:
-        tested = [s for s in self.scored if any(t.difference for t in s.tested)]
-        counts = Counter(s.verdict for s in tested)
-        count = len(self.scored)
-        lines = [
-            f"Of {count} statements of the paper, {counts['reproduced']} are reproduced at this scale, "
-            f"{counts['contradicted']} are contradicted, {counts['undecided']} were tested and stay undecided, "
-            f"and {count - len(tested)} could not be tested with the runs that are committed.",
-            "",
-        ]
-        return lines + [f"- {line}" for line in self._margins()]
+        """The claims by their verdict, each with its difference."""
+        lines = []
+        for heading, verdict in _VERDICTS.items():
+            found = [s for s in self.scored if _standing(s) == verdict]
+            lines += [f"**{heading} ({len(found)} of {len(self.scored)})**", ""]
+            lines += [f"- {s.claim.text} {self._difference(s)} ({s.claim.where})" for s in found] or [
+                "- none"
+            ]
+            lines.append("")
+        return lines[:-1]
 
-    def _margins(self) -> Iterator[str]:
-        """For each tested claim, its differences in words."""
-        for s in self.scored:
-            found = [(t, t.difference) for t in s.tested if t.difference]
-            if len(found) == 1:
-                t, difference = found[0]
-                width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
-                shown = f"{t.better} less {t.worse}: {difference.mean:+.1f}{width} points"
-            elif found:
-                means = [difference.mean for _, difference in found]
-                ahead = sum(mean > 0 for mean in means)
-                shown = (
-                    f"ahead in {ahead} of {len(found)} comparisons, by {min(means):+.1f} to {max(means):+.1f} "
-                    "points"
-                )
-            else:
-                continue
-            yield f"{s.claim.text} **{s.verdict.capitalize()}**: {shown}."
-
-    def _claims(self) -> list[str]:
-        lines = ["| claim | in the paper | verdict | difference (points) | seeds |", "|---|---|---|---|---|"]
-        return lines + [_claim_line(s) for s in self.scored]
+    def _difference(self, s: Scored) -> str:
+        """What was measured of a claim, in words."""
+        if s.claim.unmeasured:
+            return f"{s.claim.unmeasured[0].upper()}{s.claim.unmeasured[1:]}."
+        found = [(t, t.difference) for t in s.tested if t.difference]
+        if not found:
+            return "Its runs are not among the committed ones yet."
+        seeds = min(difference.runs for _, difference in found)
+        margin = f", claimed to be {s.claim.margin:g} or more" if s.claim.margin is not None else ""
+        counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
+        if len(found) == 1:
+            t, difference = found[0]
+            width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
+            return f"{t.better} less {t.worse}: {difference.mean:+.1f}{width} points{margin}; {counted}."
+        means = [difference.mean for _, difference in found]
+        return (
+            f"Ahead in {sum(mean > 0 for mean in means)} of {len(found)} comparisons, by {min(means):+.1f} "
+            f"to {max(means):+.1f} points{margin}; {counted}."
+        )
 
     def _runs(self) -> list[str]:
         lines = ["| experiment | runs | seeds | where it ran |", "|---|---|---|---|"]
@@ -178,17 +176,17 @@ def _results(states: Sequence[RunState]) -> list[Result]:
     return [state.result for state in states if state.result is not None]
 
 
-def _claim_line(s: Scored) -> str:
-    differences = [t.difference for t in s.tested if t.difference]
-    if not differences:
-        shown, seeds = "", ""
-    else:
-        means = [difference.mean for difference in differences]
-        width = differences[0].half_width
-        one = f"{means[0]:+.1f}" + ("" if width is None else f" ± {width:.1f}")
-        shown = one if len(means) == 1 else f"{min(means):+.1f} to {max(means):+.1f}"
-        seeds = str(min(difference.runs for difference in differences))
-    return "| " + " | ".join([s.claim.text, s.claim.where, verdict_in_words(s), shown, seeds]) + " |"
+# What a reader wants to know of a claim, by what `_standing` says of it.
+_VERDICTS = {
+    "Reproduced at this scale": "reproduced",
+    "Contradicted at this scale": "contradicted",
+    "Tested, and not decided": "undecided",
+    "Not tested": "untested",
+}
+
+
+def _standing(s: Scored) -> str:
+    return s.verdict if any(t.difference for t in s.tested) else "untested"
 
 
 def _readings() -> list[str]:

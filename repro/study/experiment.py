@@ -340,8 +340,8 @@ def plan(
 
     Args:
         seeds: in the place of the profile's.
-        local_data: whether the profile's settings for local data hold; None asks whether REPRO_DATA_DIR names a
-            folder of it.
+        local_data: whether the profile's settings for local data hold; None asks whether REPRO_DATA_DIR
+            names a folder of it.
 
     Raises:
         ConfigError: a setting does not fit, or rows differ where they may not.

@@ -1,7 +1,7 @@
 """Reference results: finished runs that are committed, without their predictions and adapters.
 
-They lie in a results folder like any other (`repro.paths.REFERENCE`). What differs is what is expected of it: a
-table shows the seeds and the data that its committed runs have, whatever the machine has that renders it.
+They lie in a results folder like any other (`repro.paths.REFERENCE`). What differs is what is expected of it:
+a table shows the seeds and the data that its committed runs have, whatever the machine has that renders it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def reference_plans(profile: Profile, store: Store) -> dict[str, Plan]:
 def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
     """Copy the finished runs of a profile's experiments from one store into another; a line for each.
 
-    Refused, with a line that says why, is what nobody could repeat: a run with uncommitted changes, or without
-    a commit.
+    Refused, with a line that says why, is what nobody could repeat: a run with uncommitted changes, or
+    without a commit.
 
     Raises:
         ConfigError: the profile's numbers mean nothing.
@@ -63,7 +63,9 @@ def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
 def _reference_plan(experiment: Experiment, profile: Profile, store: Store) -> Plan:
     seeds = _seeds(store) or list(profile.seeds)
     # Of equally many, the first: without local data.
-    found = max(_variants(experiment, profile, seeds), key=lambda planned: sum(_done(planned, store).values()))
+    found = max(
+        _variants(experiment, profile, seeds), key=lambda planned: sum(_done(planned, store).values())
+    )
     done = _done(found, store)
     # A run that another table shares does not make its seed one of this table's: half of the runs do.
     own = [seed for seed in seeds if 2 * done[seed] >= max(done.values())] if any(done.values()) else []
