@@ -19,6 +19,7 @@ from repro.analysis.claims import (
     runs_by_column,
     score_claims,
 )
+from repro.analysis.statistics import Estimate
 from repro.report.claims import claims_page
 from repro.report.formats import grid, to_markdown
 from repro.report.readme import Parts, with_generated_parts
@@ -26,6 +27,7 @@ from repro.report.tables import AVERAGE, Table, build_table
 from repro.study.experiment import Plan
 from repro.study.profile import Profile
 from repro.study.result import Result
+from repro.study.spec import flatten
 from repro.study.states import RunState, run_states
 from repro.study.store import Store
 
@@ -71,17 +73,48 @@ class ReferencePage:
         if name not in self.finished:
             return ["Its runs are not among the committed ones yet."]
         table = self._table(name)
+        if self.plans[name].experiment.sweep:
+            return [*self._points(name, table), "", f"Every task, and the settings: {self._link(name)}."]
         groups = tuple(
             replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
             for group in table.groups
             if group.source == "measured"
         )
-        link = f"[{name}](reference/tables/{self.profile.name}/{name}.md)"
         rows = sum(len(group.rows) for group in table.groups if group.source == "measured")
         shown = sum(len(group.rows) for group in groups)
         lacking = f" {rows - shown} of its {rows} rows have no committed run." if shown < rows else ""
-        note = f"Beside the paper's numbers, with protocol, settings and footnotes: {link}.{lacking}"
+        note = f"With the paper's numbers, protocol, settings and footnotes: {self._link(name)}.{lacking}"
         return [*grid(replace(table, groups=groups)), "", *self._place(name, table), note]
+
+    def _link(self, name: str) -> str:
+        return f"[{name}](reference/tables/{self.profile.name}/{name}.md)"
+
+    def _points(self, name: str, table: Table) -> list[str]:
+        """The averages of a sweep, a line for each curve, the highest of it in bold."""
+        sweep = self.plans[name].experiment.sweep
+        assert sweep is not None
+        rows = {row.id: row for group in table.groups if group.source == "measured" for row in group.rows}
+        curves: dict[str, dict[str, Estimate]] = {}
+        for row in self.plans[name].rows:
+            estimate = rows[row.id].values.get(AVERAGE)
+            if estimate is not None:
+                # What varies stands behind the last comma of a point's label.
+                curve = row.label.rpartition(",")[0] if row.curve else row.label
+                place = flatten(row.specs[0].model_dump(mode="json"))[sweep.x] if row.curve else ""
+                curves.setdefault(curve, {})[f"{place:g}" if row.curve else ""] = estimate
+        widths = [e.half_width for points in curves.values() for e in points.values() if e.half_width]
+        lines = [f"| | average (%) at {sweep.label} | seeds |", "|---|---|---|"]
+        for curve, points in curves.items():
+            best = max(points, key=lambda place: points[place].mean)
+            shown = [
+                f"{place}: **{e.mean:.1f}**" if place == best and place else f"{place}: {e.mean:.1f}"
+                for place, e in points.items()
+            ]
+            seeds = min(estimate.runs for estimate in points.values())
+            lines.append(f"| {curve} | {', '.join(shown).removeprefix(': ')} | {seeds} |")
+        if widths:
+            lines += ["", f"The 95 % intervals of the averages have a half-width of up to {max(widths):.1f}."]
+        return lines
 
     def _place(self, name: str, table: Table) -> list[str]:
         """Where Dual LoRA stands by the average; nothing where there is no such row or no average."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repro.analysis.repetition import FIRST_LOSS, Repetition
+from repro.analysis.repetition import Repetition
 
 _WORDS = {
     (True, True): "identical",
@@ -28,7 +28,7 @@ def describe_repetition(repetition: Repetition) -> str:
     else:
         lines.append(
             f"losses: relative difference {repetition.first_loss:.1e} at the first step (elsewhere "
-            f"tolerated: {FIRST_LOSS:.0e}), at most {repetition.largest_loss:.1e} at any"
+            f"tolerated: {repetition.allowed_loss:.0e}), at most {repetition.largest_loss:.1e} at any"
         )
     for name, (before, after) in repetition.contract.items():
         lines.append(f"must be equal anywhere: {name}: {before} in the file, {after} here")

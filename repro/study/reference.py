@@ -27,7 +27,7 @@ def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
     """Copy the finished runs of a profile's experiments from one store into another; a line for each.
 
     Refused, with a line that says why, is what nobody could repeat: a run with uncommitted changes, or
-    without a commit.
+    without a commit. A result that is there already is never replaced by another one.
 
     Raises:
         ConfigError: the profile's numbers mean nothing.
@@ -49,6 +49,10 @@ def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
             continue
         if result.environment.commit is None or result.environment.dirty is not False:
             yield f"refused: {spec.slug} was not executed from a clean checkout"
+            continue
+        committed = target.result(spec)
+        if committed is not None and committed != result:
+            yield f"kept: {spec.slug} has another result already; delete its folder to renew it"
             continue
         for name in sorted(names):
             path = source.directory(spec) / name

@@ -54,6 +54,17 @@ def test_runs_that_nobody_could_repeat_are_refused(result: Result, tmp_path: Pat
     assert not (target.directory(clean) / PREDICTIONS).exists()
 
 
+def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
+    source, target = Store(tmp_path / "a" / "runs"), Store(tmp_path / "b" / "runs")
+    spec = _specs("table1")[0]
+    _put(source, spec, result)
+    assert [line.partition(":")[0] for line in take_over(LAPTOP, source, target)] == ["taken over"]
+    before = target.result(spec)
+    _put(source, spec, result, hardware="another")
+    assert [line.partition(":")[0] for line in take_over(LAPTOP, source, target)] == ["kept"]
+    assert target.result(spec) == before
+
+
 def test_random_weights_are_no_reference(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"profile smoke gives no reference results: SMOKE RUN"):
         list(take_over(load_profile("smoke"), Store(tmp_path), Store(tmp_path)))
