@@ -12,8 +12,8 @@ from repro.study.result import Environment, Result
 
 # Between machines and versions sums are taken in another order, which changes the last digits of a float32.
 # Before the first update nothing amplifies that: 3e-7 between an Intel and an AMD processor, measured on LoRA
-# in Table 1. bfloat16 rounds 6e4 times as coarsely, and was not measured. Later steps can amplify it, so their
-# losses are told and not judged.
+# in Table 1. bfloat16 rounds 6e4 times as coarsely, and was not measured. Later steps can amplify it, so
+# their losses are told and not judged.
 FIRST_LOSS = {"fp32": 1e-4, "bf16": 1e-2}
 # Of a score's 95 % interval over test items: a repetition has to agree better than another draw of items
 # would. Scores are not held tighter, since an answer that was nearly a tie turns with the last digit.
