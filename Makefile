@@ -13,7 +13,7 @@ EXPERIMENT = $(patsubst sweep-%,sweeps/%,$*)
 TABLES := table1 table2 table3 table4 table5 table6
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report sweep-% plan-% status-% score-% render-% slurm-% cancel-% notebooks test test-slurm lint format readme clean
+.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report render sweep-% plan-% status-% score-% render-% slurm-% cancel-% notebooks test test-slurm lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, le
 
 report: $(READY) ## one HTML page over everything that the profile has finished
 	$(BIN)/repro report --profile $(PROFILE)
+
+render: $(READY) ## results/README.md with every table and figure from the committed runs; trains nothing
+	$(BIN)/repro reference --profile $(PROFILE) $(ARGS)
 
 # One experiment after the other; what fails in one stops none of the others, and is told by the exit status.
 all: $(READY) ## every table, figure, count and claim of the paper; runs that are missing are trained first

@@ -17,6 +17,7 @@ from repro.study.interruption import Interrupted, stop, told_to_stop
 
 if TYPE_CHECKING:
     from repro.study.experiment import Plan
+    from repro.study.profile import Profile
     from repro.study.slurm.settings import Cluster
     from repro.study.slurm.submissions import Submissions
     from repro.study.spec import RunSpec
@@ -49,16 +50,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="repro", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("experiment", help="for instance table1; `repro list` shows all")
-    common.add_argument(
+    sizing = argparse.ArgumentParser(add_help=False)
+    sizing.add_argument(
         "--profile", default="laptop", help="how big: smoke, laptop (default), workstation, paper"
     )
-    common.add_argument(
+    sizing.add_argument(
         "--seeds", type=_seeds, help="seeds in the place of the profile's, for instance 0,1,2"
     )
+    sizing.add_argument("--preset", help="published settings in the place of the experiment's preset")
 
-    common.add_argument("--preset", help="published settings in the place of the experiment's preset")
+    common = argparse.ArgumentParser(add_help=False, parents=[sizing])
+    common.add_argument("experiment", help="for instance table1; `repro list` shows all")
 
     verb = verbs.add_parser("list", help="experiments, profiles, models and methods")
     verb.set_defaults(verb=_list)
@@ -69,7 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--gpu", default="h100", help="the GPU whose hours are estimated, for instance a100")
     verb.set_defaults(verb=_plan)
 
-    verb = verbs.add_parser("run", parents=[common], help="execute the missing runs here, then render")
+    verb = verbs.add_parser("run", parents=[sizing], help="execute the missing runs here, then render")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("experiment", nargs="?", help="for instance table1; `repro list` shows all")
+    what.add_argument(
+        "--from",
+        dest="file",
+        metavar="FILE",
+        type=Path,
+        help="repeat the run of a result file alone, and compare; exit status 1 if it is not the same",
+    )
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
@@ -128,6 +139,19 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("report", help="one HTML page over everything that a profile has finished")
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.set_defaults(verb=_report)
+
+    verb = verbs.add_parser(
+        "reference",
+        help="write results/README.md, its tables and figures from the committed runs of a profile",
+    )
+    verb.add_argument("--profile", default="laptop", help="whose runs: laptop (default), ...")
+    verb.add_argument(
+        "--add",
+        metavar="FOLDER",
+        type=Path,
+        help="first take over the finished runs of a results folder, for instance results",
+    )
+    verb.set_defaults(verb=_reference)
 
     verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
     verb.set_defaults(verb=_readme)
@@ -209,6 +233,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.file is not None:
+        return _repeat(options)
     from repro.study.states import run_states, to_execute
 
     plan, store = _load(options)
@@ -218,7 +244,7 @@ def _run(options: argparse.Namespace) -> int:
     name, profile = plan.experiment.name, plan.profile.name
     print(f"{name}, profile {profile}: {done} of {len(states)} runs are done, executing {len(specs)}")
     if specs:
-        _execute(plan, specs, store, options)
+        _execute(plan.profile, specs, store, options, plan.experiment.name)
     states = run_states(plan, store)
     if plan.experiment.ranks is not None:
         _analyse_ranks(plan, states, store)
@@ -229,19 +255,52 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _execute(plan: Plan, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace) -> None:
+def _repeat(options: argparse.Namespace) -> int:
+    """Execute the run of a result file, unless it is done here, and hold the two against each other."""
+    from repro.analysis.repetition import compare
+    from repro.paths import RESULTS
+    from repro.report.repetition import describe_repetition
+    from repro.study.profile import load_profile
+    from repro.study.repeating import read_run
+    from repro.study.states import run_state
+    from repro.study.store import RESULT, Store
+
+    spec, before = read_run(options.file)
+    store = Store(RESULTS / "runs")
+    if options.file.resolve() == (store.directory(spec) / RESULT).resolve():
+        raise ConfigError(
+            f"{options.file} is where its own repetition would go; copy it elsewhere, or set "
+            "REPRO_RESULTS_DIR to another folder"
+        )
+    first = [spec.init_from.run] if spec.init_from else []
+    specs = [needed for needed in [*first, spec] if not store.is_done(needed)]
+    print(f"{spec.slug}: {'executing it' if specs else 'is done here, comparing'}", file=sys.stderr)
+    if specs:
+        _execute(load_profile(options.profile), specs, store, options, "repeated")
+    state = run_state(spec, store)
+    if state.result is None:
+        print("\n".join(_problems([state])) or f"{state.state}: {spec.slug}", file=sys.stderr)
+        return 1
+    repetition = compare(before, state.result)
+    print(describe_repetition(repetition))
+    return 0 if repetition.within_tolerance else 1
+
+
+def _execute(
+    profile: Profile, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace, group: str
+) -> None:
     from rich.console import Console
 
     from repro.study.local import run_here
     from repro.study.watch import Watch
 
-    execution = plan.profile.execution_for(plan.experiment.family)
+    execution = profile.execution_for(specs[0].benchmark.family)
     execution = execution.model_copy(update={"wandb": execution.wandb and not options.no_wandb})
     run_here(
         specs,
         store=store,
         execution=execution,
-        group=plan.experiment.name,
+        group=group,
         watch=Watch(len(specs), Console(stderr=True)),
     )
 
@@ -313,7 +372,7 @@ def _task(options: argparse.Namespace) -> int:
     spec = plan.run(options.run)
     print(f"start {restarts() + 1}: {spec.slug}", file=sys.stderr)
     try:
-        _execute(plan, [spec], store, options)
+        _execute(plan.profile, [spec], store, options, plan.experiment.name)
     except Interrupted:
         if restarts() >= plan.profile.cluster.restarts:
             print("told to stop once more than cluster.restarts allows, not requeued", file=sys.stderr)
@@ -426,11 +485,13 @@ def _claims(options: argparse.Namespace) -> int:
     from repro.analysis.claims import load_ledger, score_claims
     from repro.paths import RESULTS
     from repro.report.claims import claims_page
+    from repro.study.experiment import load_experiment, plan
     from repro.study.profile import load_profile
     from repro.study.store import Store
 
     ledger, profile = load_ledger(), load_profile(options.profile)
-    scored = score_claims(ledger, profile, Store(RESULTS / "runs"))
+    plans = {name: plan(load_experiment(name), profile) for name in ledger.experiments}
+    scored = score_claims(ledger, plans, Store(RESULTS / "runs"))
     return _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
 
 
@@ -446,14 +507,35 @@ def _report(options: argparse.Namespace) -> int:
     from repro.study.store import Store
 
     profile, store = load_profile(options.profile), Store(RESULTS / "runs")
-    plans = [plan(load_experiment(name), profile) for name in list_experiments()]
+    plans = {name: plan(load_experiment(name), profile) for name in list_experiments()}
     page = build_page(
-        [(planned, run_states(planned, store)) for planned in plans],
+        [(planned, run_states(planned, store)) for planned in plans.values()],
         RESULTS / "figures" / profile.name,
-        score_claims(load_ledger(), profile, store),
+        score_claims(load_ledger(), plans, store),
         audit_items(),
     )
     print(f"written: {_short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
+    return 0
+
+
+def _reference(options: argparse.Namespace) -> int:
+    from repro.paths import REFERENCE
+    from repro.report.output import write_experiment, write_text
+    from repro.report.reference import ReferencePage, page_texts
+    from repro.study.profile import load_profile
+    from repro.study.reference import reference_plans, take_over
+    from repro.study.store import Store
+
+    profile, store = load_profile(options.profile), Store(REFERENCE / "runs")
+    if options.add is not None:
+        for line in take_over(profile, Store(options.add / "runs"), store):
+            print(line)
+    page = ReferencePage(profile, reference_plans(profile, store), store)
+    for name in page.finished:
+        _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
+        print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
+    for path, text in page_texts(page, REFERENCE.parent).items():
+        print(f"written: {_short(write_text(path, text))}")
     return 0
 
 

@@ -14,3 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 EXPERIMENTS = Path(os.environ.get("REPRO_EXPERIMENTS_DIR", ROOT / "experiments"))
 RESULTS = Path(os.environ.get("REPRO_RESULTS_DIR", ROOT / "results"))
+
+# Committed runs and what is rendered from them: a results folder like any other, which
+# REPRO_RESULTS_DIR may name.
+REFERENCE = ROOT / "results" / "reference"

@@ -15,10 +15,13 @@ import yaml
 
 from repro.benchmarks.commonsense import scoring
 from repro.cli import main
-from repro.paths import EXPERIMENTS
+from repro.paths import EXPERIMENTS, REFERENCE
 from repro.study import experiment
+from repro.study.bases import BaseModels
 from repro.study.interruption import Interrupted
 from repro.study.profile import load_profile
+from repro.study.runner import execute
+from repro.study.store import Store
 
 
 @pytest.fixture
@@ -306,3 +309,38 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Pat
     assert rest.splitlines()[-1] == "repro: interrupted; finished runs are kept, the same command goes on"
     assert 2 <= len(list((tmp_path / "results").rglob("result.json"))) < 9
     assert not list((tmp_path / "results").rglob("failure.json"))
+
+
+@pytest.mark.parametrize(("table", "row"), [("table1", "dual_lora"), ("table2", "lora"), ("table4", "lora")])
+def test_a_run_is_repeated_from_its_file_alone(
+    table: str, row: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of every family, bit for bit; and a file that says something else is told apart."""
+    profile = load_profile("smoke")
+    planned = experiment.plan(experiment.load_experiment(table), profile)
+    spec = next(r for r in planned.rows if r.id.startswith(row)).specs[0]
+    store = Store(tmp_path / "kept")
+    execution = profile.execution_for(planned.experiment.family).model_copy(update={"wandb": False})
+    execute(spec, store=store, execution=execution, bases=BaseModels(), group="test")
+    file = store.directory(spec) / "result.json"
+    repeat = ["run", "--from", str(file), "--profile", "smoke", "--no-wandb"]
+
+    assert main(repeat) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("identical\n")
+    assert (results / "runs" / spec.slug / "result.json").exists()
+
+    content = json.loads(file.read_text())
+    content["training"]["losses"][0] *= 1 + 1e-7
+    file.write_text(json.dumps(content))
+    assert main(repeat) == 1
+    assert capsys.readouterr().out.startswith("NOT the same\n")
+
+
+def test_a_result_is_not_compared_with_itself(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    committed = next(REFERENCE.glob("runs/*--base--*/result.json"))
+    own = results / "runs" / committed.parent.name / "result.json"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(committed.read_bytes())
+    assert main(["run", "--from", str(own)]) == 2
+    assert "is where its own repetition would go" in capsys.readouterr().err

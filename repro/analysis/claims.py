@@ -24,8 +24,7 @@ from pydantic import Field
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks, outcomes_array
 from repro.config import ConfigError, Frozen, load_yaml
 from repro.paths import EXPERIMENTS
-from repro.study.experiment import Plan, PlannedRow, load_experiment, plan
-from repro.study.profile import Profile
+from repro.study.experiment import Plan, PlannedRow
 from repro.study.result import Result
 from repro.study.states import RunState, State, run_states
 from repro.study.store import Store
@@ -80,6 +79,11 @@ class Ledger(Frozen):
     margin: float = Field(gt=0)
     claims: tuple[Claim, ...]
 
+    @property
+    def experiments(self) -> list[str]:
+        """Names of those that decide a claim."""
+        return list(dict.fromkeys(claim.experiment for claim in self.claims if claim.experiment))
+
     def margin_of(self, claim: Claim) -> float:
         return self.margin if claim.margin is None else claim.margin
 
@@ -129,14 +133,19 @@ def load_ledger() -> Ledger:
     return load_yaml(EXPERIMENTS / "claims.yaml", Ledger)
 
 
-def score_claims(ledger: Ledger, profile: Profile, store: Store) -> list[Scored]:
-    """Every claim, by the comparisons that its experiment allows, on the finished runs of a profile.
+def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> list[Scored]:
+    """Every claim, by the comparisons that its experiment allows, on the finished runs of its plan.
+
+    Args:
+        plans: by name, the experiments of the ledger under one profile.
 
     Raises:
         ConfigError: a claim's patterns match no rows.
     """
     tested = [
-        tuple(_compared(claim, profile, store, ledger.margin_of(claim))) if claim.experiment else ()
+        tuple(_compared(claim, plans[claim.experiment], store, ledger.margin_of(claim)))
+        if claim.experiment
+        else ()
         for claim in ledger.claims
     ]
     decidable = [own for own in tested if own]
@@ -171,20 +180,21 @@ def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str])
     return mean_over_tasks(differences)
 
 
-def _compared(claim: Claim, profile: Profile, store: Store, margin: float) -> Iterator[Tested]:
-    assert claim.experiment is not None
-    planned = plan(load_experiment(claim.experiment), profile)
+def _compared(claim: Claim, planned: Plan, store: Store, margin: float) -> Iterator[Tested]:
     states = {state.spec.hash: state for state in run_states(planned, store)}
     for comparison in claim.comparisons:
         pairs = list(_pairs(comparison, planned))
         if not pairs:
             raise ConfigError(
                 f"experiments/claims.yaml, {claim.id}: no rows of {claim.experiment} under profile "
-                f"{profile.name} match {', '.join(comparison.better)} and {', '.join(comparison.worse)}"
+                f"{planned.profile.name} match {', '.join(comparison.better)} "
+                f"and {', '.join(comparison.worse)}"
             )
         for better, worse in pairs:
             columns = [c for c in better.columns if not comparison.columns or c in comparison.columns]
-            difference = paired_difference(_runs(better, states), _runs(worse, states), columns)
+            difference = paired_difference(
+                runs_by_column(better, states), runs_by_column(worse, states), columns
+            )
             yield Tested(
                 block=better.block,
                 better=better.label,
@@ -196,8 +206,8 @@ def _compared(claim: Claim, profile: Profile, store: Store, margin: float) -> It
             )
 
 
-def _runs(row: PlannedRow, states: Mapping[str, RunState]) -> ByColumn:
-    """Those whose score is not missing."""
+def runs_by_column(row: PlannedRow, states: Mapping[str, RunState]) -> ByColumn:
+    """A row's finished runs whose score is not missing; `states` by hash."""
     found: dict[str, dict[int, Result]] = {}
     for column in row.columns:
         runs = {spec.seed: states[spec.hash].result for spec in row.specs_for(column)}

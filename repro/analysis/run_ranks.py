@@ -10,7 +10,7 @@ from repro.config import Frozen
 from repro.study.bases import BaseModels
 from repro.study.spec import RunSpec
 from repro.study.starting import trained_model, untrained_model
-from repro.study.store import Store, read_json, write_json
+from repro.study.store import RANKS, Store, read_json, write_json
 
 
 class RunRanks(Frozen):
@@ -32,7 +32,7 @@ class RandomRanks(Frozen):
 
 def known_run_ranks(spec: RunSpec, store: Store) -> RunRanks | None:
     """What `run_ranks` has found before, beside the run's result; None if it was not asked yet."""
-    return read_json(store.directory(spec) / "ranks.json", RunRanks)
+    return read_json(store.directory(spec) / RANKS, RunRanks)
 
 
 def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:
@@ -48,7 +48,7 @@ def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:
             trained=tuple(ranks(trained_model(spec, store, bases))),
             untrained=tuple(ranks(untrained_model(spec, store, bases))),
         )
-        write_json(store.directory(spec) / "ranks.json", known)
+        write_json(store.directory(spec) / RANKS, known)
     return known
 
 

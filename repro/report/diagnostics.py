@@ -87,6 +87,8 @@ def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path
         for panel, title in zip(panels, _PANELS.values(), strict=True):
             panel.set_title(title)
             panel.set_xlabel("optimiser step")
+        # Rows differ by orders of magnitude; 0, where LoRA starts, has no place on the axis.
+        panels[list(_PANELS).index("relative_norm")].set_yscale("log", nonpositive="mask")
         gradients.set(title="norm of the loss's gradient", xlabel="optimiser step", yscale="log")
         merging.set(title="share of ΔW lost by merging (%)", xlabel="dtype of the weight", yscale="log")
         figure.legend(*merging.get_legend_handles_labels(), loc="outside lower left", ncols=6, fontsize=7)

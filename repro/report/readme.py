@@ -1,29 +1,37 @@
-"""The parts of README.md that are made from code. A test fails when they are stale."""
+"""Texts with parts that are made from code or from results. Tests fail when they are stale."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from repro.methods.registry import METHODS
 from repro.paths import ROOT
 from repro.study.profile import list_profiles, load_profile
 
+Parts = Mapping[str, Callable[[], list[str]]]
+"""What writes the lines of a part, by the part's name."""
 
-def with_generated_parts(text: str) -> str:
-    """README text with everything between `<!-- generated: X -->` and `<!-- end -->` written anew.
+
+def with_generated_parts(text: str, parts: Parts | None = None, source: str = "README.md") -> str:
+    """The text with everything between `<!-- generated: X -->` and `<!-- end -->` written anew.
+
+    Args:
+        parts: README.md's where None.
+        source: the text's file, for errors.
 
     Raises:
         ValueError: a marker names a part that does not exist.
     """
+    known = _PARTS if parts is None else parts
 
     def renew(match: re.Match[str]) -> str:
         name = match.group(1)
-        if name not in _PARTS:
-            raise ValueError(f"README.md: unknown generated part {name!r}; known: {', '.join(_PARTS)}")
-        return f"<!-- generated: {name} -->\n" + "\n".join(_PARTS[name]()) + "\n<!-- end -->"
+        if name not in known:
+            raise ValueError(f"{source}: unknown generated part {name!r}; known: {', '.join(known)}")
+        return f"<!-- generated: {name} -->\n" + "\n".join(known[name]()) + "\n<!-- end -->"
 
-    return re.sub(r"<!-- generated: ([\w-]+) -->\n.*?<!-- end -->", renew, text, flags=re.DOTALL)
+    return re.sub(r"<!-- generated: ([\w/-]+) -->\n.*?<!-- end -->", renew, text, flags=re.DOTALL)
 
 
 def make_targets() -> dict[str, str]:
@@ -54,4 +62,4 @@ def _profiles() -> list[str]:
 
 _ORDER = ["smoke", "laptop", "workstation", "paper"]
 
-_PARTS: dict[str, Callable[[], list[str]]] = {"targets": _targets, "methods": _methods, "profiles": _profiles}
+_PARTS: Parts = {"targets": _targets, "methods": _methods, "profiles": _profiles}

@@ -8,6 +8,7 @@ trained by itself), checked before anything runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -211,11 +212,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment under a profile."""
+    """An experiment under a profile.
+
+    Attributes:
+        local_data: whether the profile's settings for local data are among the runs'.
+    """
 
     experiment: Experiment
     profile: Profile
     rows: tuple[PlannedRow, ...]
+    local_data: bool = False
 
     @property
     def columns(self) -> dict[str, str]:
@@ -323,24 +329,45 @@ def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:
     return parse(content, Experiment, str(path))
 
 
-def plan(experiment: Experiment, profile: Profile, seeds: Sequence[int] | None = None) -> Plan:
-    """Expand an experiment under a profile (`seeds` replaces the profile's) and check it.
+def plan(
+    experiment: Experiment,
+    profile: Profile,
+    seeds: Sequence[int] | None = None,
+    *,
+    local_data: bool | None = None,
+) -> Plan:
+    """Expand an experiment under a profile and check it.
+
+    Args:
+        seeds: in the place of the profile's.
+        local_data: whether the profile's settings for local data hold; None asks whether REPRO_DATA_DIR
+            names a folder of it.
 
     Raises:
         ConfigError: a setting does not fit, or rows differ where they may not.
     """
+    if local_data is None:
+        local_data = bool(os.environ.get("REPRO_DATA_DIR"))
     family = profile.family(experiment.family)
     if family.model is None:
         blocks = experiment.blocks
     else:
         blocks = (Block(model=family.model, **dict(experiment.collapsed)),)
     rows = tuple(
-        _planned_row(experiment, profile, block, point, seeds or profile.seeds, row.id if row.vary else None)
+        _planned_row(
+            experiment,
+            profile,
+            block,
+            point,
+            seeds=seeds or profile.seeds,
+            curve=row.id if row.vary else None,
+            local_data=local_data,
+        )
         for block in blocks
         for row in block.rows
         for point in row.points()
     )
-    planned = Plan(experiment, profile, rows)
+    planned = Plan(experiment, profile, rows, local_data)
     planned.check_fairness()
     return planned
 
@@ -350,8 +377,10 @@ def _planned_row(
     profile: Profile,
     block: Block,
     row: Row,
+    *,
     seeds: Sequence[int],
     curve: str | None,
+    local_data: bool,
 ) -> PlannedRow:
     family = profile.family(experiment.family)
     source = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
@@ -364,7 +393,8 @@ def _planned_row(
     model = load_model_spec(block.model).for_family(experiment.family)
 
     def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
-        parts: list[Settings] = [experiment.defaults, block, preset, family, row]
+        local = family.local_data if local_data else Settings()
+        parts: list[Settings] = [experiment.defaults, block, preset, family, local, row]
         layers = [layer for part in parts for layer in part.layers(task)]
         alone = {"tasks": [task]} if task else {}
         content = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from pydantic import Field
 from repro.config import ConfigError, Frozen, load_named, names_in, one_of, parse
 from repro.paths import EXPERIMENTS
 from repro.study.execution import Execution
-from repro.study.settings import Settings, TaskSettings
+from repro.study.settings import Settings
 from repro.study.slurm.settings import Cluster
 
 
@@ -22,16 +21,12 @@ class FamilyProfile(Settings):
         model: the stand-in that replaces an experiment's own models and collapses its blocks into one; None
             keeps them.
         execution: settings of the profile's `execution` that differ in this family.
-        local_data: settings that are laid over these where REPRO_DATA_DIR names a folder of data.
+        local_data: settings that are laid over these where a folder of data is at hand.
     """
 
     model: str | None = None
     execution: dict[str, Any] = {}
     local_data: Settings = Settings()
-
-    def layers(self, task: str | None) -> list[TaskSettings]:
-        local = self.local_data.layers(task) if os.environ.get("REPRO_DATA_DIR") else []
-        return [*super().layers(task), *local]
 
 
 class Profile(Frozen):

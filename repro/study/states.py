@@ -42,7 +42,7 @@ class RunState:
 
 def run_states(plan: Plan, store: Store) -> list[RunState]:
     """One state for every run of a plan, in the plan's order."""
-    return [_state(spec, store) for spec in plan.runs.values()]
+    return [run_state(spec, store) for spec in plan.runs.values()]
 
 
 def to_execute(states: Sequence[RunState], *, retry_failed: bool) -> list[RunSpec]:
@@ -70,7 +70,8 @@ def expected_seconds(states: Sequence[RunState]) -> float | None:
     )
 
 
-def _state(spec: RunSpec, store: Store) -> RunState:
+def run_state(spec: RunSpec, store: Store) -> RunState:
+    """Where one run stands."""
     try:
         result, failure = store.result(spec), store.failure(spec)
     except ConfigError as error:

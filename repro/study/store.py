@@ -24,8 +24,10 @@ from repro.study.spec import RunSpec
 
 T = TypeVar("T", bound=Frozen)
 
+RESULT = "result.json"
 PREDICTIONS = "predictions.jsonl.gz"
 DIAGNOSTICS = "diagnostics.json"
+RANKS = "ranks.json"
 
 
 class RunBusy(RuntimeError):
@@ -52,11 +54,11 @@ class Store:
         Raises:
             ConfigError: there is a result file, but it cannot be understood.
         """
-        return read_json(self.directory(spec) / "result.json", Result)
+        return read_json(self.directory(spec) / RESULT, Result)
 
     def failure(self, spec: RunSpec) -> Failure | None:
         """What broke the run the last time, or None: a result outlives any failure."""
-        if (self.directory(spec) / "result.json").exists():
+        if (self.directory(spec) / RESULT).exists():
             return None
         return read_json(self.directory(spec) / "failure.json", Failure)
 
@@ -89,7 +91,7 @@ class Store:
 
     def write_result(self, spec: RunSpec, result: Result) -> None:
         """Declare the run finished; an earlier failure is forgotten."""
-        write_json(self.directory(spec) / "result.json", result)
+        write_json(self.directory(spec) / RESULT, result)
         (self.directory(spec) / "failure.json").unlink(missing_ok=True)
 
     def write_failure(self, spec: RunSpec, failure: Failure) -> None:

@@ -21,9 +21,14 @@ from repro.analysis.statistics import Estimate, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
 from repro.config import ConfigError
 from repro.report.claims import claims_page
+from repro.study.experiment import Plan, load_experiment, plan
 from repro.study.profile import list_profiles, load_profile
 from repro.study.result import Result
 from repro.study.store import Store
+
+
+def _plans(profile: str) -> dict[str, Plan]:
+    return {name: plan(load_experiment(name), load_profile(profile)) for name in load_ledger().experiments}
 
 
 def test_holm_by_hand() -> None:
@@ -118,7 +123,7 @@ def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(
     claims = tuple(Claim(id=name, text="x", where="x", experiment="table1") for name in made)
     unmeasured = Claim(id="none", text="x", where="x", unmeasured="because")
     ledger = Ledger(margin=1, claims=(unmeasured, *claims))
-    scored = score_claims(ledger, load_profile("laptop"), Store(tmp_path))
+    scored = score_claims(ledger, _plans("laptop"), Store(tmp_path))
     assert [s.verdict for s in scored] == ["undecided", expected, "undecided"]
     assert scored[0].tested == () and (scored[0].p_holds, scored[0].p_fails) == (1, 1)
 
@@ -135,9 +140,9 @@ def test_a_ledger_of_true_nulls_is_rarely_wrong_about_any_claim(
         return [Tested("m", "a", "b", d, d.p_below(0), d.p_above(0), 0) for d in differences]
 
     monkeypatch.setattr("repro.analysis.claims._compared", compared)
-    trials, profile, store = 300, load_profile("laptop"), Store(tmp_path)
+    trials, plans, store = 300, _plans("laptop"), Store(tmp_path)
     wrong = sum(
-        any(s.verdict != "undecided" for s in score_claims(Ledger(margin=1, claims=claims), profile, store))
+        any(s.verdict != "undecided" for s in score_claims(Ledger(margin=1, claims=claims), plans, store))
         for _ in range(trials)
     )
     assert 0 < wrong / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
@@ -159,7 +164,7 @@ def test_every_claim_finds_its_rows_and_says_undecided_where_nothing_has_run(
     profile: str, tmp_path: Path
 ) -> None:
     ledger = load_ledger()
-    scored = score_claims(ledger, load_profile(profile), Store(tmp_path))
+    scored = score_claims(ledger, _plans(profile), Store(tmp_path))
     assert {s.claim.id for s in scored if s.tested} == {c.id for c in ledger.claims if c.experiment}
     assert {s.verdict for s in scored} == {"undecided"}
     assert all(c.experiment or c.unmeasured for c in ledger.claims)
@@ -168,7 +173,7 @@ def test_every_claim_finds_its_rows_and_says_undecided_where_nothing_has_run(
 
 
 def test_every_ratio_means_every_ratio(tmp_path: Path) -> None:
-    scored = score_claims(load_ledger(), load_profile("paper"), Store(tmp_path))
+    scored = score_claims(load_ledger(), _plans("paper"), Store(tmp_path))
     assert [len(s.tested) for s in scored if s.claim.id == "every-ratio"] == [15 * 2]
 
 
@@ -180,4 +185,4 @@ def test_a_pattern_without_rows_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"beats-lora: no rows of table1 under profile laptop match .* lora9"
     ):
-        score_claims(ledger.model_copy(update={"claims": (broken,)}), load_profile("laptop"), Store(tmp_path))
+        score_claims(ledger.model_copy(update={"claims": (broken,)}), _plans("laptop"), Store(tmp_path))

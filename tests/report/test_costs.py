@@ -11,7 +11,7 @@ import pytest
 from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates, estimate
 from repro.analysis.gpu import list_gpus, load_gpu
-from repro.paths import ROOT
+from repro.paths import REFERENCE
 from repro.report.costs import describe_costs
 from repro.study.experiment import Plan, load_experiment, plan
 from repro.study.profile import load_profile
@@ -33,10 +33,11 @@ def estimates(planned: Plan, folder: Path) -> Estimates:
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """The committed results of one laptop as a store: Table 1 without HiRA's and Dual LoRA's."""
-    for path in (ROOT / "results" / "reference" / "laptop").glob("commonsense--*.json"):
-        if "2 threads of Intel" in path.read_text(encoding="utf-8") and "--hira--" not in path.stem:
-            (tmp_path / path.stem).mkdir()
-            shutil.copy(path, tmp_path / path.stem / "result.json")
+    for path in REFERENCE.glob("runs/commonsense--*/result.json"):
+        run = path.parent.name
+        if "2 threads of Intel" in path.read_text(encoding="utf-8") and "--hira--" not in run:
+            (tmp_path / run).mkdir()
+            shutil.copy(path, tmp_path / run)
     return tmp_path
 
 
@@ -90,7 +91,7 @@ def test_finished_runs_give_tokens_and_a_rate(finished: Path) -> None:
     each = [found.rate([state]).per_second for state in found.states if found.rate([state])]
     assert max(each) < 1.7 * min(each)
     text = describe_costs(table, found, H100)
-    assert "check: 2 runs were trained in  of " in text
+    assert "check: 2 runs were trained in " in text
     assert row(text, "hira")[-1] == "-" != row(text, "lora")[-1]
 
 

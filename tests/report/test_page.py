@@ -61,7 +61,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             execute(row.specs[0], store=store, execution=_EXECUTION, bases=bases, group="test")
     states = [(planned, run_states(planned, store)) for planned in plans]
     draw_table(build_table(*states[0]), folder)
-    return build_page(states, folder, score_claims(load_ledger(), profile, store), audit_items())
+    return build_page(
+        states,
+        folder,
+        score_claims(
+            load_ledger(),
+            {name: plan(load_experiment(name), profile) for name in load_ledger().experiments},
+            store,
+        ),
+        audit_items(),
+    )
 
 
 def test_the_page_is_well_formed_and_asks_for_nothing(page: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.paths import ROOT
+from repro.paths import REFERENCE
 from repro.report.plans import describe_plan
 from repro.study.experiment import Plan, list_experiments, load_experiment, plan
 from repro.study.profile import load_profile
@@ -33,6 +33,5 @@ def test_runs_stand_by_state_with_their_seeds(tmp_path: Path) -> None:
     planned = plan(load_experiment("fig2"), load_profile("laptop"), seeds=(0, 1))
     first, second = next(row for row in planned.rows if row.id == "lora").specs
     (tmp_path / first.slug).mkdir()
-    done = ROOT / "results" / "reference" / "laptop" / f"{first.slug}.json"
-    shutil.copy(done, tmp_path / first.slug / "result.json")
+    shutil.copy(REFERENCE / "runs" / first.slug / "result.json", tmp_path / first.slug)
     assert f"  done 0:{first.hash}, missing 1:{second.hash}\n" in described(planned, tmp_path)

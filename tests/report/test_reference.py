@@ -1,21 +1,70 @@
-"""The committed results: readable, from a clean checkout, and never of the smoke profile's random weights."""
+"""The committed results: readable, from a clean checkout, never of random weights; and the page of them."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from repro.paths import ROOT
+from repro.paths import REFERENCE, ROOT
+from repro.report.reference import ReferencePage, page_texts
+from repro.study.profile import load_profile
+from repro.study.reference import reference_plans
+from repro.study.repeating import read_run
 from repro.study.result import Result
+from repro.study.store import Store
 
-FILES = sorted((ROOT / "results" / "reference").rglob("*.json"))
+FILES = sorted(REFERENCE.glob("runs/*/result.json"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.fixture(scope="module")
+def page() -> ReferencePage:
+    profile, store = load_profile("laptop"), Store(REFERENCE / "runs")
+    return ReferencePage(profile, reference_plans(profile, store), store)
+
+
+def test_the_page_and_its_tables_are_what_the_committed_runs_say(page: ReferencePage) -> None:
+    texts = page_texts(page, ROOT / "results")
+    stale = [path.name for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, f"{stale} are stale: run `make render`"
+    left = {*(REFERENCE / "tables").rglob("*.md")} - texts.keys()
+    assert not left, f"no committed run is behind {left}: delete them"
+
+
+def test_every_committed_run_is_shown(page: ReferencePage) -> None:
+    shown = {state.spec.slug for states in page.states.values() for state in states if state.result}
+    assert {path.parent.name for path in FILES} == shown
+
+
+def test_local_data_is_shown_without_having_it(page: ReferencePage) -> None:
+    """The committed E2E runs are of the real set, which a fresh clone does not have."""
+    runs = [s.result for s in page.states["table4"] if s.result is not None]
+    assert len(runs) > 1
+    assert {run.spec["benchmark"]["source"] for run in runs} == {"local"}
+
+
+def test_every_verdict_of_the_ledger_stands_on_the_page_once(page: ReferencePage) -> None:
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert [text.count(f"- {claim.text} ") for claim in page.ledger.claims] == [1] * len(page.ledger.claims)
+
+
+def test_every_file_that_the_page_shows_or_links_exists() -> None:
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)h][^)]*)\)", text):
+        assert (ROOT / "results" / target).exists(), target
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_a_reference_run_can_be_rebuilt_from_its_file(path: Path) -> None:
+    spec, _ = read_run(path)
+    assert path.parent.name == spec.slug
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
 def test_a_reference_result_can_be_believed(path: Path) -> None:
     result = Result.model_validate_json(path.read_text(encoding="utf-8"))
-    assert path.stem == result.slug
+    assert path.parent.name == result.slug
     assert result.environment.commit is not None
     assert result.environment.dirty is False
     assert result.spec["model"]["source"] != "random"

@@ -1,0 +1,244 @@
+"""The committed results as one readable page, `results/README.md`: its generated parts, and what they link.
+
+Sentences with a number in them are made here, from the data, so that they cannot outlive it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from repro.analysis.audit import audit_items
+from repro.analysis.claims import (
+    Scored,
+    load_ledger,
+    paired_difference,
+    runs_by_column,
+    score_claims,
+)
+from repro.analysis.statistics import Estimate
+from repro.report.claims import claims_page
+from repro.report.formats import grid, to_markdown
+from repro.report.readme import Parts, with_generated_parts
+from repro.report.tables import AVERAGE, Table, build_table
+from repro.study.experiment import Plan
+from repro.study.profile import Profile
+from repro.study.result import Result
+from repro.study.spec import flatten
+from repro.study.states import RunState, run_states
+from repro.study.store import Store
+
+
+class ReferencePage:
+    """What the committed runs of a profile say.
+
+    Args:
+        plans: by name, as `repro.study.reference.reference_plans` gives them.
+    """
+
+    def __init__(self, profile: Profile, plans: Mapping[str, Plan], store: Store) -> None:
+        self.profile = profile
+        self.plans = plans
+        self.states = {name: run_states(planned, store) for name, planned in plans.items()}
+        self.ledger = load_ledger()
+        self.scored = score_claims(self.ledger, plans, store)
+
+    @property
+    def finished(self) -> list[str]:
+        """Experiments that have more than a run which they share with another one."""
+        return [name for name, states in self.states.items() if len(_results(states)) > 1]
+
+    def pages(self) -> dict[str, str]:
+        """The tables in full and the claims, by file name: what the page links."""
+        found = {f"{name}.md": to_markdown(self._table(name)) for name in self.finished}
+        return found | {"claims.md": claims_page(self.ledger, self.scored, self.profile)}
+
+    def parts(self) -> Parts:
+        """The generated parts of the page."""
+        return {
+            "standing": self._standing,
+            "readings": _readings,
+            "runs": self._runs,
+            **{name: partial(self._measured, name) for name in self.plans},
+        }
+
+    def _table(self, name: str) -> Table:
+        return build_table(self.plans[name], self.states[name])
+
+    def _measured(self, name: str) -> list[str]:
+        """The measured rows of a table that have a finished run, and where the rest stands."""
+        if name not in self.finished:
+            return ["Its runs are not among the committed ones yet."]
+        table = self._table(name)
+        if self.plans[name].experiment.sweep:
+            return [*self._points(name, table), "", f"Every task, and the settings: {self._link(name)}."]
+        groups = tuple(
+            replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
+            for group in table.groups
+            if group.source == "measured"
+        )
+        rows = sum(len(group.rows) for group in table.groups if group.source == "measured")
+        shown = sum(len(group.rows) for group in groups)
+        lacking = f" {rows - shown} of its {rows} rows have no committed run." if shown < rows else ""
+        note = f"With the paper's numbers, protocol, settings and footnotes: {self._link(name)}.{lacking}"
+        return [*grid(replace(table, groups=groups)), "", *self._place(name, table), note]
+
+    def _link(self, name: str) -> str:
+        return f"[{name}](reference/tables/{self.profile.name}/{name}.md)"
+
+    def _points(self, name: str, table: Table) -> list[str]:
+        """The averages of a sweep, a line for each curve, the highest of it in bold."""
+        sweep = self.plans[name].experiment.sweep
+        assert sweep is not None
+        rows = {row.id: row for group in table.groups if group.source == "measured" for row in group.rows}
+        curves: dict[str, dict[str, Estimate]] = {}
+        for row in self.plans[name].rows:
+            estimate = rows[row.id].values.get(AVERAGE)
+            if estimate is not None:
+                # What varies stands behind the last comma of a point's label.
+                curve = row.label.rpartition(",")[0] if row.curve else row.label
+                place = flatten(row.specs[0].model_dump(mode="json"))[sweep.x] if row.curve else ""
+                curves.setdefault(curve, {})[f"{place:g}" if row.curve else ""] = estimate
+        widths = [e.half_width for points in curves.values() for e in points.values() if e.half_width]
+        lines = [f"| | average (%) at {sweep.label} | seeds |", "|---|---|---|"]
+        for curve, points in curves.items():
+            best = max(points, key=lambda place: points[place].mean)
+            shown = [
+                f"{place}: **{e.mean:.1f}**" if place == best and place else f"{place}: {e.mean:.1f}"
+                for place, e in points.items()
+            ]
+            seeds = min(estimate.runs for estimate in points.values())
+            lines.append(f"| {curve} | {', '.join(shown).removeprefix(': ')} | {seeds} |")
+        if widths:
+            lines += ["", f"The 95 % intervals of the averages have a half-width of up to {max(widths):.1f}."]
+        return lines
+
+    def _place(self, name: str, table: Table) -> list[str]:
+        """Where Dual LoRA stands by the average; nothing where there is no such row or no average."""
+        rows = {row.id: row for group in table.groups if group.source == "measured" for row in group.rows}
+        averages = {
+            row.label: estimate.mean
+            for row in rows.values()
+            if (estimate := row.values.get(AVERAGE)) is not None
+        }
+        planned = {row.id: row for row in self.plans[name].rows}
+        if "dual_lora" not in planned or rows["dual_lora"].label not in averages or len(averages) < 3:
+            return []
+        own, label = planned["dual_lora"], rows["dual_lora"].label
+        states = {state.spec.hash: state for state in self.states[name]}
+        told: dict[str, list[str]] = {"above": [], "below": []}
+        for row in planned.values():
+            difference = paired_difference(
+                runs_by_column(own, states), runs_by_column(row, states), list(own.columns)
+            )
+            if row.id == own.id or difference is None or difference.half_width is None:
+                continue
+            if abs(difference.mean) > difference.half_width:
+                told["above" if difference.mean > 0 else "below"].append(row.label)
+        order = sorted(averages, key=lambda name: -averages[name])
+        apart = " and ".join(f"{side} {', '.join(labels)}" for side, labels in told.items() if labels)
+        place = order.index(label) + 1
+        first = f"; the first is {order[0]} ({averages[order[0]]:.1f})" if place > 1 else ""
+        return [
+            f"By the average, {label} ({averages[label]:.1f}) is number {place} of {len(order)}{first}. "
+            f"Paired over items and seeds, it is {apart or 'neither above nor below any other row'} by more "
+            "than the 95 % interval of the difference, which is not corrected for being several.",
+            "",
+        ]
+
+    def _standing(self) -> list[str]:
+        """The claims by their verdict, each with its difference."""
+        lines = []
+        for heading, verdict in _VERDICTS.items():
+            found = [s for s in self.scored if _standing(s) == verdict]
+            lines += [f"**{heading} ({len(found)} of {len(self.scored)})**", ""]
+            lines += [f"- {s.claim.text} {self._difference(s)} ({s.claim.where})" for s in found] or [
+                "- none"
+            ]
+            lines.append("")
+        return lines[:-1]
+
+    def _difference(self, s: Scored) -> str:
+        """What was measured of a claim, in words."""
+        if s.claim.unmeasured:
+            return f"{s.claim.unmeasured[0].upper()}{s.claim.unmeasured[1:]}."
+        found = [(t, t.difference) for t in s.tested if t.difference]
+        if not found:
+            return "Its runs are not among the committed ones yet."
+        seeds = min(difference.runs for _, difference in found)
+        margin = f", claimed to be {s.claim.margin:g} or more" if s.claim.margin is not None else ""
+        counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
+        if len(found) == 1:
+            t, difference = found[0]
+            width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
+            return f"{t.better} less {t.worse}: {difference.mean:+.1f}{width} points{margin}; {counted}."
+        means = [difference.mean for _, difference in found]
+        return (
+            f"Ahead in {sum(mean > 0 for mean in means)} of {len(found)} comparisons, by {min(means):+.1f} "
+            f"to {max(means):+.1f} points{margin}; {counted}."
+        )
+
+    def _runs(self) -> list[str]:
+        lines = ["| experiment | runs | seeds | where it ran |", "|---|---|---|---|"]
+        for name in self.finished:
+            results = _results(self.states[name])
+            seeds = sorted({int(result.spec["seed"]) for result in results})
+            machines = Counter(result.environment.hardware for result in results)
+            where = ", ".join(f"{count} on {machine}" for machine, count in machines.items())
+            runs = f"{len(results)} of {len(self.states[name])}"
+            lines.append(f"| {name} | {runs} | {', '.join(map(str, seeds))} | {where} |")
+        every = {result.hash: result for states in self.states.values() for result in _results(states)}
+        versions = Counter(
+            ", ".join(f"{name} {version}" for name, version in r.environment.packages.items())
+            for r in every.values()
+        )
+        commits = sorted({(r.environment.commit or "")[:10] for r in every.values()})
+        hours = sum(result.total_seconds for result in every.values()) / 3600
+        return [
+            *lines,
+            "",
+            f"{len(every)} different runs, since tables share them; {hours:.1f} hours in all. Code: "
+            f"{', '.join(commits)}. Versions: {'; '.join(versions)}.",
+        ]
+
+
+def _results(states: Sequence[RunState]) -> list[Result]:
+    return [state.result for state in states if state.result is not None]
+
+
+# What a reader wants to know of a claim, by what `_standing` says of it.
+_VERDICTS = {
+    "Reproduced at this scale": "reproduced",
+    "Contradicted at this scale": "contradicted",
+    "Tested, and not decided": "undecided",
+    "Not tested": "untested",
+}
+
+
+def _standing(s: Scored) -> str:
+    return s.verdict if any(t.difference for t in s.tested) else "untested"
+
+
+def _readings() -> list[str]:
+    """What the paper leaves open, and the reading that was used."""
+    lines = ["| left open | what is missing | the reading here |", "|---|---|---|"]
+    return lines + [
+        f"| {item.where} | {_one_line(item.found)} | {_one_line(item.here)} |"
+        for item in audit_items()
+        if item.kind == "ambiguity"
+    ]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:
+    """The texts that `repro reference` writes, by their path below the results folder."""
+    readme = folder / "README.md"
+    text = with_generated_parts(readme.read_text(encoding="utf-8"), page.parts(), "results/README.md")
+    tables = folder / "reference" / "tables" / page.profile.name
+    return {readme: text} | {tables / name: content for name, content in page.pages().items()}
