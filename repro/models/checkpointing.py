@@ -15,4 +15,4 @@ def checkpoint_blocks(model: nn.Module) -> None:
     not; after adapters are attached, since peft would otherwise have embeddings ask for a gradient.
     """
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
