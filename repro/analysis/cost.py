@@ -122,7 +122,9 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
         trained=4 * model.trained_numbers(),
         activations=round(kept) if method.trains else 0,
         # Of the blocks one is kept at a time, where they are computed again.
-        adapters=number * sum(count * cost.kept for count, cost in built) // (model.around.blocks if again else 1)
+        adapters=number
+        * sum(count * cost.kept for count, cost in built)
+        // (model.around.blocks if again else 1)
         + 4 * max((cost.transient for _, cost in built), default=0),
     )
 
@@ -172,7 +174,13 @@ class _Model:
         outside = predicted * around.head.parameters if around.head else 0.0
         if around.convolution:
             outside += tokens * around.convolution.parameters
-        attention = (16 if again else 12) * tokens * (length + around.positions) * around.blocks * around.attention_width
+        attention = (
+            (16 if again else 12)
+            * tokens
+            * (length + around.positions)
+            * around.blocks
+            * around.attention_width
+        )
         # Keys and queries of the relative positions, once a pass; frozen, they need no gradient.
         each = 12 if self.all_weights else 4
         positions = each * around.positions * around.blocks * around.attention_width**2

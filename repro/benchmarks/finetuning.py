@@ -202,7 +202,7 @@ class FineTuning(L.LightningModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def test_step(self, items: Sequence[Any], batch_index: int) -> None:
-        self._test_batches.append(self._predicted(items))
+        self._test_batches.append(self.predicted(items))
 
     def on_test_epoch_end(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -212,7 +212,7 @@ class FineTuning(L.LightningModule):
         for index in range(len(data.test_batches)):
             self.predictions += ranks[index % len(ranks)][index // len(ranks)]
 
-    def _predicted(self, items: Sequence[Any]) -> list[Prediction]:
+    def predicted(self, items: Sequence[Any]) -> list[Prediction]:
         """Predictions for a batch, in smaller ones where the memory does not suffice for it."""
         while True:
             try:
@@ -328,7 +328,9 @@ class FineTuningData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         count, ranks = len(self.test_batches), collectives.world_size()
         # This process's share. Every process gets as many: what is missing at the end repeats the last.
-        own = [min(index, count - 1) for index in range(collectives.rank(), -(-count // ranks) * ranks, ranks)]
+        own = [
+            min(index, count - 1) for index in range(collectives.rank(), -(-count // ranks) * ranks, ranks)
+        ]
         return DataLoader(self.test_batches, sampler=own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:

@@ -257,7 +257,7 @@ class PeftMethod(Method):
         layer_class = self.layer_class()
         # peft has another class over a weight of four bits, by this name in the same tuner's package.
         package = import_module(layer_class.__module__.rpartition(".")[0])
-        classes = (layer_class, getattr(package, "Linear4bit", layer_class))
+        classes = (layer_class, getattr(package, "Linear4bit", None) or layer_class)
         return [module for module in model.modules() if isinstance(module, classes)]
 
     def save(self, model: nn.Module, directory: Path) -> None:

@@ -120,9 +120,7 @@ def check_execution(spec: RunSpec, execution: Execution) -> None:
         )
 
 
-def _in_rank(
-    spec: str, folder: Path, execution: Execution, group: str, scratch: Path, link: Link
-) -> None:
+def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch: Path, link: Link) -> None:
     """One process's part of a run."""
 
     def report(*progress: Any) -> None:

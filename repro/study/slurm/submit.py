@@ -66,7 +66,9 @@ def submit(
         alike: dict[Cluster, list[RunSpec]] = {}
         for spec in specs:  # a run and the one that it starts from have the same model, and so the same needs
             alike.setdefault(cluster(spec), []).append(spec)
-        arrays = [(needs, array) for needs, runs in alike.items() for array in make_arrays(runs, places, longest)]
+        arrays = [
+            (needs, array) for needs, runs in alike.items() for array in make_arrays(runs, places, longest)
+        ]
         for needs, array in arrays:
             name = submissions.new_name(plan.experiment.name, plan.profile.name)
             script = batch_script(
