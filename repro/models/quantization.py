@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def quantize(model: PreTrainedModel, spec: ModelSpec) -> None:
-    """Quantise the linear maps of all blocks to NF4, in place; embeddings, norms and the output stay as they are.
+    """Quantise the linear maps of all blocks to NF4, in place; nothing around the blocks.
 
     As QLoRA does (Dettmers et al., NeurIPS 2023), with constants that are quantised again: 4.13 bits a
     weight. A map unpacks its weight, in the dtype that it had, whenever it is passed.
@@ -25,8 +25,8 @@ def quantize(model: PreTrainedModel, spec: ModelSpec) -> None:
         import bitsandbytes
     except ImportError as error:
         raise ConfigError(
-            f"model {spec.name}: quantization {spec.quantization} needs the package bitsandbytes; install it by "
-            "pip install -e '.[quantized]'"
+            f"model {spec.name}: quantization {spec.quantization} needs the package bitsandbytes; install "
+            "it by pip install -e '.[quantized]'"
         ) from error
     from torch import nn
 
@@ -34,8 +34,8 @@ def quantize(model: PreTrainedModel, spec: ModelSpec) -> None:
         linear = model.get_submodule(shape.name)
         if type(linear) is not nn.Linear:
             raise ConfigError(
-                f"model {spec.name}: quantization {spec.quantization} takes nn.Linear only, and {shape.name} is "
-                f"a {type(linear).__name__}; leave it out"
+                f"model {spec.name}: quantization {spec.quantization} takes nn.Linear only, and {shape.name} "
+                f"is a {type(linear).__name__}; leave it out"
             )
         layer: Any = bitsandbytes.nn.Linear4bit(
             linear.in_features,

@@ -34,8 +34,9 @@ maps, c = 4, or 6 where they are trained; c P w for the head; 12 T L h for atten
 adapter adds, which its file in repro/methods says. Memory, for texts of max_tokens: the model's weights;
 adapters, gradients and optimiser; input and output of every linear map (with gradient checkpointing, of every
 block); what adapters build besides, for the backward pass and for a moment in the largest; of all GPUs
-together where weights are sharded. Text lengths are means of the public sets, or as finished runs counted them.
-Padding, optimiser steps, validation and evaluation are NOT included. The whole of it: repro/analysis/cost.py."""
+together where weights are sharded. Text lengths are means of the public sets, or as finished runs counted
+them. Padding, optimiser steps, validation and evaluation are NOT included. The whole of it:
+repro/analysis/cost.py."""
 
 
 def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:

@@ -45,7 +45,7 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
 
 
 def describe_batches(plan: Plan, specs: Iterable[RunSpec]) -> list[str]:
-    """How the optimiser batches of runs are made here, a line for each way, with its models if others differ."""
+    """How the optimiser batches of runs are made here, a line for each way, its models behind it."""
     models: dict[str, list[str]] = {}
     for spec in specs:
         if spec.method.trains:

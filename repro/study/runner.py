@@ -30,8 +30,8 @@ from repro.benchmarks.memory import halved
 from repro.benchmarks.probes import probe
 from repro.config import ConfigError
 from repro.models.checkpointing import checkpoint_blocks
-from repro.models.sharding import shard
 from repro.models.shapes import base_parameters, linear_shapes
+from repro.models.sharding import shard
 from repro.optimizers.memory import adamw_state_bytes, state_bytes
 from repro.quiet import quiet_libraries
 from repro.study.bases import BaseModels
@@ -110,8 +110,8 @@ def check_execution(spec: RunSpec, execution: Execution) -> None:
     weights = base_parameters(spec.model.architecture)
     if spec.method.trainable_parameters(shapes, weights) == weights:
         raise ConfigError(
-            f"{spec.slug}: execution.strategy fsdp shards frozen weights, and {spec.method.name} trains all of "
-            "them; set strategy: ddp, and gradient_checkpointing: true if the memory does not suffice"
+            f"{spec.slug}: execution.strategy fsdp shards frozen weights, and {spec.method.name} trains all "
+            "of them; set strategy: ddp, and gradient_checkpointing: true if the memory does not suffice"
         )
     if spec.model.quantization is not None:
         raise ConfigError(
