@@ -153,7 +153,8 @@ def test_a_model_in_four_bits_trains(row: str, tmp_path: Path) -> None:
             model, tokenizer = super().checkout(*args, **kwargs)
             for name, module in list(model.named_modules()):
                 if isinstance(module, bitsandbytes.nn.Linear4bit):
-                    linear = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+                    with torch.random.fork_rng():  # the adapters are drawn next
+                        linear = torch.nn.Linear(module.in_features, module.out_features, bias=False)
                     weight = module.weight
                     with torch.no_grad():
                         linear.weight.copy_(
