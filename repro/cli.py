@@ -16,6 +16,7 @@ from repro.config import ConfigError
 from repro.study.interruption import Interrupted, stop, told_to_stop
 
 if TYPE_CHECKING:
+    from repro.study.execution import Execution
     from repro.study.experiment import Plan
     from repro.study.profile import Profile
     from repro.study.slurm.settings import Cluster
@@ -210,8 +211,7 @@ def _plan(options: argparse.Namespace) -> int:
     gpu = load_gpu(options.gpu)
     plan, store = _load(options)
     states = run_states(plan, store)
-    execution = plan.profile.execution_for(plan.experiment.family)
-    costs = describe_costs(plan, estimate(states, execution.micro_batch_size), gpu)
+    costs = describe_costs(plan, estimate(states, plan.execution), gpu)
     print(f"{describe_plan(plan, states)}\n\n{costs}")
     return 0
 
@@ -235,6 +235,7 @@ def _status(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.file is not None:
         return _repeat(options)
+    from repro.report.plans import describe_batches
     from repro.study.states import run_states, to_execute
 
     plan, store = _load(options)
@@ -243,6 +244,8 @@ def _run(options: argparse.Namespace) -> int:
     done = sum(state.result is not None for state in states)
     name, profile = plan.experiment.name, plan.profile.name
     print(f"{name}, profile {profile}: {done} of {len(states)} runs are done, executing {len(specs)}")
+    for line in describe_batches(plan, specs):
+        print(line)
     if specs:
         _execute(plan.profile, specs, store, options, plan.experiment.name)
     states = run_states(plan, store)
@@ -294,8 +297,10 @@ def _execute(
     from repro.study.local import run_here
     from repro.study.watch import Watch
 
-    execution = profile.execution_for(specs[0].benchmark.family)
-    execution = execution.model_copy(update={"wandb": execution.wandb and not options.no_wandb})
+    def execution(spec: RunSpec) -> Execution:
+        settings = profile.execution_for(spec.benchmark.family, spec.model.name)
+        return settings.model_copy(update={"wandb": settings.wandb and not options.no_wandb})
+
     run_here(
         specs,
         store=store,
@@ -328,7 +333,7 @@ def _submit(options: argparse.Namespace) -> int:
         plan.only(options.rows) if options.rows else plan,
         store,
         _submissions(),
-        cluster=_cluster(plan, options),
+        cluster=lambda spec: _cluster(plan, spec, options),
         command=command,
         retry_failed=options.retry_failed,
         dry_run=options.dry_run,
@@ -343,14 +348,14 @@ def _submit(options: argparse.Namespace) -> int:
     return 0
 
 
-def _cluster(plan: Plan, options: argparse.Namespace) -> Cluster:
+def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
     """What the profile asks of a cluster, and over it what the flags ask."""
     from repro.config import parse
     from repro.study.slurm.settings import Cluster
 
     names = ("partition", "account", "time", "gpus", "cpus", "memory", "concurrent")
     flags = {name: value for name in names if (value := getattr(options, name)) is not None}
-    return parse(plan.profile.cluster.model_dump() | flags, Cluster, "submit")
+    return parse(plan.profile.cluster_for(spec.model.name).model_dump() | flags, Cluster, "submit")
 
 
 def _cancel(options: argparse.Namespace) -> int:
@@ -374,7 +379,7 @@ def _task(options: argparse.Namespace) -> int:
     try:
         _execute(plan.profile, [spec], store, options, plan.experiment.name)
     except Interrupted:
-        if restarts() >= plan.profile.cluster.restarts:
+        if restarts() >= plan.profile.cluster_for(spec.model.name).restarts:
             print("told to stop once more than cluster.restarts allows, not requeued", file=sys.stderr)
             return 1
         with told_to_stop(lambda: None):  # SLURM ends what it requeues

@@ -10,16 +10,18 @@ predicted, in texts of L tokens:
     adapter_cost         of each adapted map, as its method says
 
 Left out are elementwise operations, a classifier's head, the optimiser's own, padding, validation and
-evaluation. A training is epochs x examples / micro-batch such passes. Without gradient checkpointing, which
-the runner does not use, nothing is computed twice.
+evaluation. A training is epochs x examples / micro-batch such passes. Gradient checkpointing computes each
+block forward once more, 2 T w and 4 T L h; what adapters add to that is about 1 % and left out.
 
 Memory at the peak of a pass:
 
-    weights       of the model: 2 bytes each in bf16, 4 in fp32 or where they are trained
+    weights       of the model: 2 bytes each in bf16, 4 in fp32 or where they are trained, and a little more
+                  than half a byte in the linear maps of a model in four bits
     trained       4 bytes for each adapter weight, each gradient and each of the optimiser's numbers
     activations   input and output of every linear map for the longest micro-batch, in the training's
                   precision, and the predicted tokens' logits, these also in fp32 with their gradient
-                  (small models kept 0.9 to 1.4 times as much; with LoRA's dropout up to 1.8 times)
+                  (small models kept 0.9 to 1.4 times as much; with LoRA's dropout up to 1.8 times); with
+                  gradient checkpointing each block's input, and the rest of one block
     adapters      what adapters build besides, a new weight for instance: what all of them keep for the
                   backward pass, and what exists only while the one that needs most is passed
 
@@ -37,6 +39,7 @@ from typing import Literal
 from repro.analysis.gpu import Gpu
 from repro.methods.base import AdapterCost
 from repro.models.shapes import LinearShape, base_parameters, linear_shapes, surroundings
+from repro.study.execution import Execution
 from repro.study.spec import RunSpec
 
 # Assumed until a run is measured on the GPU: the share of its peak that a training reaches. In bf16 it is
@@ -46,6 +49,9 @@ EFFICIENCY = {"bf16": 0.35, "fp32": 0.6}
 
 # Assumed: what launching a block's kernels takes in one pass, some 200 forward and backward at 7 us each.
 BLOCK_SECONDS = 1.5e-3
+
+# NF4 and its constants, quantised again: 4 + 8/64 + 32/(64 x 256) bits a weight (QLoRA, section 3).
+FOUR_BITS = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 _BYTES = {"bf16": 2, "fp32": 4}
 
@@ -84,37 +90,41 @@ class TrainingCost:
         return max(self.computing_seconds(gpu), self.passes * self.blocks * BLOCK_SECONDS)
 
 
-def training_cost(spec: RunSpec, micro_batch_size: int, tokens: int | None = None) -> TrainingCost:
+def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None) -> TrainingCost:
     """Cost of a run's training.
 
     Args:
-        micro_batch_size: examples in one pass.
+        execution: which says how many examples there are in one pass, and whether activations are kept.
         tokens: of the whole training, where they are known; otherwise the benchmark's estimate is taken.
     """
     method, training = spec.method, spec.training
     model = _Model(spec)
     epoch = spec.benchmark.training_size(training)
-    size = min(micro_batch_size, training.batch_size)
+    size = execution.examples(training.batch_size)
+    again = execution.gradient_checkpointing
     passes = training.epochs * math.ceil(epoch.examples / size) if method.trains else 0
     scale = 1.0 if tokens is None else tokens / (training.epochs * epoch.tokens)
     share = training.epochs * scale / max(passes, 1)  # of the examples in a pass, repeats counted
     flops = model.pass_flops(
-        epoch.tokens * share, epoch.tokens * scale / epoch.examples, epoch.predicted * share
+        epoch.tokens * share, epoch.tokens * scale / epoch.examples, epoch.predicted * share, again
     )
 
     number = _BYTES[training.precision]
     logits = model.head_outputs * size * epoch.predicted / epoch.examples
-    kept = number * model.kept(size, epoch.longest) + (number + 8) * logits
+    kept = number * model.kept(size, epoch.longest, again) + (number + 8) * logits
     built = model.adapters(size * epoch.longest)
     return TrainingCost(
         flops=passes * flops,
         passes=passes,
         blocks=model.around.blocks,
         precision=training.precision,
-        weights=model.base * (4 if model.all_weights else number),
+        weights=model.weights(number),
         trained=4 * model.trained_numbers(),
         activations=round(kept) if method.trains else 0,
-        adapters=number * sum(count * cost.kept for count, cost in built)
+        # Of the blocks one is kept at a time, where they are computed again.
+        adapters=number
+        * sum(count * cost.kept for count, cost in built)
+        // (model.around.blocks if again else 1)
         + 4 * max((cost.transient for _, cost in built), default=0),
     )
 
@@ -126,6 +136,7 @@ class _Model:
         architecture = spec.model.architecture
         targeted = linear_shapes(architecture, spec.adapted_modules)
         self.method = spec.method
+        self.quantization = spec.model.quantization
         self.linears = linear_shapes(architecture)
         self.around = surroundings(architecture)
         self.base = base_parameters(architecture)
@@ -143,29 +154,52 @@ class _Model:
         cost = self.method.adapter_cost
         return [(count, cost(LinearShape("", *shape), tokens)) for shape, count in self._adapted.items()]
 
-    def pass_flops(self, tokens: float, length: float, predicted: float) -> float:
-        """Operations of one pass over so many tokens, in texts of a mean length."""
+    def weights(self, number: int) -> int:
+        """Bytes of the model's own weights, of so many bytes each."""
+        if self.all_weights:
+            return 4 * self.base
+        if self.quantization is None:
+            return number * self.base
+        linears = sum(linear.parameters for linear in self.linears)
+        return round(number * (self.base - linears) + FOUR_BITS * linears)
+
+    def pass_flops(self, tokens: float, length: float, predicted: float, again: bool) -> float:
+        """Operations of one pass over so many tokens, in texts of a mean length.
+
+        Args:
+            again: whether blocks are computed again in the backward pass.
+        """
         around = self.around
-        weights = tokens * sum(linear.parameters for linear in self.linears)
+        blocks = tokens * sum(linear.parameters for linear in self.linears)
+        outside = predicted * around.head.parameters if around.head else 0.0
         if around.convolution:
-            weights += tokens * around.convolution.parameters
-        if around.head:
-            weights += predicted * around.head.parameters
-        attention = 12 * tokens * (length + around.positions) * around.blocks * around.attention_width
+            outside += tokens * around.convolution.parameters
+        attention = (
+            (16 if again else 12)
+            * tokens
+            * (length + around.positions)
+            * around.blocks
+            * around.attention_width
+        )
         # Keys and queries of the relative positions, once a pass; frozen, they need no gradient.
         each = 12 if self.all_weights else 4
         positions = each * around.positions * around.blocks * around.attention_width**2
         adapters = sum(count * cost.flops for count, cost in self.adapters(tokens))
-        return self.method.flops_per_weight * weights + attention + positions + adapters
+        each = self.method.flops_per_weight
+        return (each + 2 * again) * blocks + each * outside + attention + positions + adapters
 
-    def kept(self, texts: int, length: int) -> int:
+    def kept(self, texts: int, length: int, again: bool = False) -> int:
         """Numbers that a pass over so many texts of one length keeps for the backward pass, logits aside."""
         around, tokens = self.around, texts * length
         numbers = tokens * sum(linear.in_features + linear.out_features for linear in self.linears)
         # DeBERTa repeats its positions' keys and queries for each text, and keeps scores of keys and
         # positions. Fitted: with 4 and 8 heads and 64 to 256 tokens this is within 6 % of what it kept.
         numbers += 2 * texts * around.positions * around.blocks * around.attention_width
-        return numbers + tokens * around.blocks * around.scoring_heads * (2 * around.positions + 3 * length)
+        numbers += tokens * around.blocks * around.scoring_heads * (2 * around.positions + 3 * length)
+        if not again:
+            return numbers
+        # A block's input is as wide as its first linear map's.
+        return numbers // around.blocks + tokens * around.blocks * self.linears[0].in_features
 
     def trained_numbers(self) -> int:
         """Weights besides the model's own, gradients, and what the optimiser keeps."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from repro.analysis.cost import TrainingCost, training_cost
 from repro.analysis.gpu import Gpu
+from repro.study.execution import Execution
 from repro.study.spec import RunSpec
 from repro.study.states import RunState
 
@@ -64,7 +65,7 @@ class Estimates:
         return sum(cost.assumed_seconds(gpu) for cost in costs)
 
 
-def estimate(states: Sequence[RunState], micro_batch_size: int) -> Estimates:
+def estimate(states: Sequence[RunState], execution: Callable[[RunSpec], Execution]) -> Estimates:
     """Costs of runs; for tokens as measured, where a finished run trained on the same data."""
     tokens = {
         _data(state.spec): state.result.training.tokens
@@ -77,7 +78,7 @@ def estimate(states: Sequence[RunState], micro_batch_size: int) -> Estimates:
         spec = state.spec
         key = repr((spec.model.name, spec.adapted_modules, spec.method, spec.benchmark, spec.training))
         if key not in same:
-            same[key] = training_cost(spec, micro_batch_size, tokens.get(_data(spec)))
+            same[key] = training_cost(spec, execution(spec), tokens.get(_data(spec)))
         costs[spec.hash] = same[key]
     return Estimates(states, costs)
 

@@ -55,8 +55,8 @@ class Diagnosing(L.Callback):
         if trainer.global_step + 1 in self._at:
             self._before = _direction_factors(module)
 
-    def on_after_backward(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Called after every micro-batch; what the last one leaves is the whole batch's gradient.
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        # The whole batch's gradient, over all devices, before the module clips it.
         if trainer.global_step + 1 in self._at:
             self._gradients = {name: _gradient_norms(layer) for name, layer in _layers(module)}
 

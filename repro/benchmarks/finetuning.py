@@ -3,6 +3,11 @@
 A family adds its loss and its predictions (see `repro.benchmarks.commonsense.module`). Optimisation is
 manual, so that one Lightning batch is one optimiser batch: its loss is divided by the whole batch's targets,
 whatever the micro-batches.
+
+Several processes (see `repro.study.ranks`) know the same schedule. Each takes its share of every optimiser
+batch's micro-batches, and gradients are summed. Test batches are shared out in the same way and predictions
+gathered. Validation is not: every process goes through all of it, since it is small beside the training, its
+score needs all predictions at once, and no process can then take another decision than the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from repro.benchmarks import collectives
+from repro.benchmarks.memory import cut, cut_rows, free_memory, halved
 from repro.benchmarks.training import BatchSchedule, TrainingSpec
 from repro.methods.base import Method
 
@@ -30,6 +37,10 @@ class FineTuning(L.LightningModule):
 
     `losses` holds every optimiser step's mean training loss, `validation_losses` pairs (step, mean loss),
     `validation_scores` pairs (step, score in percent) where the family scores its validation.
+
+    A pass that runs out of memory is repeated in halves, and so is every later one: `halvings` counts how
+    often that was needed in training, `test_halvings` in evaluation. `retries` is False where the processes
+    need each other within a pass, so that none can repeat it alone.
     """
 
     def __init__(
@@ -48,6 +59,10 @@ class FineTuning(L.LightningModule):
         self.validation_losses: list[tuple[int, float]] = []
         self.validation_scores: list[tuple[int, float]] = []
         self.predictions: list[Prediction] = []
+        self.halvings = 0
+        self.test_halvings = 0
+        self.retries = True
+        self._test_batches: list[list[Prediction]] = []
         self._validation_sum = 0.0
         self._validation_targets = 0
 
@@ -98,29 +113,71 @@ class FineTuning(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> None:
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
-        # A step's randomness (dropout) is a function of seed and step, so a resumed training repeats it
-        # exactly. The factor keeps the steps of neighbouring seeds apart: it exceeds the longest training,
-        # 31,932 steps.
-        torch.manual_seed(1_000_003 * self.seed + len(self.losses))
-        total = 0.0
-        for micro_batch in batch["micro_batches"]:
-            loss = self.loss_sum(micro_batch) / batch["targets"]
-            self.manual_backward(loss)
-            total += float(loss.detach())
+        total = self._accumulated(batch)
         if not math.isfinite(total):
             raise FloatingPointError(
                 f"the training loss is {total} at step {len(self.losses)} of {self.steps}; lower the "
                 f"learning rate (now {self.training_spec.learning_rate}) or the method's scale"
             )
-        if self.training_spec.gradient_clip is not None:
-            trained = [p for p in self.model.parameters() if p.grad is not None]
-            nn.utils.clip_grad_norm_(trained, self.training_spec.gradient_clip)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         self.losses.append(total)
         self.log("train/loss", total)
         self.log("train/learning_rate", schedule.get_last_lr()[0])
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        # Behind the callbacks of the same name, which see the gradient as it is.
+        if self.training_spec.gradient_clip is not None:
+            trained = [p for p in self.model.parameters() if p.grad is not None]
+            nn.utils.clip_grad_norm_(trained, self.training_spec.gradient_clip)
+
+    def _accumulated(self, batch: dict[str, Any]) -> float:
+        """The batch's mean loss, its gradient left in the parameters, over all processes."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        while True:
+            loss, error = self._own_passes(batch)
+            if not collectives.any_of(error is not None, self.device):
+                collectives.sum_gradients(trained)
+                return collectives.total(loss, self.device)
+            # Nothing of the step has been applied. What is left of it is thrown away and it begins again.
+            for parameter in trained:
+                parameter.grad = None
+            free_memory()
+            largest = max(len(next(iter(micro.values()))) for micro in batch["micro_batches"])
+            if halved(largest, self.halvings) == 1:
+                raise torch.OutOfMemoryError(
+                    f"out of memory in a training pass over a single row{f': {error}' if error else ''}; set "
+                    "execution.gradient_checkpointing, or execution.strategy fsdp with more devices"
+                )
+            self.halvings += 1
+
+    def _own_passes(self, batch: dict[str, Any]) -> tuple[float, str | None]:
+        """This process's share of a batch's loss, and the error's words if the memory did not suffice."""
+        micro_batches, rank, ranks = batch["micro_batches"], collectives.rank(), collectives.world_size()
+        total = 0.0
+        try:
+            # As many passes in every process: a sharded model is put together by all of them. A process
+            # with nothing left to do goes through the last micro-batch for nothing while the others work.
+            for index in range(rank, -(-len(micro_batches) // ranks) * ranks, ranks):
+                weight = 1.0 if index < len(micro_batches) else 0.0
+                # Randomness (dropout) is a function of seed, step and micro-batch. So a resumed training
+                # repeats it exactly, and it is the same on however many devices. The factors keep the steps
+                # of neighbouring seeds, and the micro-batches of a step, apart: the first exceeds the
+                # longest training, 31,932 steps, the second what comes of 1,000 seeds.
+                torch.manual_seed(1_000_003 * self.seed + len(self.losses) + 1_000_000_007 * index)
+                for piece in cut_rows(micro_batches[min(index, len(micro_batches) - 1)], self.halvings):
+                    loss = self.loss_sum(piece) / batch["targets"] * weight
+                    self.manual_backward(loss)
+                    total += float(loss.detach())
+        except torch.OutOfMemoryError as error:
+            if not self.retries:
+                raise torch.OutOfMemoryError(
+                    f"out of memory in a pass of a sharded model, which one process cannot repeat alone; "
+                    f"lower execution.micro_batch_size ({error})"
+                ) from error
+            return total, " ".join(str(error).split())  # not the error, which holds on to the pass's tensors
+        return total, None
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         self._validation_sum += sum(
@@ -145,13 +202,33 @@ class FineTuning(L.LightningModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def test_step(self, items: Sequence[Any], batch_index: int) -> None:
-        self.predictions += self.predict(items)
+        self._test_batches.append(self.predicted(items))
+
+    def on_test_epoch_end(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        ranks = collectives.gathered(self._test_batches)
+        self._test_batches = []
+        # Batch i was process i mod n's; what a process got beyond the last one is a repetition.
+        for index in range(len(data.test_batches)):
+            self.predictions += ranks[index % len(ranks)][index // len(ranks)]
+
+    def predicted(self, items: Sequence[Any]) -> list[Prediction]:
+        """Predictions for a batch, in smaller ones where the memory does not suffice for it."""
+        while True:
+            try:
+                return [p for piece in cut(items, self.test_halvings) for p in self.predict(piece)]
+            except torch.OutOfMemoryError:
+                if not self.retries or halved(len(items), self.test_halvings) == 1:
+                    raise
+            free_memory()
+            self.test_halvings += 1
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = trained_state(self)
         checkpoint["losses"] = self.losses
         checkpoint["validation_losses"] = self.validation_losses
         checkpoint["validation_scores"] = self.validation_scores
+        checkpoint["halvings"] = self.halvings
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         absent = sorted(trained_state(self).keys() - checkpoint["state_dict"].keys())
@@ -160,6 +237,7 @@ class FineTuning(L.LightningModule):
         self.losses = checkpoint["losses"]
         self.validation_losses = checkpoint["validation_losses"]
         self.validation_scores = checkpoint["validation_scores"]
+        self.halvings = checkpoint["halvings"]
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
@@ -248,7 +326,12 @@ class FineTuningData(L.LightningDataModule):
         return DataLoader(self._validation, sampler=batches, batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(self.test_batches, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
+        count, ranks = len(self.test_batches), collectives.world_size()
+        # This process's share. Every process gets as many: what is missing at the end repeats the last.
+        own = [
+            min(index, count - 1) for index in range(collectives.rank(), -(-count // ranks) * ranks, ranks)
+        ]
+        return DataLoader(self.test_batches, sampler=own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None  # Lightning asks only while it trains

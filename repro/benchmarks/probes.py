@@ -35,21 +35,21 @@ def probe(
     Raises:
         ProbeError: a distance exceeds the module's tolerance, or is not a number.
     """
-    reference = module.predict(items)
+    reference = module.predicted(items)
     distances = {
         "batch of 1 = batch of N": module.distance(
-            reference, [p for item in items for p in module.predict([item])]
+            reference, [p for item in items for p in module.predicted([item])]
         ),
-        "two passes": module.distance(reference, module.predict(items)),
+        "two passes": module.distance(reference, module.predicted(items)),
     }
     trained = module.model
     if reload is not None:
         module.model = reload()
-        distances["reloaded = in memory"] = module.distance(reference, module.predict(items))
+        distances["reloaded = in memory"] = module.distance(reference, module.predicted(items))
     module.model = trained
     if merge is not None:
         module.model = merge(trained)
-        distances["merged = unmerged"] = module.distance(reference, module.predict(items))
+        distances["merged = unmerged"] = module.distance(reference, module.predicted(items))
     for name, distance in distances.items():
         if not distance <= module.probe_tolerance:
             raise ProbeError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -254,7 +255,10 @@ class PeftMethod(Method):
 
     def adapted_layers(self, model: nn.Module) -> list[nn.Module]:
         layer_class = self.layer_class()
-        return [module for module in model.modules() if isinstance(module, layer_class)]
+        # peft has another class over a weight of four bits, by this name in the same tuner's package.
+        package = import_module(layer_class.__module__.rpartition(".")[0])
+        classes = (layer_class, getattr(package, "Linear4bit", None) or layer_class)
+        return [module for module in model.modules() if isinstance(module, classes)]
 
     def save(self, model: nn.Module, directory: Path) -> None:
         # No tuner here touches the embeddings; "auto" would ask the hub whether the vocabulary had grown.

@@ -8,6 +8,7 @@ from repro.config import ConfigError, one_of
 from repro.models.gpt2 import split_attention_inputs
 from repro.models.head import without_head
 from repro.models.packages import checkpoint_folder
+from repro.models.quantization import quantize
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import ModelSpec
 
@@ -53,9 +54,11 @@ def load_model(
         model = _from_pretrained(auto_class, spec, dtype=dtype, **head)
     if spec.architecture["model_type"] == "gpt2":
         split_attention_inputs(model)
+    _check_architecture(model, spec)
+    if spec.quantization is not None:
+        quantize(model, spec)
     # Adapters name their base by this; a cache folder of one machine would mean nothing on another.
     model.name_or_path = model.config._name_or_path = spec.checkpoint or spec.name
-    _check_architecture(model, spec)
     return model.eval()
 
 

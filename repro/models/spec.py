@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import ConfigError, Frozen, load_named, names_in, one_of
+from repro.config import ConfigError, Frozen, added, load_named, names_in, one_of
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.paths import EXPERIMENTS
 
@@ -46,6 +46,8 @@ class ModelSpec(Frozen):
             them.
         padding: how batches are padded; asserted when the tokenizer is loaded.
         targets: for each benchmark family, the modules that are adapted.
+        quantization: `nf4` keeps the linear maps' weights in four bits (bitsandbytes) and computes with them
+            in the training's precision. Another model, in effect, so part of a run's identity.
         seed: of random weights. They stand for a checkpoint, so they are the same in every run.
     """
 
@@ -58,6 +60,7 @@ class ModelSpec(Frozen):
     architecture: dict[str, Any]
     padding: Padding
     targets: dict[str, tuple[str, ...]] = Field(min_length=1)
+    quantization: Literal["nf4"] | None = added(None)
     seed: int = 0
 
     @model_validator(mode="after")

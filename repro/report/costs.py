@@ -31,11 +31,12 @@ _COLUMNS = {
 _FORMULA = """\
 FLOPs of a pass over T tokens of which P are predicted, in texts of L: c T w for the w weights of the linear
 maps, c = 4, or 6 where they are trained; c P w for the head; 12 T L h for attention of width h; and what each
-adapter adds, which its file in repro/methods says. Memory, for texts of max_tokens without checkpointing: the
-model's weights; adapters, gradients and optimiser; input and output of every linear map; what adapters build
-besides, for the backward pass of all layers and for a moment in the largest. Text lengths are means of the
-public sets, or as finished runs counted them. Padding, optimiser steps, validation and evaluation are NOT
-included. The whole of it: repro/analysis/cost.py."""
+adapter adds, which its file in repro/methods says. Memory, for texts of max_tokens: the model's weights;
+adapters, gradients and optimiser; input and output of every linear map (with gradient checkpointing, of every
+block); what adapters build besides, for the backward pass and for a moment in the largest; of all GPUs
+together where weights are sharded. Text lengths are means of the public sets, or as finished runs counted
+them. Padding, optimiser steps, validation and evaluation are NOT included. The whole of it:
+repro/analysis/cost.py."""
 
 
 def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:

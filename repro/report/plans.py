@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 
@@ -32,6 +32,8 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
             model = row.specs[0].model
             lines += ["", f"{block} ({model.source}: {model.checkpoint or 'random weights'})"]
         lines += _row(row, by_hash)
+    batches = describe_batches(plan, [spec for row in plan.rows for spec in row.specs])
+    lines += ["", *batches] if batches else []
     shown = {spec.hash for row in plan.rows for spec in row.specs}
     others = [spec for spec in plan.runs.values() if spec.hash not in shown]
     if others:
@@ -40,6 +42,18 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
     notes = plan.footnotes()
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
     return "\n".join(map(_wrapped, [*lines, "", summarise(states), f"cells: {len(plan.cells)}"]))
+
+
+def describe_batches(plan: Plan, specs: Iterable[RunSpec]) -> list[str]:
+    """How the optimiser batches of runs are made here, a line for each way, its models behind it."""
+    models: dict[str, list[str]] = {}
+    for spec in specs:
+        if spec.method.trains:
+            batch = plan.execution(spec).batch(spec.training.batch_size)
+            models.setdefault(batch, []).append(spec.model.name)
+    if len(models) == 1:
+        return list(models)
+    return [f"{batch} ({', '.join(dict.fromkeys(names))})" for batch, names in models.items()]
 
 
 def summarise(states: Sequence[RunState]) -> str:

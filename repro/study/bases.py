@@ -25,7 +25,9 @@ class BaseModels:
     reaches the next.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = True) -> None:
+        """`keep` False keeps none and copies none, for one run with a model that does not fit in twice."""
+        self._keep = keep
         self._key: object = None
         self._loaded: tuple[nn.Module, PreTrainedTokenizerBase] | None = None
 
@@ -42,7 +44,10 @@ class BaseModels:
             )
             self._key = key
         model, tokenizer = self._loaded
-        model = copy.deepcopy(model)
+        if self._keep:
+            model = copy.deepcopy(model)
+        else:
+            self._loaded = None
         if task == "seq_cls":
             draw_head(model)
         return model, tokenizer

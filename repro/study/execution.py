@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -14,7 +15,15 @@ class Execution(Frozen):
 
     Attributes:
         accelerator: Lightning's word for the device; `auto` takes a GPU where there is one.
-        micro_batch_size: examples in one forward pass of training.
+        devices: that work on one run, each in a process of its own on this machine.
+        strategy: how several devices share the work. `ddp`: each holds the whole model. `fsdp`: the frozen
+            blocks of the model are sharded over the devices and put together one at a time; adapters are
+            whole everywhere. Under `fsdp` a trained model is evaluated unmerged, and layers are not looked
+            at (`diagnostics`): both would need all weights at once.
+        micro_batch_size: examples in one forward pass of training, at most; fewer where the optimiser batch
+            gives each device less.
+        gradient_checkpointing: whether the backward pass computes each block's activations again in the
+            place of keeping them. Takes a third more time and the memory of one block's activations.
         evaluation_tokens: padded tokens in one forward pass of evaluation.
         checkpoint_every: optimiser steps between two checkpoints; None keeps none, and an interrupted run
             starts over.
@@ -26,9 +35,30 @@ class Execution(Frozen):
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(default=1, ge=1)
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     micro_batch_size: int = Field(default=16, ge=1)
+    gradient_checkpointing: bool = False
     evaluation_tokens: int = Field(default=4096, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     keep_adapter_mb: int = Field(default=200, ge=0)
     diagnostics: int = Field(default=3, ge=0)
     wandb: bool = True
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no device holds the whole model."""
+        return self.strategy == "fsdp" and self.devices > 1
+
+    def examples(self, batch_size: int) -> int:
+        """Examples in one pass of one device, for an optimiser batch of so many."""
+        return min(self.micro_batch_size, math.ceil(batch_size / self.devices))
+
+    def batch(self, batch_size: int) -> str:
+        """How an optimiser batch is made here: `batch 16 = 2 devices x 4 examples x 2 passes`."""
+        examples = self.examples(batch_size)
+        passes = math.ceil(batch_size / (self.devices * examples))
+        some = "" if self.devices * examples * passes == batch_size else "up to "
+        counts = [(self.devices, "device"), (examples, "example"), (passes, "pass")]
+        words = (f"{n} {word}{'' if n == 1 else 'es' if word == 'pass' else 's'}" for n, word in counts)
+        return f"batch {batch_size} = {some}{' x '.join(words)}"

@@ -24,6 +24,7 @@ from repro.methods.registry import METHODS
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import load_model_spec
 from repro.paths import EXPERIMENTS
+from repro.study.execution import Execution
 from repro.study.grid import check_axes, nested, points
 from repro.study.profile import Profile
 from repro.study.settings import Settings, laid_over, load_preset
@@ -273,6 +274,10 @@ class Plan:
         kept = (row for row in self.rows if any(fnmatchcase(row.id, pattern) for pattern in patterns))
         return replace(self, rows=tuple(kept))
 
+    def execution(self, spec: RunSpec) -> Execution:
+        """How a run is executed here."""
+        return self.profile.execution_for(self.experiment.family, spec.model.name)
+
     def footnotes(self) -> list[str]:
         """The footnotes that apply: those whose pattern matches a key in which rows really differ."""
         differing = {key for rows in self._blocks().values() for key in _differing(rows)}
@@ -391,6 +396,9 @@ def _planned_row(
     preset_name = row.preset or experiment.preset
     preset = load_preset(preset_name, block.model) if preset_name and family.model is None else Settings()
     model = load_model_spec(block.model).for_family(experiment.family)
+    quantization = profile.model(block.model).quantization
+    if quantization is not None:
+        model = model.model_copy(update={"quantization": quantization})
 
     def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
         local = family.local_data if local_data else Settings()

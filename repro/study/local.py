@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from repro.config import ConfigError
@@ -18,7 +18,12 @@ from repro.study.watch import Watch
 
 
 def run_here(
-    specs: Sequence[RunSpec], *, store: Store, execution: Execution, group: str, watch: Watch
+    specs: Sequence[RunSpec],
+    *,
+    store: Store,
+    execution: Callable[[RunSpec], Execution],
+    group: str,
+    watch: Watch,
 ) -> None:
     """Execute runs in this process, sharing the loaded base model between neighbours that want the same.
 
@@ -29,7 +34,14 @@ def run_here(
         for spec in specs:
             watch.begin(spec)
             try:
-                execute(spec, store=store, execution=execution, bases=bases, group=group, report=watch.report)
+                execute(
+                    spec,
+                    store=store,
+                    execution=execution(spec),
+                    bases=bases,
+                    group=group,
+                    report=watch.report,
+                )
             except RunBusy:
                 watch.end("another process works on it")
             except RunWaits as error:

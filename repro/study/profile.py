@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repro.config import ConfigError, Frozen, load_named, names_in, one_of, parse
 from repro.paths import EXPERIMENTS
@@ -29,6 +29,19 @@ class FamilyProfile(Settings):
     local_data: Settings = Settings()
 
 
+class ModelProfile(Frozen):
+    """What a profile changes for one model.
+
+    Attributes:
+        quantization: of the model's weights; see `repro.models.spec`. Part of what a run is.
+        execution, cluster: settings of the profile's sections of the same name that differ.
+    """
+
+    quantization: Literal["nf4"] | None = None
+    execution: dict[str, Any] = {}
+    cluster: dict[str, Any] = {}
+
+
 class Profile(Frozen):
     """A size of reproduction.
 
@@ -37,6 +50,7 @@ class Profile(Frozen):
         watermark: printed over every table of this profile, where its numbers mean nothing.
         seeds: of every trained row.
         cluster: what a run asks of a cluster.
+        models: what differs for single models.
     """
 
     name: str
@@ -47,6 +61,15 @@ class Profile(Frozen):
     families: dict[str, FamilyProfile]
     execution: Execution = Execution()
     cluster: Cluster = Cluster()
+    models: dict[str, ModelProfile] = {}
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Profile:
+        for name in self.models:
+            self.cluster_for(name)
+            for family in self.families:
+                self.execution_for(family, name)
+        return self
 
     def family(self, name: str) -> FamilyProfile:
         """This profile's part for a benchmark family.
@@ -58,10 +81,20 @@ class Profile(Frozen):
             raise ConfigError(f"profile {self.name}: {one_of('benchmark family', name, self.families)}")
         return self.families[name]
 
-    def execution_for(self, family: str) -> Execution:
-        """How runs of a family are executed."""
-        content = self.execution.model_dump() | self.family(family).execution
-        return parse(content, Execution, f"profile {self.name}: families.{family}.execution")
+    def model(self, name: str) -> ModelProfile:
+        """This profile's part for a model."""
+        return self.models.get(name, ModelProfile())
+
+    def execution_for(self, family: str, model: str) -> Execution:
+        """How runs of a family on a model are executed."""
+        source = f"profile {self.name}: families.{family}.execution, models.{model}.execution"
+        content = self.execution.model_dump() | self.family(family).execution | self.model(model).execution
+        return parse(content, Execution, source)
+
+    def cluster_for(self, model: str) -> Cluster:
+        """What a run on a model asks of a cluster."""
+        content = self.cluster.model_dump() | self.model(model).cluster
+        return parse(content, Cluster, f"profile {self.name}: models.{model}.cluster")
 
 
 def list_profiles(experiments: Path = EXPERIMENTS) -> list[str]:

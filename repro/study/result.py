@@ -22,6 +22,8 @@ class Environment(Frozen):
         commit: git commit of the project, None outside a checkout.
         dirty: whether the checkout had uncommitted changes.
         hardware: processor and accelerator in words, `threads` as torch uses them.
+        devices, strategy: how many of them worked on the run, and how they shared it; see
+            `repro.study.execution`.
         packages: version of each package that can change a number.
     """
 
@@ -32,6 +34,8 @@ class Environment(Frozen):
     hardware: str
     threads: int
     packages: dict[str, str]
+    devices: int = 1
+    strategy: Literal["ddp", "fsdp"] | None = None
 
 
 class Probe(Frozen):
@@ -48,6 +52,7 @@ class Training(Frozen):
     Attributes:
         optimizer_state_bytes: of the tensors that the optimiser kept at the end.
         adamw_state_bytes: of those that AdamW would have kept for the same parameters.
+        micro_batch_size: examples in one pass of one device, after whatever halving the memory asked for.
     """
 
     steps: int
@@ -58,6 +63,7 @@ class Training(Frozen):
     validation_scores: tuple[tuple[int, float], ...] = ()
     optimizer_state_bytes: int | None = None
     adamw_state_bytes: int | None = None
+    micro_batch_size: int | None = None
 
 
 class Evaluation(Frozen):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +20,29 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 
+from repro.benchmarks import collectives
 from repro.benchmarks.base import TaskScore
 from repro.benchmarks.diagnosing import Diagnosing
 from repro.benchmarks.finetuning import FineTuning, FineTuningData, trained_state
+from repro.benchmarks.memory import halved
 from repro.benchmarks.probes import probe
+from repro.config import ConfigError
+from repro.models.checkpointing import checkpoint_blocks
 from repro.models.shapes import base_parameters, linear_shapes
+from repro.models.sharding import shard
 from repro.optimizers.memory import adamw_state_bytes, state_bytes
 from repro.quiet import quiet_libraries
 from repro.study.bases import BaseModels
 from repro.study.checkpointing import CheckpointOnStop
 from repro.study.environment import environment, peak_memory_bytes, reset_peak_memory
 from repro.study.execution import Execution
+from repro.study.interruption import Interrupted
+from repro.study.ranks import Link, run_in_ranks
 from repro.study.result import Evaluation, Probe, Result, Training, score_warnings
 from repro.study.spec import RunSpec
-from repro.study.starting import continue_adapter, starting_model
+from repro.study.starting import check_ready, continue_adapter, starting_model
 from repro.study.store import DIAGNOSTICS, PREDICTIONS, Store, write_json
 
 Report = Callable[[str, int, int], None]
@@ -69,8 +79,64 @@ def execute(
         done = store.result(spec)
         if done is not None:
             return done
+        check_ready(spec, store)
+        check_execution(spec, execution)
         with quiet_libraries(), tempfile.TemporaryDirectory(prefix="repro-") as scratch:
-            return _execute(spec, store, execution, bases, group, report, Path(scratch))
+            if execution.devices == 1:
+                _execute(spec, store, execution, bases, group, report, Path(scratch))
+            else:
+                saves = spec.method.trains and execution.checkpoint_every is not None
+                run_in_ranks(
+                    partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, Path(scratch)),
+                    devices=execution.devices,
+                    gpus=_on_gpu(execution),
+                    report=report,
+                    keeps=lambda phase: saves and phase == "train",
+                )
+    result = store.result(spec)
+    assert result is not None  # written, or an error was raised
+    return result
+
+
+def check_execution(spec: RunSpec, execution: Execution) -> None:
+    """Refuse what cannot be executed as it is asked for.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if not execution.sharded:
+        return
+    shapes = linear_shapes(spec.model.architecture, spec.adapted_modules)
+    weights = base_parameters(spec.model.architecture)
+    if spec.method.trainable_parameters(shapes, weights) == weights:
+        raise ConfigError(
+            f"{spec.slug}: execution.strategy fsdp shards frozen weights, and {spec.method.name} trains all "
+            "of them; set strategy: ddp, and gradient_checkpointing: true if the memory does not suffice"
+        )
+    if spec.model.quantization is not None:
+        raise ConfigError(
+            f"{spec.slug}: execution.strategy fsdp cannot shard a model of quantization "
+            f"{spec.model.quantization}; set strategy: ddp, or leave the quantization out"
+        )
+
+
+def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch: Path, link: Link) -> None:
+    """One process's part of a run."""
+
+    def report(*progress: Any) -> None:
+        if collectives.rank() == 0:
+            link.reports.put(progress)
+
+    with quiet_libraries(), suppress(Interrupted):
+        # Nothing is kept for a next run, and a model that is sharded would not fit in twice.
+        bases = BaseModels(keep=False)
+        _execute(
+            RunSpec.model_validate_json(spec), Store(folder), execution, bases, group, report, scratch, link
+        )
+
+
+def _on_gpu(execution: Execution) -> bool:
+    return execution.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def _execute(
@@ -81,7 +147,9 @@ def _execute(
     group: str,
     report: Report,
     scratch: Path,
-) -> Result:
+    link: Link | None = None,
+) -> None:
+    first = collectives.rank() == 0
     started = time.perf_counter()
     reset_peak_memory()
     # Before anything is built: a seed that is set after the adapter does not seed it.
@@ -89,46 +157,64 @@ def _execute(
     method, benchmark, folder = spec.method, spec.benchmark, store.directory(spec)
     targets, task = spec.adapted_modules, benchmark.model_task
 
-    base, tokenizer = starting_model(spec, store, bases)
-    revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
-    data = benchmark.data(
-        tokenizer,
-        spec.training,
-        seed=spec.seed,
-        micro_batch_size=execution.micro_batch_size,
-        evaluation_tokens=execution.evaluation_tokens,
-    )
-    if method.calibration_examples:
-        method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
-    model = method.attach(base, targets, task)
-    shapes = linear_shapes(spec.model.architecture, targets)
-    built = method.verify(model, targets, shapes, base_parameters(spec.model.architecture))
-    continue_adapter(spec, model, store, bases)
+    mesh = None
+    if execution.sharded:
+        mesh = init_device_mesh("cuda" if _on_gpu(execution) else "cpu", (execution.devices,))
+    examples = execution.examples(spec.training.batch_size)
+    # All processes at once would have as many whole models in main memory.
+    with collectives.in_turn() if mesh else nullcontext():
+        base, tokenizer = starting_model(spec, store, bases)
+        revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
+        data = benchmark.data(
+            tokenizer,
+            spec.training,
+            seed=spec.seed,
+            micro_batch_size=examples,
+            evaluation_tokens=execution.evaluation_tokens,
+        )
+        if method.calibration_examples:
+            method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
+        model = method.attach(base, targets, task)
+        shapes = linear_shapes(spec.model.architecture, targets)
+        built = method.verify(model, targets, shapes, base_parameters(spec.model.architecture))
+        continue_adapter(spec, model, store, bases)
+        if execution.gradient_checkpointing:
+            checkpoint_blocks(model)
+        if mesh:
+            shard(model, mesh)
     steps = data.steps if method.trains else 0
     module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
+    module.retries = mesh is None
+    # A quantised weight would be rounded once more, a sharded one is nowhere whole.
+    merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
     adapter = scratch / "adapter"
 
     def reload() -> nn.Module:
-        fresh, _ = starting_model(spec, store, bases)
-        return method.load(fresh, adapter, targets, task)
+        with collectives.in_turn() if mesh else nullcontext():
+            fresh, _ = starting_model(spec, store, bases)
+            loaded = method.load(fresh, adapter, targets, task)
+            if mesh:
+                shard(loaded, mesh)
+        return loaded
 
-    with _wandb_logger(spec, folder, group) if execution.wandb else nullcontext() as logger:
+    with _wandb_logger(spec, folder, group) if execution.wandb and first else nullcontext() as logger:
         probing = _Probing(
             data,
             reload=reload if method.trains else None,
-            merge=method.merge if method.trains and method.mergeable else None,
+            merge=method.merge if merges else None,
         )
-        progress = _Progress(report, steps, len(data.test_batches))
-        diagnosing = Diagnosing(execution.diagnostics, steps)
+        progress = _Progress(report, steps, math.ceil(len(data.test_batches) / execution.devices))
+        diagnosing = Diagnosing(0 if mesh else execution.diagnostics, steps)
         checkpoints = folder / "checkpoints"
         watching = [diagnosing, progress]
-        trainer = _trainer(spec, execution, folder, logger, watching, checkpoints, data.validate_every)
+        trainer = _trainer(spec, execution, folder, logger, watching, checkpoints, data.validate_every, link)
         other_scores: dict[str, dict[str, TaskScore]] = {}
         training_started = time.perf_counter()
         if method.trains:
             latest = checkpoints / _LATEST
             resume = str(latest) if latest.exists() else None
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
+            collectives.barrier()  # the first process has written what the others may read now
         training_ended = time.perf_counter()
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
         if method.trains:
@@ -141,12 +227,19 @@ def _execute(
                     other_scores[rule] = benchmark.score(module.predictions)
                     module.predictions = []
                 module.load_state_dict(chosen, strict=False)
-            method.save(module.model, adapter)
+            if first:
+                method.save(module.model, adapter)
+            collectives.barrier()
         trainer.callbacks.append(probing)  # type: ignore[attr-defined]  # of the selected weights alone
         evaluation_started = time.perf_counter()
         trainer.test(module, datamodule=data, verbose=False)
         evaluation_ended = time.perf_counter()
 
+        peak = peak_memory_bytes()
+        if peak is not None:
+            peak = round(collectives.largest(peak, module.device))
+        if not first:
+            return
         store.write_predictions(spec, module.predictions)
         scores = benchmark.score(module.predictions)
         if logger is not None:
@@ -170,11 +263,12 @@ def _execute(
             validation_scores=tuple(module.validation_scores),
             optimizer_state_bytes=state_bytes(optimizer) if optimizer else None,
             adamw_state_bytes=adamw_state_bytes(optimizer) if optimizer else None,
+            micro_batch_size=halved(examples, module.halvings) if method.trains else None,
         ),
         evaluation=Evaluation(
             seconds=evaluation_ended - evaluation_started,
             items=len(module.predictions),
-            merged=method.trains and method.mergeable,
+            merged=merges,
             scorer_version=benchmark.scorer_version,
             predictions=PREDICTIONS,
         ),
@@ -185,19 +279,37 @@ def _execute(
         trainable_parameters=built.trainable_parameters,
         adapted_layers={built.layer: built.adapted_layers} if built.layer else {},
         adapter_bytes=adapter_bytes,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=peak,
         total_seconds=time.perf_counter() - started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         model_revision=revision,
         data_fingerprints=data.fingerprints,
-        environment=environment(),
-        warnings=tuple(score_warnings(scores)),
+        environment=environment().model_copy(
+            update={
+                "devices": execution.devices,
+                "strategy": execution.strategy if execution.devices > 1 else None,
+            }
+        ),
+        warnings=(*score_warnings(scores), *_memory_warnings(module, execution, examples)),
     )
     if diagnosing.found is not None:
         write_json(folder / DIAGNOSTICS, diagnosing.found)
     store.write_result(spec, result)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return result
+
+
+def _memory_warnings(module: FineTuning, execution: Execution, examples: int) -> Iterator[str]:
+    if module.halvings:
+        yield (
+            f"out of memory in training: passes of {halved(examples, module.halvings)} examples in the place "
+            f"of {examples}, the optimiser batch unchanged; set execution.micro_batch_size"
+        )
+    if module.test_halvings:
+        tokens = halved(execution.evaluation_tokens, module.test_halvings)
+        yield (
+            f"out of memory in evaluation: batches of {tokens} tokens in the place of "
+            f"{execution.evaluation_tokens}; set execution.evaluation_tokens"
+        )
 
 
 def _trainer(
@@ -208,14 +320,18 @@ def _trainer(
     callbacks: list[L.Callback],
     checkpoints: Path,
     every: int | None,
+    link: Link | None,
 ) -> L.Trainer:
-    keeping = _checkpoint_callbacks(spec, execution, checkpoints) if spec.method.trains else []
+    """A trainer of this process's device alone; what the processes tell each other is no matter of its."""
+    keeping = []
+    if spec.method.trains and collectives.rank() == 0:
+        keeping = _checkpoint_callbacks(spec, execution, checkpoints)
     if spec.method.trains and execution.checkpoint_every is not None:
         # Behind the others, which then have seen the step that it keeps.
-        callbacks = [*callbacks, CheckpointOnStop(checkpoints / _LATEST)]
+        callbacks = [*callbacks, CheckpointOnStop(checkpoints / _LATEST, link)]
     return L.Trainer(
         accelerator=execution.accelerator,
-        devices=1,
+        devices=[collectives.rank()] if _on_gpu(execution) else 1,
         # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
         plugins=[LightningEnvironment()],
         precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]

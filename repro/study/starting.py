@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def check_ready(spec: RunSpec, store: Store) -> None:
+    """Refuse a run that starts from another one which is not done.
+
+    Raises:
+        RunWaits: so it is.
+    """
+    if spec.init_from is not None and not store.is_done(spec.init_from.run):
+        raise RunWaits(f"it starts from {spec.init_from.run.slug}, which is not done")
+
+
 def starting_model(
     spec: RunSpec, store: Store, bases: BaseModels
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:

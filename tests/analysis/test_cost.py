@@ -16,7 +16,10 @@ from repro.methods import OptimizerSettings
 from repro.models import ModelSpec, load_model_spec
 from repro.models.gpt2 import split_attention_inputs
 from repro.optimizers.memory import state_bytes
+from repro.study.execution import Execution
 from repro.study.spec import RunSpec
+
+EXECUTION = Execution(micro_batch_size=8)
 
 TRAINING = {
     "epochs": 1,
@@ -115,7 +118,7 @@ def test_a_whole_model_takes_the_operations_of_the_formula(kind: str, method: di
     in_place = {torch.ops.aten.addmm_: lambda into, left, right, **_: 2 * left[0] * left[1] * right[1]}
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         train()
-    cost = training_cost(run, micro_batch_size=8, tokens=tokens)
+    cost = training_cost(run, EXECUTION, tokens=tokens)
     assert cost.passes == 1
     assert cost.flops == pytest.approx(counter.get_total_flops(), rel=TOLERANCE[kind] / 100)
 
@@ -131,7 +134,7 @@ def test_weights_gradients_and_optimiser_take_what_is_said(method: dict[str, Any
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     parameters = [*model.parameters()]
     optimizer.step()
-    cost = training_cost(run, micro_batch_size=8)
+    cost = training_cost(run, EXECUTION)
     tensors = sum(4 * t.numel() for t in [*parameters, *gradients])
     # AdamW's count of steps is a number for each parameter.
     steps = 4 * len(gradients) if method["name"] not in ("galore", "garare") else 0
@@ -153,6 +156,6 @@ def test_activations_are_about_what_is_kept(kind: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(input_ids=torch.randint(5, 900, (8, 64)))
-    activations = training_cost(run, micro_batch_size=8).activations
+    activations = training_cost(run, EXECUTION).activations
     # GPT-2's GELU, written out in elementary operations, keeps each of them.
     assert sum(kept.values()) == pytest.approx(activations, rel=0.45 if kind == "gpt2" else 0.15)

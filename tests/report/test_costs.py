@@ -26,8 +26,7 @@ def planned(name: str, profile: str) -> Plan:
 
 
 def estimates(planned: Plan, folder: Path) -> Estimates:
-    execution = planned.profile.execution_for(planned.experiment.family)
-    return estimate(run_states(planned, Store(folder)), execution.micro_batch_size)
+    return estimate(run_states(planned, Store(folder)), planned.execution)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ def submit(
     store: Store,
     submissions: Submissions,
     *,
-    cluster: Cluster,
+    cluster: Callable[[RunSpec], Cluster],
     command: Sequence[str],
     retry_failed: bool = False,
     dry_run: bool = False,
@@ -46,6 +46,7 @@ def submit(
     """Submit the runs of a plan that are neither done nor queued, as arrays with one run a task.
 
     Args:
+        cluster: what a run asks for; those that ask for the same share arrays.
         command: executes a run whose hash is put behind it.
         retry_failed: those that failed as well.
         dry_run: write and submit nothing; works without SLURM.
@@ -62,13 +63,19 @@ def submit(
         specs = to_submit(states, places, retry_failed=retry_failed)
         ids: dict[Array, str] = {}
         longest = commands.DEFAULT_LONGEST_ARRAY if alone else commands.longest_array()
-        for array in make_arrays(specs, places, longest):
+        alike: dict[Cluster, list[RunSpec]] = {}
+        for spec in specs:  # a run and the one that it starts from have the same model, and so the same needs
+            alike.setdefault(cluster(spec), []).append(spec)
+        arrays = [
+            (needs, array) for needs, runs in alike.items() for array in make_arrays(runs, places, longest)
+        ]
+        for needs, array in arrays:
             name = submissions.new_name(plan.experiment.name, plan.profile.name)
             script = batch_script(
                 array.runs,
                 name=name,
                 logs=submissions.script(name).parent.resolve(),
-                cluster=cluster,
+                cluster=needs,
                 command=command,
             )
             after = ids[array.after] if isinstance(array.after, Array) else array.after
