@@ -13,7 +13,7 @@ EXPERIMENT = $(patsubst sweep-%,sweeps/%,$*)
 TABLES := table1 table2 table3 table4 table5 table6
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report render sweep-% plan-% status-% score-% render-% slurm-% cancel-% notebooks test test-slurm lint format readme clean
+.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report render bench sweep-% plan-% status-% score-% render-% slurm-% cancel-% notebooks test test-slurm lint format readme clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ slurm-%: $(READY) ## submit the missing runs of an experiment to SLURM, for inst
 
 cancel-%: $(READY) ## take the runs of an experiment out of SLURM's queue
 	$(BIN)/repro cancel $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
+
+bench: $(READY) ## measure speed, in ratios against peft and the arithmetic floor
+	$(BIN)/repro bench $(ARGS)
 
 notebooks: $(READY) ## open the notebooks in a browser, ready to run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'

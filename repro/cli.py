@@ -154,6 +154,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=_reference)
 
+    verb = verbs.add_parser("bench", help="measure speed, in ratios against peft and the arithmetic floor")
+    verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")
+    verb.add_argument("--small", action="store_true", help="tiny shapes, to try the benchmark itself")
+    verb.set_defaults(verb=_bench)
+
     verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
     verb.set_defaults(verb=_readme)
     return parser
@@ -555,6 +560,16 @@ def _print_page(name: str, text: str) -> int:
 def _short(path: Path) -> str:
     """The path as one would type it here."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from repro.bench.output import write_bench
+    from repro.bench.suite import measure
+    from repro.paths import RESULTS
+
+    table, written = write_bench(measure(options.only, small=options.small), RESULTS)
+    print(f"{table}\nwritten: " + ", ".join(_short(path) for path in written))
+    return 0
 
 
 def _readme(options: argparse.Namespace) -> int:

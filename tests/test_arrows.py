@@ -22,7 +22,7 @@ BELOW = {
     "study": {"benchmarks", "methods", "models", "adapters", "optimizers"},
     "analysis": {"study", "benchmarks", "methods", "models", "adapters", "optimizers"},
     "report": {"analysis", "study", "benchmarks", "methods", "models", "adapters", "optimizers"},
-    "bench": {"analysis", "study", "benchmarks", "methods", "models", "adapters", "optimizers"},
+    "bench": {"report", "analysis", "study", "benchmarks", "methods", "models", "adapters", "optimizers"},
 }
 
 

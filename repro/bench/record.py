@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from repro.bench.timing import Ratio
 from repro.config import Frozen
+from repro.study.result import Environment
 
 
 class Figure(Frozen):
@@ -24,3 +25,28 @@ class Figure(Frozen):
     target: float | None = None
     higher_is_better: bool = False
     note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median meets the target; None without one."""
+        if self.target is None:
+            return None
+        return self.ratio.median >= self.target if self.higher_is_better else self.ratio.median <= self.target
+
+
+class Point(Frozen):
+    """One layer, forward and backward, at one shape: milliseconds, and MiB kept for the backward pass."""
+
+    name: str
+    tokens: int
+    rank: int
+    milliseconds: float
+    kept_mib: float
+
+
+class Measured(Frozen):
+    """A whole `repro bench`."""
+
+    figures: tuple[Figure, ...]
+    points: tuple[Point, ...]
+    environment: Environment

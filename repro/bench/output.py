@@ -1,0 +1,73 @@
+"""A benchmark as JSON, as a Markdown table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from repro.bench.record import Figure, Measured, Point
+from repro.report.figures import pyplot, save_figure
+from repro.report.output import write_text
+from repro.study.store import write_json
+
+
+def write_bench(measured: Measured, results: Path) -> tuple[str, list[Path]]:
+    """Write all three below the results folder. Returns the table and the files."""
+    folder = results / "bench"
+    table = as_markdown(measured)
+    write_json(folder / "bench.json", measured)
+    written = [folder / "bench.json", write_text(folder / "bench.md", table)]
+    if measured.points:
+        written += _draw(measured.points, folder)
+    return table, written
+
+
+def as_markdown(measured: Measured) -> str:
+    """Ratios beside their targets, and where they were measured."""
+    where = measured.environment
+    versions = ", ".join(f"{name} {version}" for name, version in where.packages.items() if name != "gguf")
+    rows = [_row(figure) for figure in measured.figures]
+    return "\n".join(
+        [
+            "| ratio | at | median | least to most | target | | |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"On {where.threads} threads of {where.hardware}; cases took turns in one process. {versions}.",
+            "",
+        ]
+    )
+
+
+def _row(figure: Figure) -> str:
+    ratio = figure.ratio
+    bound = "" if figure.target is None else f"{'≥' if figure.higher_is_better else '≤'} {figure.target:g}"
+    verdict = {None: "", True: "met", False: "missed"}[figure.met]
+    return (
+        f"| {figure.name} | {figure.at} | {ratio.median:.2f} | {ratio.least:.2f} to {ratio.most:.2f} "
+        f"| {bound} | {verdict} | {figure.note} |"
+    )
+
+
+def _draw(points: Sequence[Point], folder: Path) -> list[Path]:
+    plt = pyplot()
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
+    middle = points[0]
+    along = {
+        "tokens T": lambda point: (point.tokens, point.rank == middle.rank),
+        "rank R": lambda point: (point.rank, point.tokens == middle.tokens),
+    }
+    for column, (label, place) in enumerate(along.items()):
+        for row, field in enumerate(("milliseconds", "kept_mib")):
+            panel = axes[row][column]
+            for name in dict.fromkeys(point.name for point in points):
+                line = sorted(
+                    (place(p)[0], getattr(p, field)) for p in points if p.name == name and place(p)[1]
+                )
+                panel.plot(*zip(*line, strict=True), marker="o", label=name)
+            panel.set_xscale("log", base=2)
+            panel.set_ylim(bottom=0)
+            panel.set_xlabel(label)
+            panel.set_ylabel("ms, forward and backward" if row == 0 else "MiB kept for the backward pass")
+    axes[0][0].legend(fontsize=8)
+    return save_figure(figure, "bench", "One adapted linear layer, d = k = 2048, fp32", None, folder)
