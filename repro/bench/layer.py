@@ -133,8 +133,10 @@ def figures(shapes: list[Shape], rounds: int) -> Iterator[Figure]:
                 at=str(shape),
                 ratio=ratio(times["Dual LoRA"], times[other]),
                 target=target,
-                note=f"{1e3 * times['Dual LoRA'].median:.0f} ms, {flops['Dual LoRA']:.2f} Tdk counted, against "
-                f"{1e3 * times[other].median:.0f} ms, {flops[other]:.2f} Tdk",
+                note=" against ".join(
+                    f"{1e3 * times[name].median:.0f} ms, {flops[name]:.2f} T d k counted"
+                    for name in ("Dual LoRA", other)
+                ),
             )
         yield _merged(shape, rounds)
 
