@@ -51,7 +51,7 @@ def run_states(plan: Plan, store: Store) -> list[RunState]:
 
 
 def to_execute(states: Sequence[RunState], *, retry_failed: bool) -> list[RunSpec]:
-    """The runs that are missing or failed by no fault of their own, and with `retry_failed` all that failed."""
+    """The runs that are missing or failed by no fault of their own; with `retry_failed` all that failed."""
     return [
         state.spec
         for state in states
