@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.config import ConfigError
+from repro.files import check_writable, describe_fault, storage_fault
 from repro.study.interruption import Interrupted, stop, told_to_stop
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit status: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted."""
+    """Entry point.
+
+    Exit status: 0 done, 1 something failed, 2 a wrong request or a disk that takes nothing, 130 interrupted.
+    """
     # Read by OpenMP when torch is loaded. Its threads spin while they wait for each other, which takes the
     # core from the one waited for as soon as any other program runs: two threads on two busy cores took 2.3 s
     # where 0.25 s do. With a shorter spin nothing is lost on an idle machine (0.13 s either way).
@@ -45,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        fault = storage_fault(error)
+        if fault is None:  # a mistake of this program
+            raise
+        print(f"repro: {describe_fault(fault, error.filename)}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -245,6 +255,9 @@ def _run(options: argparse.Namespace) -> int:
 
     plan, store = _load(options)
     states = run_states(plan.only(options.rows) if options.rows else plan, store)
+    for state in states:
+        if state.result is not None:
+            store.sweep(state.spec)
     specs = to_execute(states, retry_failed=options.retry_failed)
     done = sum(state.result is not None for state in states)
     name, profile = plan.experiment.name, plan.profile.name
@@ -254,10 +267,10 @@ def _run(options: argparse.Namespace) -> int:
     if specs:
         _execute(plan.profile, specs, store, options, plan.experiment.name)
     states = run_states(plan, store)
-    if plan.experiment.ranks is not None:
-        _analyse_ranks(plan, states, store)
-    _print_experiment(plan, states, store)
     problems = _problems(states)
+    if plan.experiment.ranks is not None:
+        problems += _analyse_ranks(plan, states, store)
+    _print_experiment(plan, states, store)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -297,6 +310,8 @@ def _repeat(options: argparse.Namespace) -> int:
 def _execute(
     profile: Profile, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace, group: str
 ) -> None:
+    check_writable(store.folder)  # before torch is loaded, let alone something trained
+
     from rich.console import Console
 
     from repro.study.local import run_here
@@ -401,7 +416,8 @@ def _problems(states: Sequence[RunState]) -> list[str]:
     lines = []
     for state in states:
         if state.state is State.FAILED:
-            lines.append(f"failed: {state.spec.slug}: {state.detail}; --retry-failed executes it again")
+            how = "the same command executes it again" if state.again else "--retry-failed executes it again"
+            lines.append(f"failed: {state.spec.slug}: {state.detail}; {how}")
         elif state.state is State.UNREADABLE:
             lines.append(f"unreadable: {state.detail}")
     return lines
@@ -409,14 +425,21 @@ def _problems(states: Sequence[RunState]) -> list[str]:
 
 def _score(options: argparse.Namespace) -> int:
     from repro.study.result import score_warnings
-    from repro.study.states import run_states
+    from repro.study.states import State, run_states
 
     plan, store = _load(options)
-    for state in run_states(plan, store):
+    states = run_states(plan, store)
+    problems = [f"unreadable: {state.detail}" for state in states if state.state is State.UNREADABLE]
+    for state in states:
         if state.result is None:
             continue
         benchmark = state.spec.benchmark
-        scores = benchmark.score(store.predictions(state.spec))
+        try:
+            predictions = store.predictions(state.spec)
+        except ConfigError as error:
+            problems.append(f"not scored: {error}")
+            continue
+        scores = benchmark.score(predictions)
         changed = sum(scores[name] != state.result.scores.get(name) for name in scores)
         evaluation = state.result.evaluation.model_copy(update={"scorer_version": benchmark.scorer_version})
         renewed = {
@@ -427,7 +450,9 @@ def _score(options: argparse.Namespace) -> int:
         store.write_result(state.spec, state.result.model_copy(update=renewed))
         scored = f"scored with version {benchmark.scorer_version}"
         print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} scores changed")
-    return 0
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _render(options: argparse.Namespace) -> int:
@@ -438,20 +463,28 @@ def _render(options: argparse.Namespace) -> int:
     return 0
 
 
-def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> None:
-    """Work out the ranks of finished runs that are not known yet."""
+def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
+    """Work out the ranks of finished runs that are not known yet. Returns why some are not, a line each."""
     from repro.analysis.run_ranks import random_ranks, run_ranks
     from repro.quiet import quiet_libraries
     from repro.study.bases import BaseModels
 
-    bases = BaseModels()
+    bases, problems = BaseModels(), []
     for state in states:
         if state.result is not None:
             print(f"ranks of {state.spec.title}", file=sys.stderr)
-            with quiet_libraries():
-                run_ranks(state.spec, store, bases)
-    assert plan.experiment.ranks is not None
-    random_ranks(plan.experiment.ranks.random_size, plan.experiment.ranks.random_rank, store.folder.parent)
+            try:
+                with quiet_libraries():
+                    run_ranks(state.spec, store, bases)
+            except ConfigError as error:
+                problems.append(f"no ranks: {error}")
+    wanted = plan.experiment.ranks
+    assert wanted is not None
+    try:
+        random_ranks(wanted.random_size, wanted.random_rank, store.folder.parent)
+    except ConfigError as error:
+        problems.append(f"no ranks: {error}")
+    return problems
 
 
 def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> None:

@@ -12,7 +12,7 @@ import repro
 
 ROOT = Path(repro.__file__).parent
 
-# What a package may import, beside itself and the plain modules (config, paths).
+# What a package may import, beside itself and the plain modules (config, files, paths).
 BELOW = {
     "adapters": set(),
     "optimizers": set(),

@@ -32,7 +32,7 @@ class RandomRanks(Frozen):
 
 def known_run_ranks(spec: RunSpec, store: Store) -> RunRanks | None:
     """What `run_ranks` has found before, beside the run's result; None if it was not asked yet."""
-    return read_json(store.directory(spec) / RANKS, RunRanks)
+    return read_json(store.directory(spec) / RANKS, RunRanks, "delete it to work them out again")
 
 
 def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:
@@ -54,7 +54,8 @@ def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:
 
 def known_random_ranks(size: int, r: int, folder: Path) -> RandomRanks | None:
     """What `random_ranks` has found before; None if it was not asked yet."""
-    return read_json(folder / f"random-ranks-{size}-{r}.json", RandomRanks)
+    path = folder / f"random-ranks-{size}-{r}.json"
+    return read_json(path, RandomRanks, "delete it to work them out again")
 
 
 def random_ranks(size: int, r: int, folder: Path) -> RandomRanks:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_path
 
 from repro.benchmarks.causal_lm import Example
+from repro.files import write_whole
 
 
 def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> list[Example]:
@@ -27,7 +27,8 @@ def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> l
         return _load(path)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk
         examples = build()
-    _save(path, examples)
+    with suppress(OSError):  # a full or read-only disk costs time, the next time
+        _save(path, examples)
     return examples
 
 
@@ -49,8 +50,4 @@ def _save(path: Path, examples: list[Example]) -> None:
         ends=np.cumsum([len(example.ids) for example in examples]),
         prompts=np.array([example.prompt_length for example in examples]),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content.getvalue())
-    os.replace(temporary, path)
+    write_whole(path, content.getvalue())

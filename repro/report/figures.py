@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from repro.files import whole_file
 from repro.report.tables import AVERAGE, GAIN, Table, TableRow
 
 # Of a title in 11 points. Table 3's takes an inch for 12.6.
@@ -34,9 +35,10 @@ def save_figure(figure: Any, name: str, title: str, watermark: str | None, folde
                     fontsize=34, color="0.6", alpha=0.5)  # fmt: skip
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Without a date, so that equal data give equal files.
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        with whole_file(path) as file:
+            # Without a date, so that equal data give equal files.
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(file, format=path.suffix[1:], metadata=metadata)
     pyplot().close(figure)
     return paths
 

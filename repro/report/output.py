@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from repro.analysis.run_ranks import known_random_ranks, known_run_ranks
+from repro.config import ConfigError, Frozen
+from repro.files import write_whole
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics
 from repro.report.figures import draw_table
 from repro.report.formats import FORMATS, grid
@@ -15,8 +19,11 @@ from repro.report.ranks import draw_ranks, rank_table
 from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, build_table
 from repro.study.experiment import Plan
+from repro.study.spec import RunSpec
 from repro.study.states import RunState
 from repro.study.store import Store
+
+T = TypeVar("T", bound=Frozen)
 
 
 def write_experiment(
@@ -24,15 +31,15 @@ def write_experiment(
 ) -> tuple[str, list[Path]]:
     """Write an experiment's tables and figures from its finished runs.
 
-    Returns what a person wants to read of it, and the files.
+    Returns what a person wants to read of it, among it what could not be read, and the files.
     """
     table = build_table(plan, states)
     name = plan.experiment.name
     tables, figures = results / "tables" / plan.profile.name, results / "figures" / plan.profile.name
     written = [write_text(tables / f"{name}.{ending}", render(table)) for ending, render in FORMATS.items()]
-    texts = []
+    texts: list[str] = []
     if plan.experiment.ranks is not None:
-        ranks = _known_ranks(plan, store)
+        ranks = _known_ranks(plan, store, texts)
         texts.append(ranks.round(1).to_string(index=False))
         written.append(_write_frame(tables / f"{name}-ranks.csv", ranks))
         written += draw_ranks(plan, ranks, figures)
@@ -40,9 +47,7 @@ def write_experiment(
         written += draw_sweep(plan, table, figures)
     else:
         written += draw_table(table, figures)
-    inside = diagnostics_table(
-        {row.label: [d for spec in row.specs if (d := store.diagnostics(spec))] for row in plan.rows}
-    )
+    inside = diagnostics_table(_of_runs(store.diagnostics, plan, texts))
     if not inside.empty:
         written.append(_write_frame(tables / f"{name}-diagnostics.csv", inside))
         written += draw_diagnostics(plan, inside, figures)
@@ -50,8 +55,8 @@ def write_experiment(
 
 
 def write_text(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    """Write a text whole or not at all."""
+    write_whole(path, text.encode())
     return path
 
 
@@ -59,11 +64,32 @@ def _write_frame(path: Path, frame: pd.DataFrame) -> Path:
     return write_text(path, frame.to_csv(index=False, float_format="%.6g"))
 
 
-def _known_ranks(plan: Plan, store: Store) -> pd.DataFrame:
-    assert plan.experiment.ranks is not None
-    found = {row.label: [r for spec in row.specs if (r := known_run_ranks(spec, store))] for row in plan.rows}
+def _readable(read: Callable[[], T | None], problems: list[str]) -> T | None:
+    """What `read` gives; None, and a problem more, where its file cannot be understood."""
+    try:
+        return read()
+    except ConfigError as error:
+        problems.append(f"left out: {error}")
+        return None
+
+
+def _of_runs(read: Callable[[RunSpec], T | None], plan: Plan, problems: list[str]) -> dict[str, list[T]]:
+    """By a row's label, what can be read of its runs."""
+    return {
+        row.label: [
+            content for spec in row.specs if (content := _readable(partial(read, spec), problems)) is not None
+        ]
+        for row in plan.rows
+    }
+
+
+def _known_ranks(plan: Plan, store: Store, problems: list[str]) -> pd.DataFrame:
     wanted = plan.experiment.ranks
-    return rank_table(found, known_random_ranks(wanted.random_size, wanted.random_rank, store.folder.parent))
+    assert wanted is not None
+    found = _of_runs(partial(known_run_ranks, store=store), plan, problems)
+    folder = store.folder.parent
+    random = partial(known_random_ranks, wanted.random_size, wanted.random_rank, folder)
+    return rank_table(found, _readable(random, problems))
 
 
 def _as_text(table: Table) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from repro.config import ConfigError
+from repro.files import describe_fault, storage_fault
 from repro.study.bases import BaseModels
 from repro.study.environment import environment
 from repro.study.execution import Execution
@@ -28,6 +29,9 @@ def run_here(
     """Execute runs in this process, sharing the loaded base model between neighbours that want the same.
 
     What became of them is in the store: a result, a failure, or nothing where another process holds the run.
+
+    Raises:
+        OSError: a run failed, and the store does not even take the record of it, let alone further runs.
     """
     bases = BaseModels()
     with watch:
@@ -41,6 +45,7 @@ def run_here(
                     bases=bases,
                     group=group,
                     report=watch.report,
+                    note=watch.note,
                 )
             except RunBusy:
                 watch.end("another process works on it")
@@ -48,8 +53,8 @@ def run_here(
                 watch.end(f"not started: {error}")
             except Exception as error:
                 failure = _failure(spec, store, error)
-                store.write_failure(spec, failure)
                 watch.end(f"failed: {failure.error}")
+                store.write_failure(spec, failure)
             else:
                 watch.end("done")
 
@@ -59,12 +64,17 @@ def _failure(spec: RunSpec, store: Store, error: Exception) -> Failure:
         earlier = store.failure(spec)
     except ConfigError:  # an unreadable record of the last failure must not hide this one
         earlier = None
+    fault = storage_fault(error)
+    what = f"{type(error).__name__}: {error}"
+    if fault is not None:
+        what = describe_fault(fault, getattr(error, "filename", None) or store.directory(spec))
     return Failure(
         hash=spec.hash,
         slug=spec.slug,
-        error=" ".join(f"{type(error).__name__}: {error}".split()),
+        error=" ".join(what.split()),
         traceback="".join(traceback.format_exception(error)),
         attempts=1 + (earlier.attempts if earlier else 0),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
+        again=fault is not None,
     )

@@ -47,7 +47,7 @@ class Probe(Frozen):
 
 
 class Training(Frozen):
-    """`seconds` of the optimisation alone; `tokens` without padding; `losses` a mean per step.
+    """`seconds` of the optimisation and its validations; `tokens` without padding; `losses` a mean per step.
 
     Attributes:
         optimizer_state_bytes: of the tensors that the optimiser kept at the end.
@@ -106,7 +106,12 @@ class Result(Frozen):
 
 
 class Failure(Frozen):
-    """A run that broke: kept beside the others until it is retried."""
+    """A run that broke: kept beside the others until it is retried.
+
+    Attributes:
+        again: whether it is retried without a word, because it broke by a fault of the machine, a full disk
+            for instance, and not by one of its own.
+    """
 
     hash: str
     slug: str
@@ -115,6 +120,7 @@ class Failure(Frozen):
     attempts: int
     when: str
     environment: Environment
+    again: bool = False
 
 
 def score_warnings(scores: Mapping[str, TaskScore]) -> Iterator[str]:

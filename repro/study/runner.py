@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
@@ -35,8 +35,8 @@ from repro.models.sharding import shard
 from repro.optimizers.memory import adamw_state_bytes, state_bytes
 from repro.quiet import quiet_libraries
 from repro.study.bases import BaseModels
-from repro.study.checkpointing import CheckpointOnStop
-from repro.study.environment import environment, peak_memory_bytes, reset_peak_memory
+from repro.study.checkpointing import CheckpointOnStop, Checkpoints, KeepBest, KeepLatest
+from repro.study.environment import environment
 from repro.study.execution import Execution
 from repro.study.interruption import Interrupted
 from repro.study.ranks import Link, run_in_ranks
@@ -44,14 +44,15 @@ from repro.study.result import Evaluation, Probe, Result, Training, score_warnin
 from repro.study.spec import RunSpec
 from repro.study.starting import check_ready, continue_adapter, starting_model
 from repro.study.store import DIAGNOSTICS, PREDICTIONS, Store, write_json
+from repro.study.usage import Usage
 
 Report = Callable[[str, int, int], None]
 """Told what is going on: the phase (`train` or `evaluate`), how much of it is done, and out of how much."""
 
-_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+Note = Callable[[str], None]
+"""Told, in a line, what a person should know of a run and no result says."""
 
-# The checkpoint that an interrupted run goes on from.
-_LATEST = "latest.ckpt"
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 # Test items that the probes look at: enough for several lengths, few beside the 512 of a laptop run.
 _PROBE_ITEMS = 8
@@ -65,6 +66,7 @@ def execute(
     bases: BaseModels,
     group: str,
     report: Report = lambda phase, done, total: None,
+    note: Note = lambda line: None,
 ) -> Result:
     """Train and evaluate one run and write its result. An interrupted one goes on from its last checkpoint.
 
@@ -77,17 +79,18 @@ def execute(
     """
     with store.claimed(spec):
         done = store.result(spec)
+        store.sweep(spec)
         if done is not None:
             return done
         check_ready(spec, store)
         check_execution(spec, execution)
-        with quiet_libraries(), tempfile.TemporaryDirectory(prefix="repro-") as scratch:
+        with quiet_libraries(), store.scratch(spec) as scratch:
             if execution.devices == 1:
-                _execute(spec, store, execution, bases, group, report, Path(scratch))
+                _execute(spec, store, execution, bases, group, report, note, scratch)
             else:
                 saves = spec.method.trains and execution.checkpoint_every is not None
                 run_in_ranks(
-                    partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, Path(scratch)),
+                    partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
                     devices=execution.devices,
                     gpus=_on_gpu(execution),
                     report=report,
@@ -127,11 +130,22 @@ def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch:
         if collectives.rank() == 0:
             link.reports.put(progress)
 
+    def note(line: str) -> None:
+        print(line, file=sys.stderr)
+
     with quiet_libraries(), suppress(Interrupted):
         # Nothing is kept for a next run, and a model that is sharded would not fit in twice.
         bases = BaseModels(keep=False)
         _execute(
-            RunSpec.model_validate_json(spec), Store(folder), execution, bases, group, report, scratch, link
+            RunSpec.model_validate_json(spec),
+            Store(folder),
+            execution,
+            bases,
+            group,
+            report,
+            note,
+            scratch,
+            link,
         )
 
 
@@ -146,12 +160,12 @@ def _execute(
     bases: BaseModels,
     group: str,
     report: Report,
+    note: Note,
     scratch: Path,
     link: Link | None = None,
 ) -> None:
     first = collectives.rank() == 0
-    started = time.perf_counter()
-    reset_peak_memory()
+    usage, timer = Usage(), Timer()
     # Before anything is built: a seed that is set after the adapter does not seed it.
     L.seed_everything(spec.seed, workers=True, verbose=False)
     method, benchmark, folder = spec.method, spec.benchmark, store.directory(spec)
@@ -205,17 +219,22 @@ def _execute(
         )
         progress = _Progress(report, steps, math.ceil(len(data.test_batches) / execution.devices))
         diagnosing = Diagnosing(0 if mesh else execution.diagnostics, steps)
-        checkpoints = folder / "checkpoints"
-        watching = [diagnosing, progress]
+        checkpoints = Checkpoints(store.checkpoints(spec), spec.hash)
+        watching = [usage, timer, diagnosing, progress]
         trainer = _trainer(spec, execution, folder, logger, watching, checkpoints, data.validate_every, link)
         other_scores: dict[str, dict[str, TaskScore]] = {}
-        training_started = time.perf_counter()
         if method.trains:
-            latest = checkpoints / _LATEST
-            resume = str(latest) if latest.exists() else None
+            # One process decides, since it may remove what cannot be used.
+            found = (
+                checkpoints.going_on_from(
+                    trained_state(module), keeps_best=_watched(spec) is not None, note=note
+                )
+                if first
+                else None
+            )
+            resume = collectives.gathered(found)[0]
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
             collectives.barrier()  # the first process has written what the others may read now
-        training_ended = time.perf_counter()
         optimizer = trainer.optimizers[0] if trainer.optimizers else None
         if method.trains:
             selection = _select(spec, module, checkpoints)
@@ -235,7 +254,7 @@ def _execute(
         trainer.test(module, datamodule=data, verbose=False)
         evaluation_ended = time.perf_counter()
 
-        peak = peak_memory_bytes()
+        peak = usage.peak_memory_bytes
         if peak is not None:
             peak = round(collectives.largest(peak, module.device))
         if not first:
@@ -247,7 +266,8 @@ def _execute(
 
     adapter_bytes = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
     if 0 < adapter_bytes <= execution.keep_adapter_mb * 2**20:
-        shutil.copytree(adapter, folder / "adapter", dirs_exist_ok=True)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a run whose result was deleted
+        adapter.rename(folder / "adapter")
     result = Result(
         hash=spec.hash,
         slug=spec.slug,
@@ -257,7 +277,7 @@ def _execute(
         training=Training(
             steps=len(module.losses),
             tokens=data.training_tokens if method.trains else 0,
-            seconds=training_ended - training_started,
+            seconds=timer.time_elapsed(),
             losses=tuple(module.losses),
             validation_losses=tuple(module.validation_losses),
             validation_scores=tuple(module.validation_scores),
@@ -280,7 +300,7 @@ def _execute(
         adapted_layers={built.layer: built.adapted_layers} if built.layer else {},
         adapter_bytes=adapter_bytes,
         peak_memory_bytes=peak,
-        total_seconds=time.perf_counter() - started,
+        total_seconds=usage.seconds,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         model_revision=revision,
         data_fingerprints=data.fingerprints,
@@ -295,7 +315,7 @@ def _execute(
     if diagnosing.found is not None:
         write_json(folder / DIAGNOSTICS, diagnosing.found)
     store.write_result(spec, result)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoints.remove()
 
 
 def _memory_warnings(module: FineTuning, execution: Execution, examples: int) -> Iterator[str]:
@@ -318,7 +338,7 @@ def _trainer(
     folder: Path,
     logger: WandbLogger | None,
     callbacks: list[L.Callback],
-    checkpoints: Path,
+    checkpoints: Checkpoints,
     every: int | None,
     link: Link | None,
 ) -> L.Trainer:
@@ -328,12 +348,12 @@ def _trainer(
         keeping = _checkpoint_callbacks(spec, execution, checkpoints)
     if spec.method.trains and execution.checkpoint_every is not None:
         # Behind the others, which then have seen the step that it keeps.
-        callbacks = [*callbacks, CheckpointOnStop(checkpoints / _LATEST, link)]
+        callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
     return L.Trainer(
         accelerator=execution.accelerator,
         devices=[collectives.rank()] if _on_gpu(execution) else 1,
         # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), checkpoints],
         precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
         max_epochs=1,  # the schedule of batches already holds every epoch
         logger=logger or False,
@@ -398,30 +418,15 @@ class _Probing(L.Callback):
             self.distances = probe(module, items, reload=reload if self._reload else None, merge=self._merge)
 
 
-def _checkpoint_callbacks(spec: RunSpec, execution: Execution, folder: Path) -> list[ModelCheckpoint]:
-    callbacks = []
+def _checkpoint_callbacks(
+    spec: RunSpec, execution: Execution, checkpoints: Checkpoints
+) -> list[KeepLatest | KeepBest]:
+    callbacks: list[KeepLatest | KeepBest] = []
     if execution.checkpoint_every is not None:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=folder,
-                filename=Path(_LATEST).stem,
-                every_n_train_steps=execution.checkpoint_every,
-                enable_version_counter=False,
-            )
-        )
+        callbacks.append(KeepLatest(checkpoints, execution.checkpoint_every))
     watched = _watched(spec)
     if watched is not None:
-        name, mode = watched
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=folder,
-                filename="best",
-                monitor=name,
-                mode=mode,
-                save_weights_only=True,
-                enable_version_counter=False,
-            )
-        )
+        callbacks.append(KeepBest(checkpoints, *watched))
     return callbacks
 
 
@@ -438,14 +443,13 @@ Weights = dict[str, torch.Tensor]
 
 
 def _select(
-    spec: RunSpec, module: FineTuning, checkpoints: Path
+    spec: RunSpec, module: FineTuning, checkpoints: Checkpoints
 ) -> tuple[Weights, tuple[str, Weights]] | None:
     """The weights that the spec's rule selects, and the other rule with its weights; None without two."""
-    path = checkpoints / "best.ckpt"
-    if _watched(spec) is None or not path.exists():
+    best = checkpoints.best_weights(module.device) if _watched(spec) is not None else None
+    if best is None:
         return None
     last = {name: tensor.detach().clone() for name, tensor in trained_state(module).items()}
-    best = torch.load(path, map_location=module.device, weights_only=False)["state_dict"]
     return (last, ("best", best)) if spec.training.selection == "last" else (best, ("last", last))
 
 

@@ -83,7 +83,11 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
         RunWaits: the run is not done.
         ConfigError: it is done, but its adapter was not kept.
     """
-    if not store.is_done(spec):
+    try:
+        done = store.is_done(spec)
+    except ConfigError as error:
+        raise RunWaits(f"it starts from a run whose result cannot be used: {error}") from error
+    if not done:
         raise RunWaits(f"it starts from {spec.slug}, which is not done")
     folder = store.directory(spec) / "adapter"
     if not folder.exists():

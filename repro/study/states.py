@@ -32,12 +32,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class RunState:
-    """A run and where it stands; `detail` says why, where it is not done."""
+    """A run and where it stands; `detail` says why, where it is not done.
+
+    Attributes:
+        again: it failed, but by no fault of its own (see `Failure`).
+    """
 
     spec: RunSpec
     state: State
     result: Result | None = None
     detail: str = ""
+    again: bool = False
 
 
 def run_states(plan: Plan, store: Store) -> list[RunState]:
@@ -46,9 +51,12 @@ def run_states(plan: Plan, store: Store) -> list[RunState]:
 
 
 def to_execute(states: Sequence[RunState], *, retry_failed: bool) -> list[RunSpec]:
-    """The runs that are missing, and with `retry_failed` those that failed."""
-    wanted = {State.MISSING, State.FAILED} if retry_failed else {State.MISSING}
-    return [state.spec for state in states if state.state in wanted]
+    """The runs that are missing or failed by no fault of their own; with `retry_failed` all that failed."""
+    return [
+        state.spec
+        for state in states
+        if state.state is State.MISSING or (state.state is State.FAILED and (retry_failed or state.again))
+    ]
 
 
 def expected_seconds(states: Sequence[RunState]) -> float | None:
@@ -79,5 +87,6 @@ def run_state(spec: RunSpec, store: Store) -> RunState:
     if result is not None:
         return RunState(spec, State.DONE, result)
     if failure is not None:
-        return RunState(spec, State.FAILED, detail=f"{failure.error} (attempt {failure.attempts})")
+        detail = f"{failure.error} (attempt {failure.attempts})"
+        return RunState(spec, State.FAILED, detail=detail, again=failure.again)
     return RunState(spec, State.MISSING)

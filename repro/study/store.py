@@ -1,14 +1,14 @@
 """Where runs leave their files: one folder a run, and in it `result.json`, whose presence means done.
 
-Every file is written under a temporary name and renamed: a run killed at any moment leaves it whole or not.
+A run killed at any moment leaves every file whole or not at all. What it was in the middle of, its next start
+removes.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import tempfile
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from repro.benchmarks.diagnostics import Diagnostics
 from repro.config import ConfigError, Frozen
+from repro.files import remove_partial, write_whole
 from repro.study.result import RESULT_VERSION, Failure, Result
 from repro.study.spec import RunSpec
 
@@ -52,9 +53,13 @@ class Store:
         """The finished run, or None.
 
         Raises:
-            ConfigError: there is a result file, but it cannot be understood.
+            ConfigError: there is a result file, but it cannot be understood, or is that of another run.
         """
-        return read_json(self.directory(spec) / RESULT, Result)
+        path = self.directory(spec) / RESULT
+        result = read_json(path, Result)
+        if result is not None and result.hash != spec.hash:
+            raise ConfigError(f"{path}: the result of another run, {result.slug}; delete it to run again")
+        return result
 
     def failure(self, spec: RunSpec) -> Failure | None:
         """What broke the run the last time, or None: a result outlives any failure."""
@@ -81,13 +86,17 @@ class Store:
             ) from error
 
     def diagnostics(self, spec: RunSpec) -> Diagnostics | None:
-        """Looks at the adapted layers during training; None if there were none."""
-        return read_json(self.directory(spec) / DIAGNOSTICS, Diagnostics)
+        """Looks at the adapted layers during training; None if there were none.
+
+        Raises:
+            ConfigError: there is a file, but it cannot be understood.
+        """
+        return read_json(self.directory(spec) / DIAGNOSTICS, Diagnostics, "delete it to do without")
 
     def write_predictions(self, spec: RunSpec, predictions: Sequence[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions)
         # Without a time stamp, so that equal predictions are equal files.
-        _write(self.directory(spec) / PREDICTIONS, gzip.compress(lines.encode(), mtime=0))
+        write_whole(self.directory(spec) / PREDICTIONS, gzip.compress(lines.encode(), mtime=0))
 
     def write_result(self, spec: RunSpec, result: Result) -> None:
         """Declare the run finished; an earlier failure is forgotten."""
@@ -96,6 +105,36 @@ class Store:
 
     def write_failure(self, spec: RunSpec, failure: Failure) -> None:
         write_json(self.directory(spec) / "failure.json", failure)
+
+    def checkpoints(self, spec: RunSpec) -> Path:
+        """The folder of a run's checkpoints, which goes as soon as the run is done."""
+        return self.directory(spec) / "checkpoints"
+
+    @contextmanager
+    def scratch(self, spec: RunSpec) -> Iterator[Path]:
+        """An empty folder for what a run needs while it goes on.
+
+        Beside the results and not in the system's temporary folder, which may be too small for a tuned model,
+        and where nobody would find what a killed process left.
+        """
+        folder = self._scratch(spec)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self, spec: RunSpec) -> None:
+        """Remove what a killed process left in the folder of a run that is claimed, or done."""
+        shutil.rmtree(self._scratch(spec), ignore_errors=True)
+        if (self.directory(spec) / "result.json").exists():
+            shutil.rmtree(self.checkpoints(spec), ignore_errors=True)
+        else:  # into the folder of a finished run others write as well
+            remove_partial(self.directory(spec))
+            remove_partial(self.checkpoints(spec))
+
+    def _scratch(self, spec: RunSpec) -> Path:
+        return self.directory(spec) / ".scratch"
 
     @contextmanager
     def claimed(self, spec: RunSpec) -> Iterator[None]:
@@ -116,16 +155,18 @@ class Store:
             lock.release()
 
 
-def read_json(path: Path, model_cls: type[T]) -> T | None:
+def read_json(path: Path, model_cls: type[T], remedy: str = "delete it to run again") -> T | None:
     """Read a typed file; None if there is none.
 
     Raises:
-        ConfigError: there is one, but it cannot be understood.
+        ConfigError: there is one, but it cannot be understood. The message ends with `remedy`.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     try:
         return model_cls.model_validate_json(content)
     except ValidationError as error:
@@ -133,29 +174,11 @@ def read_json(path: Path, model_cls: type[T]) -> T | None:
         where = ".".join(str(part) for part in problem["loc"]) or "file"
         version = f" of version {RESULT_VERSION}" if model_cls is Result else ""
         raise ConfigError(
-            f"{path}: not a valid {model_cls.__name__.lower()}{version} "
-            f"({where}: {problem['msg']}); delete it to run again"
+            f"{path}: not a valid {model_cls.__name__.lower()}{version} ({where}: {problem['msg']}); {remedy}"
         ) from error
 
 
 def write_json(path: Path, content: Frozen) -> None:
     """Write a typed file whole or not at all."""
     text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    _write(path, f"{text}\n".encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp keeps others out; results are meant to be shared.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, f"{text}\n".encode())

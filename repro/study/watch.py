@@ -88,6 +88,10 @@ class Watch:
             )
         self._progress.update(self._all, completed=self._number - 1 + share)
 
+    def note(self, what: str) -> None:
+        """A line about the run that goes on."""
+        self._print(what)
+
     def end(self, verdict: str) -> None:
         self._progress.update(self._all, completed=self._number)
         self._print(f"{verdict} ({time.perf_counter() - self._started:.0f} s)")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from filelock import FileLock
 
-from repro.config import Frozen
+from repro.config import ConfigError, Frozen
 from repro.study.slurm.commands import Task
 from repro.study.spec import RunSpec
 from repro.study.states import RunState, State
@@ -60,22 +60,33 @@ class Submissions:
     def write(self, name: str, runs: Mapping[int, RunSpec], script: str) -> None:
         """Write down an array that is about to be submitted."""
         hashes = {index: spec.hash for index, spec in runs.items()}
-        written = datetime.now(UTC).isoformat(timespec="microseconds")
-        write_json(self._list(name), Submission(name=name, written=written, runs=hashes))
+        written = datetime.now(UTC)
+        # The last of a run's logs is the one that counts, also where the clock was set back in between.
+        for earlier in self.all()[-1:]:
+            written = max(written, datetime.fromisoformat(earlier.written) + timedelta(microseconds=1))
+        stamp = written.isoformat(timespec="microseconds")
+        write_json(self._list(name), Submission(name=name, written=stamp, runs=hashes))
         self.script(name).write_text(script, encoding="utf-8")
 
     def all(self) -> list[Submission]:
-        """Every array, the oldest first.
-
-        Raises:
-            ConfigError: a list of runs cannot be understood.
-        """
-        found = [read_json(path, Submission) for path in self.folder.glob("*/runs.json")]
+        """Every array, the oldest first; without those whose list of runs cannot be understood."""
+        found = []
+        for path in self.folder.glob("*/runs.json"):
+            with suppress(
+                ConfigError
+            ):  # it only tells where the logs are; one that is queued is another matter
+                found.append(read_json(path, Submission))
         return sorted((item for item in found if item is not None), key=lambda item: item.written)
 
     def queued(self, tasks: Sequence[Task]) -> dict[str, Task]:
-        """The tasks that hold runs of these arrays, by the run's hash."""
-        lists = {name: read_json(self._list(name), Submission) for name in {task.name for task in tasks}}
+        """The tasks that hold runs of these arrays, by the run's hash.
+
+        Raises:
+            ConfigError: the list of runs of an array that is queued cannot be understood.
+        """
+        remedy = "end its tasks with scancel and delete it"
+        names = {task.name for task in tasks}
+        lists = {name: read_json(self._list(name), Submission, remedy) for name in names}
         return {
             submission.runs[task.index]: task
             for task in tasks
