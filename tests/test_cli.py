@@ -320,7 +320,7 @@ def test_a_run_is_repeated_from_its_file_alone(
     planned = experiment.plan(experiment.load_experiment(table), profile)
     spec = next(r for r in planned.rows if r.id.startswith(row)).specs[0]
     store = Store(tmp_path / "kept")
-    execution = profile.execution_for(planned.experiment.family).model_copy(update={"wandb": False})
+    execution = planned.execution(spec).model_copy(update={"wandb": False})
     execute(spec, store=store, execution=execution, bases=BaseModels(), group="test")
     file = store.directory(spec) / "result.json"
     repeat = ["run", "--from", str(file), "--profile", "smoke", "--no-wandb"]

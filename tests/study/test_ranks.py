@@ -190,7 +190,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
     result = _execute(
         spec, tmp_path, ALONE, lambda phase, done, _: steps.append(done) if phase == "train" else None
     )
-    assert steps == [3, 4]
+    assert steps in ([3, 4], [4])  # the word may come while the next step is under way
     assert result.training.losses == alone("lora with dropout")[1].training.losses
     assert result.scores == alone("lora with dropout")[1].scores
 
