@@ -1,8 +1,13 @@
-"""What holds for every test: no reading or filling of the token cache of whoever runs it, and one thread."""
+"""What holds for every test: no reading or filling of the token cache of whoever runs it, and one thread.
+
+And the disks that tests of faults need, where the system lends them.
+"""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,4 +23,34 @@ def token_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("repro.benchmarks.token_cache.user_cache_path", lambda name: folder / name)
+        yield folder
+
+
+@contextmanager
+def _mounted(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own; skips the test where nobody may mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a file system can be mounted by root alone")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on a disk of 2 MiB."""
+    with _mounted(tmp_path / "small", "2m") as folder:
+        yield folder
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder that not even root can write to."""
+    with _mounted(tmp_path / "read-only", "1m") as folder:
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         yield folder
