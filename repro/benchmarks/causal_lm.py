@@ -7,9 +7,9 @@ alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -268,7 +268,7 @@ def _prompts_computed(
     once for all its beams. A row holds the common beginning, padding, and the rest.
     """
     device = next(model.parameters()).device
-    common = len(os.path.commonprefix([tuple(prompt[:-1]) for prompt in prompts]))
+    common = _common_length([prompt[:-1] for prompt in prompts])
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.zeros((len(prompts), width), dtype=torch.long)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)
@@ -291,6 +291,12 @@ def _prompts_computed(
         )
     cache.batch_repeat_interleave(beams)
     return input_ids[:, -1:], mask, cache
+
+
+def _common_length(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all the texts begin with alike."""
+    columns = zip(*texts, strict=False)  # as long as the shortest
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 class NoRepeatedNGrams(LogitsProcessor):
