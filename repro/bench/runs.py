@@ -24,7 +24,7 @@ def lora_run(quick: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execu
     training = spec.training.model_copy(
         update={"precision": precision, "validate_every": None, "selection": "last"}
     )
-    execution = profile.execution_for("commonsense").model_copy(
+    execution = profile.execution_for("commonsense", spec.model.name).model_copy(
         update={"wandb": False, "diagnostics": 0, "accelerator": "cpu"}
     )
     # Built anew: a copy would keep the hash of what it was copied from.
