@@ -19,41 +19,11 @@ from torch import Tensor, nn
 from repro.adapters.dual_lora.layer import DualLoraLayer
 from repro.adapters.dual_lora.update import Rule, Update, magnitude_and_direction
 from repro.adapters.weight_update import updated_layers, weight_update
-from repro.config import ConfigError, Frozen
+from repro.analysis.known_ranks import Rank
+from repro.config import ConfigError
 
 # Points of a stored spectrum: singular values over the largest, at evenly spaced places from first to last.
 _SPECTRUM = 17
-
-
-class Rank(Frozen):
-    """The ranks of one matrix.
-
-    Attributes:
-        layer: where it belongs, by the layer's path in the model.
-        part: `update` for dW; of Dual LoRA also `magnitude` and `direction`, whose product it is.
-        shape: (d, k).
-        numerical: singular values above max(d, k) * eps * s_1.
-        stable, effective: see the module.
-        spectrum: s_i / s_1 at evenly spaced i, the first and the last among them.
-    """
-
-    layer: str
-    part: str
-    shape: tuple[int, int]
-    numerical: int
-    stable: float
-    effective: float
-    spectrum: tuple[float, ...]
-
-    @property
-    def module(self) -> str:
-        """The kind of layer, the last word of its path."""
-        return self.layer.rpartition(".")[2]
-
-    @property
-    def ceiling(self) -> int:
-        """The largest rank that the shape allows."""
-        return min(self.shape)
 
 
 def rank(matrix: Tensor, layer: str = "", part: str = "update") -> Rank:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import FloatTensor, LongTensor, Tensor, nn
 from transformers import (
+    Cache,
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     NoRepeatNGramLogitsProcessor,
@@ -232,32 +235,68 @@ def generate(
     of `length_penalty`. No n-gram of `no_repeat_ngram` tokens, if that is positive, occurs twice in a
     continuation.
     """
-    device = next(model.parameters()).device
-    width = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+    last, mask, cache = _prompts_computed(model, prompts, beams=beams)
     causal = _without_wrapper(model)
     # The checkpoint's own settings (a chat model's temperature, a repetition penalty) are no part of a
     # protocol, and transformers falls back on them for all that a call leaves open.
     own_settings, causal.generation_config = causal.generation_config, GenerationConfig()
     try:
         output = causal.generate(
-            input_ids=input_ids.to(device),
-            attention_mask=mask.to(device),
+            input_ids=last,
+            attention_mask=mask,
+            past_key_values=cache,
             num_beams=beams,
             do_sample=False,
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
-            logits_processor=[NoRepeatedNGrams(no_repeat_ngram, width)] if no_repeat_ngram else [],
+            logits_processor=[NoRepeatedNGrams(no_repeat_ngram, 1)] if no_repeat_ngram else [],
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
     finally:
         causal.generation_config = own_settings
-    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return tokenizer.batch_decode(output[:, 1:], skip_special_tokens=True)
+
+
+def _prompts_computed(
+    model: nn.Module, prompts: Sequence[Sequence[int]], *, beams: int
+) -> tuple[Tensor, Tensor, Cache]:
+    """What a beam search goes on from: each prompt's last token, (prompts, 1), the mask over all that a row
+    holds, (prompts, tokens), and the keys and values before the last token, a row for each beam.
+
+    What all the prompts begin with, a template's head, is computed once for the batch, the rest of a prompt
+    once for all its beams. A row holds the common beginning, padding, and the rest.
+    """
+    device = next(model.parameters()).device
+    common = _common_length([prompt[:-1] for prompt in prompts])
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.zeros((len(prompts), width), dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        for part, start in ((prompt[:common], 0), (prompt[common:], width - len(prompt) + common)):
+            input_ids[row, start : start + len(part)] = torch.tensor(part)
+            mask[row, start : start + len(part)] = 1
+    input_ids, mask = input_ids.to(device), mask.to(device)
+    decoder = _without_wrapper(model).get_decoder()
+    cache = DynamicCache(config=decoder.config)
+    if common:
+        decoder(input_ids=input_ids[:1, :common], past_key_values=cache)
+        cache.batch_repeat_interleave(len(prompts))
+    if common < width - 1:
+        decoder(
+            input_ids=input_ids[:, common:-1],
+            attention_mask=mask[:, :-1],
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, common:-1],
+            past_key_values=cache,
+        )
+    cache.batch_repeat_interleave(beams)
+    return input_ids[:, -1:], mask, cache
+
+
+def _common_length(texts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all the texts begin with alike."""
+    columns = zip(*texts, strict=False)  # as long as the shortest
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 class NoRepeatedNGrams(LogitsProcessor):

@@ -304,6 +304,11 @@ class FineTuningData(L.LightningDataModule):
         """Optimiser steps of the whole training; none where nothing is trained."""
         return len(self._schedule) if self._schedule else 0
 
+    def first_batch(self) -> list[Any]:
+        """The examples of the first optimiser batch, in the order in which they are collated."""
+        assert self._schedule is not None
+        return [self._train.examples[index] for micro in next(iter(self._schedule)) for index in micro]
+
     def calibration_inputs(self, count: int) -> list[dict[str, Tensor]]:
         """Inputs of the model for the first `count` training examples, in batches of one."""
         if count > len(self._train):
@@ -346,14 +351,14 @@ class _Batches(Dataset):
     """Examples, read a batch (a list of micro-batches of indices) at a time."""
 
     def __init__(self, examples: Sequence[Any], collate: Callable[[Sequence[Any]], tuple[Any, int]]) -> None:
-        self._examples = examples
+        self.examples = examples
         self._collate = collate
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self.examples)
 
     def __getitem__(self, batch: list[list[int]]) -> dict[str, Any]:
-        collated = [self._collate([self._examples[index] for index in micro]) for micro in batch]
+        collated = [self._collate([self.examples[index] for index in micro]) for micro in batch]
         return {
             "micro_batches": [micro_batch for micro_batch, _ in collated],
             "targets": sum(targets for _, targets in collated),

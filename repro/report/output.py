@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from repro.analysis.run_ranks import known_random_ranks, known_run_ranks
+from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.config import ConfigError, Frozen
 from repro.files import write_whole
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics

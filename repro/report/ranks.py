@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro.analysis.rank import Rank
-from repro.analysis.run_ranks import RandomRanks, RunRanks
+from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.study.experiment import Plan
 

@@ -67,9 +67,15 @@ class Training(Frozen):
 
 
 class Evaluation(Frozen):
-    """`predictions` is the name of the file in the run's folder that this version of the scorer read."""
+    """`predictions` is the name of the file in the run's folder that this version of the scorer read.
+
+    Attributes:
+        seconds: of the test pass, the probes before it among them.
+        probing_seconds: of the probes alone; None where an older version did not take the time.
+    """
 
     seconds: float
+    probing_seconds: float | None = None
     items: int
     merged: bool
     scorer_version: int

@@ -221,7 +221,8 @@ def _execute(
         diagnosing = Diagnosing(0 if mesh else execution.diagnostics, steps)
         checkpoints = Checkpoints(store.checkpoints(spec), spec.hash)
         watching = [usage, timer, diagnosing, progress]
-        trainer = _trainer(spec, execution, folder, logger, watching, checkpoints, data.validate_every, link)
+        every = data.validate_every
+        trainer = lightning_trainer(spec, execution, folder, logger, watching, checkpoints, every, link)
         other_scores: dict[str, dict[str, TaskScore]] = {}
         if method.trains:
             # One process decides, since it may remove what cannot be used.
@@ -287,6 +288,7 @@ def _execute(
         ),
         evaluation=Evaluation(
             seconds=evaluation_ended - evaluation_started,
+            probing_seconds=probing.seconds,
             items=len(module.predictions),
             merged=merges,
             scorer_version=benchmark.scorer_version,
@@ -332,7 +334,7 @@ def _memory_warnings(module: FineTuning, execution: Execution, examples: int) ->
         )
 
 
-def _trainer(
+def lightning_trainer(
     spec: RunSpec,
     execution: Execution,
     folder: Path,
@@ -400,6 +402,7 @@ class _Probing(L.Callback):
         merge: Callable[[nn.Module], nn.Module] | None,
     ) -> None:
         self.distances: dict[str, float] = {}
+        self.seconds = 0.0
         self._data = data
         self._reload = reload
         self._merge = merge
@@ -407,15 +410,19 @@ class _Probing(L.Callback):
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, FineTuning)
         every = [item for batch in self._data.test_batches for item in batch]
-        # Batches are sorted by length, so equal strides take short and long items.
-        items = every[:: max(1, len(every) // _PROBE_ITEMS)][:_PROBE_ITEMS]
+        # Batches are sorted by length, longest first. Equal strides over the shorter half take items of many
+        # lengths without the longest, several times the median, which would set the width of every row.
+        shorter = every[-max(_PROBE_ITEMS, len(every) // 2) :]
+        items = shorter[:: max(1, len(shorter) // _PROBE_ITEMS)][:_PROBE_ITEMS]
 
         def reload() -> nn.Module:
             assert self._reload is not None
             return self._reload().to(module.device).eval()
 
+        started = time.perf_counter()
         with trainer.precision_plugin.forward_context():
             self.distances = probe(module, items, reload=reload if self._reload else None, merge=self._merge)
+        self.seconds = time.perf_counter() - started
 
 
 def _checkpoint_callbacks(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.analysis.run_ranks import known_run_ranks, random_ranks, run_ranks
+from repro.analysis.known_ranks import known_run_ranks
+from repro.analysis.run_ranks import random_ranks, run_ranks
 from repro.config import ConfigError
 from repro.study.bases import BaseModels
 from repro.study.execution import Execution

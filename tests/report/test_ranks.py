@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.analysis.rank import Rank
-from repro.analysis.run_ranks import RandomRanks, RunRanks
+from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
 from repro.report.ranks import draw_ranks, rank_table
 from repro.study.experiment import load_experiment, plan
 from repro.study.profile import load_profile

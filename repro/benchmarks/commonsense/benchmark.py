@@ -118,12 +118,11 @@ class Commonsense(Benchmark):
         trained = mix((train for train, _ in parts), self.data_seed)
         validation, train = trained[: self.validation_size], trained[self.validation_size :]
         test = [record for _, tested in parts for record in tested]
-        items = self._items(test, tokenizer)
 
         return FineTuningData(
             train=self._examples(train, tokenizer, training),
             validation=self._examples(validation, tokenizer, training),
-            test_batches=list(batches_by_tokens(items, [item.tokens for item in items], evaluation_tokens)),
+            test_batches=self.test_batches(test, tokenizer, evaluation_tokens),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
@@ -131,6 +130,18 @@ class Commonsense(Benchmark):
             micro_batch_size=micro_batch_size,
             seed=seed,
         )
+
+    def test_records(self) -> list[Record]:
+        """What is evaluated, task by task."""
+        source = get_source(self.source)
+        return [record for task in self.tasks for record in self._train_and_test(source, task)[1]]
+
+    def test_batches(
+        self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, tokens: int
+    ) -> list[list[TestItem]]:
+        """Test items in batches of up to so many padded tokens."""
+        items = self._items(records, tokenizer)
+        return list(batches_by_tokens(items, [item.tokens for item in items], tokens))
 
     def module(
         self,

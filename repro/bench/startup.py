@@ -1,0 +1,76 @@
+"""What is paid before anything trains: a command's start, and a run's fixed cost, over their bounds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from repro.bench.record import Figure
+from repro.bench.runs import lora_run
+from repro.bench.timing import Ratio, Times, take_turns
+from repro.study.bases import BaseModels
+from repro.study.runner import execute
+from repro.study.spec import RunSpec
+from repro.study.store import Store
+
+# Seconds.
+_COMMANDS = {"--help": 0.5, "plan table1": 2.0, "status table1": 2.0, "render table1": 2.0}
+_RUN = 3.0
+
+
+def figures(quick: bool = False) -> Iterator[Figure]:
+    """Seconds over the bound: of the commands, each in a process of its own, then of a run."""
+    with tempfile.TemporaryDirectory() as results:
+        cases = {command: _Command(command, results) for command in _COMMANDS}
+        times = take_turns(cases, rounds=1 if quick else 5)
+    for command, bound in _COMMANDS.items():
+        yield _over(f"`repro {command}`", "laptop profile", times[command], bound)
+    yield _over(
+        "a run outside training and evaluation", "LoRA, base loaded, probes included", _fixed(quick), _RUN
+    )
+
+
+def _over(what: str, at: str, times: Times, bound: float) -> Figure:
+    shares = Times(seconds=tuple(seconds / bound for seconds in times.seconds))
+    return Figure(
+        name=f"{what} / its bound of {bound:g} s",
+        at=at,
+        ratio=Ratio(median=shares.median, least=min(shares.seconds), most=max(shares.seconds)),
+        target=1.0,
+        note=f"{times.median:.2f} s",
+    )
+
+
+class _Command:
+    def __init__(self, command: str, results: str) -> None:
+        self._arguments = [sys.executable, "-m", "repro.cli", *command.split()]
+        self._environment = {**os.environ, "REPRO_RESULTS_DIR": results}
+
+    def __call__(self) -> None:
+        subprocess.run(self._arguments, env=self._environment, check=True, capture_output=True)
+
+
+def _fixed(quick: bool) -> Times:
+    """Seconds of a run besides training and predictions, a seed each, without the first, which imports."""
+    spec, execution = lora_run(quick)
+    small = {"train_per_task": 2, "test_per_task": 4, "validation_size": 0}
+    bases = BaseModels()
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(2 if quick else 4):
+            content = spec.model_dump() | {"seed": seed, "benchmark": spec.benchmark.model_dump() | small}
+            result = execute(
+                RunSpec.model_validate(content),
+                store=Store(Path(folder)),
+                execution=execution,
+                bases=bases,
+                group="bench",
+            )
+            evaluation = result.evaluation
+            predicting = evaluation.seconds - (evaluation.probing_seconds or 0.0)
+            seconds.append(result.total_seconds - result.training.seconds - predicting)
+    return Times(seconds=tuple(seconds[1:]))
