@@ -1,7 +1,8 @@
-"""What holds for every test: no reading or filling of the token cache of whoever runs it, and one thread."""
+"""What holds for every test: no reading or filling of the user's token cache, one thread, Triton interpreted."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import torch
 
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
+
+# Read as Triton is imported, which transformers does long before the tests of the kernels. Only they use it: the
+# kernels run on a CPU for no one else.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

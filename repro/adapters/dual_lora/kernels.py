@@ -1,0 +1,346 @@
+# mypy: disallow-untyped-defs=False
+"""Triton kernels of the update: the weight with dW in it, and the gradients of the factors.
+
+Tested against the float64 formulas, but only as Triton interprets them on a CPU: their time on a GPU has
+never been measured, and the tile sizes below are reasoned, not tuned.
+
+`updated_weight` writes W0 + dW tile by tile: no B A and no D C exist outside of a tile. `gradients` reads
+G = dL/d(dW) once. A program goes down a strip of columns: it sums its part of dA and dC as it goes, and writes
+for each tile what that adds to dB and dD. The parts are then summed in a fixed order. So there are no atomic
+sums, and the same inputs give the same bits, as a resumed run needs. For the same reason only the first
+kernel is autotuned: none of its sums depend on the tile, whereas in the second a timer would decide the order.
+
+Importing this module needs Triton: `repro.adapters.dual_lora.backend` does where the kernels can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton import knobs
+
+if TYPE_CHECKING:
+    from .update import _Term
+
+# Tile of `_add_update`: the shapes from which Triton takes the fastest, by the kind of weight it meets. 64 x 128
+# numbers of fp32 are 64 registers a thread in 4 warps, and P, Z and W0 are such tiles.
+_TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8), (128, 128, 8)]
+
+# Columns of a program of `_add_gradients`, and row tiles that it goes down. At 4096 x 4096 and small ranks that
+# makes 32 x 8 programs for the 132 multiprocessors of an H100 or the 108 of an A100.
+_COLUMNS = 128
+_ROW_TILES = 8
+
+_DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+def updated_weight(weight: Tensor, terms: Sequence[_Term], dtype: torch.dtype) -> Tensor:
+    """W0 (d, k) plus every dW, rounded once to the dtype of `weight`, given in `dtype`, in W0's layout.
+
+    Several terms pass through a buffer in fp32, one after the other.
+    """
+    d, k = weight.shape
+    source = weight
+    with torch.cuda.device_of(weight):
+        for i, term in enumerate(terms):
+            last = i == len(terms) - 1
+            result = torch.empty_like(weight, dtype=dtype if last else torch.float32)
+            A, B, C, D, amplitude, r1, r2 = _arguments(term)
+
+            def grid(tile: dict[str, int]) -> tuple[int, int]:
+                return triton.cdiv(d, tile["ROWS"]), triton.cdiv(k, tile["COLUMNS"])
+
+            _add_update[grid](
+                source,
+                result,
+                A,
+                B,
+                C,
+                D,
+                amplitude,
+                term.seed,
+                d,
+                k,
+                r1,
+                r2,
+                *source.stride(),
+                *result.stride(),
+                amplitude.numel() > 1,
+                ROUNDED=_DTYPES[weight.dtype if last else torch.float32],
+                **_constants(term, r1, r2),
+            )
+            source = result
+    return source
+
+
+def gradients(G: Tensor, term: _Term) -> list[Tensor]:
+    """The gradients of the term's factors, in fp32, for G = dL/d(dW) of shape (d, k), contiguous.
+
+    Takes no more memory than G besides them: the columns go in as many parts as that needs.
+    """
+    A, B, C, D, amplitude, r1, r2 = _arguments(term)
+    (d, k), shapes = G.shape, [factor.shape for factor in term.factors]
+    rows = 64 if max(r1, r2) <= 32 else 32
+    bands = triton.cdiv(d, rows * _ROW_TILES)
+    strips = triton.cdiv(k, _COLUMNS)
+    part = max(1, min(strips, k * G.element_size() // (4 * (r1 + r2))))  # strips of a part: see below
+    # What each program finds: of A and C for each band of rows, of B and D for each strip of columns.
+    across = [G.new_empty(bands, r, k, dtype=torch.float32) for r, _ in shapes[::2]]
+    down = [G.new_empty(part, d, r, dtype=torch.float32) for _, r in shapes[1::2]]  # part * d * (r1 + r2)
+    sums = [torch.zeros_like(factor) for factor in term.factors]
+    across_A, across_C = across if len(across) == 2 else (*across, None)
+    down_B, down_D = down if len(down) == 2 else (*down, None)
+    with torch.cuda.device_of(G):
+        for first in range(0, strips, part):
+            count = min(part, strips - first)
+            _add_gradients[(count, bands)](
+                G,
+                across_A,
+                down_B,
+                across_C,
+                down_D,
+                A,
+                B,
+                C,
+                D,
+                amplitude,
+                term.scale,
+                term.seed,
+                d,
+                k,
+                r1,
+                r2,
+                first,
+                amplitude.numel() > 1,
+                CLIP=term.rule.clip,
+                # G in 16 bits is rounded to 2**-9 or 2**-12, the operands of tf32 to 2**-11.
+                PRECISION="ieee" if G.dtype == torch.float32 else "tf32",
+                ROWS=rows,
+                COLUMNS=_COLUMNS,
+                ROW_TILES=_ROW_TILES,
+                num_warps=8,
+                **_constants(term, r1, r2),
+            )
+            for total, found in zip(sums[1::2], down, strict=True):
+                total += found[:count].sum(0)
+    for total, found in zip(sums[::2], across, strict=True):
+        torch.sum(found, 0, out=total)
+    return sums
+
+
+def _arguments(term: _Term) -> tuple[Any, ...]:
+    A, B, C, D = (
+        (factor.contiguous() for factor in term.factors)
+        if len(term.factors) == 4
+        else (term.A.contiguous(), term.B.contiguous(), None, None)
+    )
+    return A, B, C, D, term.amplitude, A.shape[0], 0 if C is None else C.shape[0]
+
+
+def _constants(term: _Term, r1: int, r2: int) -> dict[str, Any]:
+    # A tensor core takes at least 16 of the dimension that it sums over.
+    return {
+        "ACTIVATION": term.rule.magnitude_activation,
+        "DIRECTION": term.rule.direction,
+        "RANK1": max(16, triton.next_power_of_2(r1)),
+        "RANK2": max(16, triton.next_power_of_2(r2)),
+    }
+
+
+@triton.jit
+def _product(left, right, rows, columns, d, k, rank, RANK: tl.constexpr):
+    """The tile of a product of factors, and the rows and columns of the factors that it took."""
+    ranks = tl.arange(0, RANK)
+    tall = tl.load(
+        left + rows[:, None] * rank + ranks[None, :],
+        mask=(rows[:, None] < d) & (ranks[None, :] < rank),
+        other=0.0,
+    )
+    wide = tl.load(
+        right + ranks[:, None].to(tl.int64) * k + columns[None, :],
+        mask=(ranks[:, None] < rank) & (columns[None, :] < k),
+        other=0.0,
+    )
+    # In fp32 proper: a sign must not hang on the rounding of tf32.
+    return tl.dot(tall, wide, input_precision="ieee"), tall, wide
+
+
+@triton.jit
+def _activate(P, ACTIVATION: tl.constexpr):
+    """M = activation(P) and its derivative. A P that is no number stays one: training must see it."""
+    if ACTIVATION == "relu":
+        M = tl.where(P <= 0, 0.0, P)
+        slope = tl.where(P > 0, 1.0, 0.0)
+    elif ACTIVATION == "abs":
+        M = tl.abs(P)
+        slope = tl.where(P > 0, 1.0, tl.where(P < 0, -1.0, 0.0))
+    elif ACTIVATION == "sigmoid":
+        M = tl.sigmoid(P)
+        slope = M * (1 - M)
+    else:
+        M = P
+        slope = tl.full(P.shape, 1.0, tl.float32)
+    return M, slope
+
+
+@triton.jit
+def _random_signs(seed, rows, first_column, k, COLUMNS: tl.constexpr):
+    """The tile of `random_signs`. Its first column is a multiple of 32, where a word begins."""
+    words = first_column // 32 + tl.arange(0, COLUMNS // 32)
+    counter = tl.load(seed) + rows[:, None] * ((k + 31) // 32) + words[None, :]
+    z = counter.to(tl.uint64) * 0x9E3779B97F4A7C15
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
+    z = (z ^ (z >> 31)).to(tl.uint32)
+    bits = (z[:, :, None] >> tl.arange(0, 32)[None, None, :].to(tl.uint32)) & 1
+    return tl.reshape(bits, (rows.shape[0], COLUMNS)).to(tl.float32) * 2 - 1
+
+
+@triton.jit
+def _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION: tl.constexpr):
+    """S from Z: Z itself or random signs, times the scale, or Sign(Z), with Sign(0) = -1, times its amplitude."""
+    a = tl.load(amplitude + rows * per_row, mask=rows < d, other=0.0)[:, None]
+    if DIRECTION == "sign":
+        S = tl.where(Z > 0, a, -a)
+    else:
+        S = Z * a
+    return S
+
+
+@triton.autotune(
+    configs=[
+        triton.Config({"ROWS": rows, "COLUMNS": columns}, num_warps=warps)
+        for rows, columns, warps in (_TILES[:1] if knobs.runtime.interpret else _TILES)
+    ],
+    key=["d", "k", "RANK1", "RANK2", "ACTIVATION", "DIRECTION"],
+)
+@triton.jit
+def _add_update(
+    source,
+    result,
+    A,
+    B,
+    C,
+    D,
+    amplitude,
+    seed,
+    d,
+    k,
+    r1,
+    r2,
+    source_row,
+    source_column,
+    result_row,
+    result_column,
+    per_row,
+    ROUNDED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    DIRECTION: tl.constexpr,
+    RANK1: tl.constexpr,
+    RANK2: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """result = source + M * S, one tile a program."""
+    # 64 bits: a large enough layer has more than 2**31 numbers.
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first_column = tl.program_id(1).to(tl.int64) * COLUMNS
+    columns = first_column + tl.arange(0, COLUMNS)
+    inside = (rows[:, None] < d) & (columns[None, :] < k)
+
+    P, _, _ = _product(B, A, rows, columns, d, k, r1, RANK1)
+    M, _ = _activate(P, ACTIVATION)
+    if DIRECTION == "fixed":
+        Z = _random_signs(seed, rows, first_column, k, COLUMNS)
+    else:
+        Z, _, _ = _product(D, C, rows, columns, d, k, r2, RANK2)
+    S = _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION)
+
+    at = source + rows[:, None] * source_row + columns[None, :] * source_column
+    W = tl.load(at, mask=inside, other=0.0).to(tl.float32) + M * S
+    at = result + rows[:, None] * result_row + columns[None, :] * result_column
+    tl.store(at, W.to(ROUNDED).to(result.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_gradients(
+    G,
+    across_A,
+    down_B,
+    across_C,
+    down_D,
+    A,
+    B,
+    C,
+    D,
+    amplitude,
+    scale,
+    seed,
+    d,
+    k,
+    r1,
+    r2,
+    first_strip,
+    per_row,
+    CLIP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    DIRECTION: tl.constexpr,
+    RANK1: tl.constexpr,
+    RANK2: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROW_TILES: tl.constexpr,
+):
+    """A strip of columns and a band of rows: H and K of each tile, and what they add to the gradients."""
+    strip = tl.program_id(0).to(tl.int64)
+    band = tl.program_id(1).to(tl.int64)
+    first_column = (first_strip + strip) * COLUMNS
+    columns = first_column + tl.arange(0, COLUMNS)
+    ranks1 = tl.arange(0, RANK1)
+    ranks2 = tl.arange(0, RANK2)
+    dA = tl.zeros((RANK1, COLUMNS), tl.float32)
+    dC = tl.zeros((RANK2, COLUMNS), tl.float32)
+    s = tl.load(scale)
+
+    for tile in range(ROW_TILES):
+        rows = (band * ROW_TILES + tile) * ROWS + tl.arange(0, ROWS)
+        inside = (rows[:, None] < d) & (columns[None, :] < k)
+        g = tl.load(G + rows[:, None] * k + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+
+        P, b, a = _product(B, A, rows, columns, d, k, r1, RANK1)
+        M, slope = _activate(P, ACTIVATION)
+        if DIRECTION == "fixed":
+            Z = _random_signs(seed, rows, first_column, k, COLUMNS)
+        else:
+            Z, db, ca = _product(D, C, rows, columns, d, k, r2, RANK2)
+        H = g * _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION) * slope
+
+        dA = tl.dot(tl.trans(b), H, dA, input_precision=PRECISION)
+        at = down_B + (strip * d + rows[:, None]) * r1 + ranks1[None, :]
+        dB = tl.dot(H, tl.trans(a), input_precision=PRECISION)
+        tl.store(at, dB, mask=(rows[:, None] < d) & (ranks1[None, :] < r1))
+
+        if DIRECTION != "fixed":
+            if CLIP == "eq12":
+                g = tl.where(g > 1, 1.0, tl.where(g < -1, -1.0, g))
+            K = g * M * s
+            if CLIP == "eq7":
+                K = tl.where(K > 1, 1.0, tl.where(K < -1, -1.0, K))
+            if CLIP == "bnn":
+                K = tl.where(tl.abs(Z) <= 1, K, 0.0)
+            dC = tl.dot(tl.trans(db), K, dC, input_precision=PRECISION)
+            at = down_D + (strip * d + rows[:, None]) * r2 + ranks2[None, :]
+            dD = tl.dot(K, tl.trans(ca), input_precision=PRECISION)
+            tl.store(at, dD, mask=(rows[:, None] < d) & (ranks2[None, :] < r2))
+
+    at = across_A + (band * r1 + ranks1[:, None]) * k + columns[None, :]
+    tl.store(at, dA, mask=(ranks1[:, None] < r1) & (columns[None, :] < k))
+    if DIRECTION != "fixed":
+        at = across_C + (band * r2 + ranks2[:, None]) * k + columns[None, :]
+        tl.store(at, dC, mask=(ranks2[:, None] < r2) & (columns[None, :] < k))
