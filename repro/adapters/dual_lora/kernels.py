@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Tile of `_add_update`: the shapes from which Triton takes the fastest, by the kind of weight it meets. 64 x 128
 # numbers of fp32 are 64 registers a thread in 4 warps, and P, Z and W0 are such tiles.
-_TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8), (128, 128, 8)]
+_TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8)]
 
 # Columns of a program of `_add_gradients`, and row tiles that it goes down. At 4096 x 4096 and small ranks that
 # makes 32 x 8 programs for the 132 multiprocessors of an H100 or the 108 of an A100.
@@ -72,7 +72,7 @@ def updated_weight(weight: Tensor, terms: Sequence[_Term], dtype: torch.dtype) -
                 *result.stride(),
                 amplitude.numel() > 1,
                 ROUNDED=_DTYPES[weight.dtype if last else torch.float32],
-                **_constants(term, r1, r2),
+                **_constants(term),
             )
             source = result
     return source
@@ -119,12 +119,15 @@ def gradients(G: Tensor, term: _Term) -> list[Tensor]:
                 amplitude.numel() > 1,
                 CLIP=term.rule.clip,
                 # G in 16 bits is rounded to 2**-9 or 2**-12, the operands of tf32 to 2**-11.
-                PRECISION="ieee" if G.dtype == torch.float32 else "tf32",
+                PRECISION="tf32x3" if G.dtype == torch.float32 else "tf32",
+                # A tensor core takes at least 16 of the dimension that it sums over.
+                RANK1=max(16, triton.next_power_of_2(r1)),
+                RANK2=max(16, triton.next_power_of_2(r2)),
                 ROWS=rows,
                 COLUMNS=_COLUMNS,
                 ROW_TILES=_ROW_TILES,
                 num_warps=8,
-                **_constants(term, r1, r2),
+                **_constants(term),
             )
             for total, found in zip(sums[1::2], down, strict=True):
                 total += found[:count].sum(0)
@@ -142,32 +145,37 @@ def _arguments(term: _Term) -> tuple[Any, ...]:
     return A, B, C, D, term.amplitude, A.shape[0], 0 if C is None else C.shape[0]
 
 
-def _constants(term: _Term, r1: int, r2: int) -> dict[str, Any]:
-    # A tensor core takes at least 16 of the dimension that it sums over.
-    return {
-        "ACTIVATION": term.rule.magnitude_activation,
-        "DIRECTION": term.rule.direction,
-        "RANK1": max(16, triton.next_power_of_2(r1)),
-        "RANK2": max(16, triton.next_power_of_2(r2)),
-    }
+def _constants(term: _Term) -> dict[str, str]:
+    return {"ACTIVATION": term.rule.magnitude_activation, "DIRECTION": term.rule.direction}
 
 
 @triton.jit
-def _product(left, right, rows, columns, d, k, rank, RANK: tl.constexpr):
-    """The tile of a product of factors, and the rows and columns of the factors that it took."""
-    ranks = tl.arange(0, RANK)
-    tall = tl.load(
-        left + rows[:, None] * rank + ranks[None, :],
-        mask=(rows[:, None] < d) & (ranks[None, :] < rank),
-        other=0.0,
-    )
-    wide = tl.load(
-        right + ranks[:, None].to(tl.int64) * k + columns[None, :],
-        mask=(ranks[:, None] < rank) & (columns[None, :] < k),
-        other=0.0,
-    )
-    # In fp32 proper: a sign must not hang on the rounding of tf32.
-    return tl.dot(tall, wide, input_precision="ieee"), tall, wide
+def _tall(factor, rows, d, ranks, rank):
+    """The rows of B or D, (d, rank), that a tile lies in; zeros beyond its edges."""
+    mask = (rows[:, None] < d) & (ranks[None, :] < rank)
+    return tl.load(factor + rows[:, None] * rank + ranks[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _wide(factor, columns, k, ranks, rank):
+    """The columns of A or C, (rank, k), that a tile lies in; zeros beyond its edges."""
+    mask = (ranks[:, None] < rank) & (columns[None, :] < k)
+    return tl.load(factor + ranks[:, None] * k + columns[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _product(left, right, rows, columns, d, k, rank, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The tile of B A or D C, in fp32 proper: a sign must not hang on the rounding of tf32.
+
+    16 of the rank at a time, since these products are unrolled: 64 at once overflow the registers by kilobytes.
+    """
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, rank, 16):
+        ranks = first + tl.arange(0, 16)
+        tall = _tall(left, rows, d, ranks, rank)
+        wide = _wide(right, columns, k, ranks, rank)
+        product = tl.dot(tall, wide, product, input_precision="ieee")
+    return product
 
 
 @triton.jit
@@ -217,7 +225,7 @@ def _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION: tl.constexpr):
         triton.Config({"ROWS": rows, "COLUMNS": columns}, num_warps=warps)
         for rows, columns, warps in (_TILES[:1] if knobs.runtime.interpret else _TILES)
     ],
-    key=["d", "k", "RANK1", "RANK2", "ACTIVATION", "DIRECTION"],
+    key=["d", "k", "r1", "r2", "ACTIVATION", "DIRECTION"],
 )
 @triton.jit
 def _add_update(
@@ -241,8 +249,6 @@ def _add_update(
     ROUNDED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     DIRECTION: tl.constexpr,
-    RANK1: tl.constexpr,
-    RANK2: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -253,12 +259,12 @@ def _add_update(
     columns = first_column + tl.arange(0, COLUMNS)
     inside = (rows[:, None] < d) & (columns[None, :] < k)
 
-    P, _, _ = _product(B, A, rows, columns, d, k, r1, RANK1)
+    P = _product(B, A, rows, columns, d, k, r1, ROWS, COLUMNS)
     M, _ = _activate(P, ACTIVATION)
     if DIRECTION == "fixed":
         Z = _random_signs(seed, rows, first_column, k, COLUMNS)
     else:
-        Z, _, _ = _product(D, C, rows, columns, d, k, r2, RANK2)
+        Z = _product(D, C, rows, columns, d, k, r2, ROWS, COLUMNS)
     S = _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION)
 
     at = source + rows[:, None] * source_row + columns[None, :] * source_column
@@ -313,17 +319,19 @@ def _add_gradients(
         inside = (rows[:, None] < d) & (columns[None, :] < k)
         g = tl.load(G + rows[:, None] * k + columns[None, :], mask=inside, other=0.0).to(tl.float32)
 
-        P, b, a = _product(B, A, rows, columns, d, k, r1, RANK1)
+        P = _product(B, A, rows, columns, d, k, r1, ROWS, COLUMNS)
         M, slope = _activate(P, ACTIVATION)
         if DIRECTION == "fixed":
             Z = _random_signs(seed, rows, first_column, k, COLUMNS)
         else:
-            Z, db, ca = _product(D, C, rows, columns, d, k, r2, RANK2)
+            Z = _product(D, C, rows, columns, d, k, r2, ROWS, COLUMNS)
         H = g * _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION) * slope
 
-        dA = tl.dot(tl.trans(b), H, dA, input_precision=PRECISION)
+        tall = _tall(B, rows, d, ranks1, r1)
+        wide = _wide(A, columns, k, ranks1, r1)
+        dA = tl.dot(tl.trans(tall), H, dA, input_precision=PRECISION)
         at = down_B + (strip * d + rows[:, None]) * r1 + ranks1[None, :]
-        dB = tl.dot(H, tl.trans(a), input_precision=PRECISION)
+        dB = tl.dot(H, tl.trans(wide), input_precision=PRECISION)
         tl.store(at, dB, mask=(rows[:, None] < d) & (ranks1[None, :] < r1))
 
         if DIRECTION != "fixed":
@@ -334,9 +342,11 @@ def _add_gradients(
                 K = tl.where(K > 1, 1.0, tl.where(K < -1, -1.0, K))
             if CLIP == "bnn":
                 K = tl.where(tl.abs(Z) <= 1, K, 0.0)
-            dC = tl.dot(tl.trans(db), K, dC, input_precision=PRECISION)
+            tall = _tall(D, rows, d, ranks2, r2)
+            wide = _wide(C, columns, k, ranks2, r2)
+            dC = tl.dot(tl.trans(tall), K, dC, input_precision=PRECISION)
             at = down_D + (strip * d + rows[:, None]) * r2 + ranks2[None, :]
-            dD = tl.dot(K, tl.trans(ca), input_precision=PRECISION)
+            dD = tl.dot(K, tl.trans(wide), input_precision=PRECISION)
             tl.store(at, dD, mask=(rows[:, None] < d) & (ranks2[None, :] < r2))
 
     at = across_A + (band * r1 + ranks1[:, None]) * k + columns[None, :]

@@ -15,16 +15,17 @@ from repro.adapters.dual_lora import Rule, Update, backend
 from repro.adapters.dual_lora.update import _Term, dual_lora_linear, random_signs, updated_weight
 from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
 
-pytest.importorskip("triton", reason="Triton is made for Linux on x86_64 only, and its kernels need it")
+kernels = pytest.importorskip("repro.adapters.dual_lora.kernels", reason="Triton is made for Linux on x86_64 only, and its kernels need it")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# 2 * 512 + 7 rows are three bands; 197 columns are two strips and end inside a word of 32 random signs.
-D_OUT, D_IN, TOKENS = 2 * 512 + 7, 197, 11
+# With bands of 2 tiles of 64 rows these are three bands; 197 columns are two strips and end inside a word of 32 random signs.
+D_OUT, D_IN, TOKENS = 2 * 128 + 7, 197, 11
 
 
 @pytest.fixture(autouse=True)
 def kernels_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "DEVICES", {"cuda", "cpu"})
+    monkeypatch.setattr(kernels, "_ROW_TILES", 2)
 
 
 def make_update(rule: Rule, seed: int = 0, ranks: tuple[int, int] = (3, 5), scale: float = 1.7) -> Update:
