@@ -27,13 +27,14 @@ from triton import knobs
 if TYPE_CHECKING:
     from .update import _Term
 
-# Tile of `_add_update`: the shapes from which Triton takes the fastest, by the kind of weight it meets. 64 x 128
-# numbers of fp32 are 64 registers a thread in 4 warps, and P, Z and W0 are such tiles.
+# Rows, columns and warps of a tile of `_add_update`, of which Triton takes the fastest for each shape. Compiled for
+# an A100 and an H100 by Triton 3.9 they keep within a thread's 255 registers; 128 x 128 does not.
 _TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8)]
 
-# Columns of a program of `_add_gradients`, and row tiles that it goes down. At 4096 x 4096 and small ranks that
-# makes 32 x 8 programs for the 132 multiprocessors of an H100 or the 108 of an A100.
-_COLUMNS = 128
+# A program of `_add_gradients`: its columns, and how many row tiles it goes down. 64 x 64 in 8 warps, and 32 x 64
+# above a rank of 32, were the largest tiles that kept within the registers. 4096 x 4096 makes 64 x 8 programs, for
+# the 132 multiprocessors of an H100 or the 108 of an A100.
+_COLUMNS = 64
 _ROW_TILES = 8
 
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -50,103 +51,79 @@ def updated_weight(weight: Tensor, terms: Sequence[_Term], dtype: torch.dtype) -
         for i, term in enumerate(terms):
             last = i == len(terms) - 1
             result = torch.empty_like(weight, dtype=dtype if last else torch.float32)
-            A, B, C, D, amplitude, r1, r2 = _arguments(term)
-
-            def grid(tile: dict[str, int]) -> tuple[int, int]:
-                return triton.cdiv(d, tile["ROWS"]), triton.cdiv(k, tile["COLUMNS"])
-
-            _add_update[grid](
+            _add_update[lambda tile: (triton.cdiv(d, tile["ROWS"]), triton.cdiv(k, tile["COLUMNS"]))](
                 source,
                 result,
-                A,
-                B,
-                C,
-                D,
-                amplitude,
-                term.seed,
                 d,
                 k,
-                r1,
-                r2,
                 *source.stride(),
                 *result.stride(),
-                amplitude.numel() > 1,
+                **_arguments(term),
                 ROUNDED=_DTYPES[weight.dtype if last else torch.float32],
-                **_constants(term),
             )
             source = result
     return source
 
 
 def gradients(G: Tensor, term: _Term) -> list[Tensor]:
-    """The gradients of the term's factors, in fp32, for G = dL/d(dW) of shape (d, k), contiguous.
+    """The gradients of the term's factors, in their order, for G = dL/d(dW), contiguous and of shape (d, k).
 
-    Takes no more memory than G besides them: the columns go in as many parts as that needs.
+    The parts to be summed take d (r1 + r2) numbers of fp32 for each strip of columns. So the strips go in rounds that
+    need no more memory than G does.
     """
-    A, B, C, D, amplitude, r1, r2 = _arguments(term)
-    (d, k), shapes = G.shape, [factor.shape for factor in term.factors]
-    rows = 64 if max(r1, r2) <= 32 else 32
-    bands = triton.cdiv(d, rows * _ROW_TILES)
-    strips = triton.cdiv(k, _COLUMNS)
-    part = max(1, min(strips, k * G.element_size() // (4 * (r1 + r2))))  # strips of a part: see below
-    # What each program finds: of A and C for each band of rows, of B and D for each strip of columns.
-    across = [G.new_empty(bands, r, k, dtype=torch.float32) for r, _ in shapes[::2]]
-    down = [G.new_empty(part, d, r, dtype=torch.float32) for _, r in shapes[1::2]]  # part * d * (r1 + r2)
+    d, k = G.shape
+    arguments = _arguments(term)
+    ranks = [factor.shape[0] for factor in term.factors[::2]]
+    rows = 64 if max(ranks) <= 32 else 32
+    bands, strips = triton.cdiv(d, rows * _ROW_TILES), triton.cdiv(k, _COLUMNS)
+    a_round = min(strips, max(1, k * G.element_size() // (4 * sum(ranks))))
+    # None in the place of the direction group's where it has no factors.
+    across = [*(G.new_empty(bands, r, k, dtype=torch.float32) for r in ranks), None]
+    down = [*(G.new_empty(a_round, d, r, dtype=torch.float32) for r in ranks), None]
     sums = [torch.zeros_like(factor) for factor in term.factors]
-    across_A, across_C = across if len(across) == 2 else (*across, None)
-    down_B, down_D = down if len(down) == 2 else (*down, None)
     with torch.cuda.device_of(G):
-        for first in range(0, strips, part):
-            count = min(part, strips - first)
-            _add_gradients[(count, bands)](
+        for first in range(0, strips, a_round):
+            count = min(a_round, strips - first)
+            _add_gradients[count, bands](
                 G,
-                across_A,
-                down_B,
-                across_C,
-                down_D,
-                A,
-                B,
-                C,
-                D,
-                amplitude,
-                term.scale,
-                term.seed,
+                *across[:2],
+                *down[:2],
                 d,
                 k,
-                r1,
-                r2,
                 first,
-                amplitude.numel() > 1,
+                term.scale,
+                **arguments,
                 CLIP=term.rule.clip,
-                # G in 16 bits is rounded to 2**-9 or 2**-12, the operands of tf32 to 2**-11.
+                # G in 16 bits is rounded to 2**-9 or 2**-12, an operand in tf32 to 2**-11; tf32x3 is as good as fp32.
                 PRECISION="tf32x3" if G.dtype == torch.float32 else "tf32",
                 # A tensor core takes at least 16 of the dimension that it sums over.
-                RANK1=max(16, triton.next_power_of_2(r1)),
-                RANK2=max(16, triton.next_power_of_2(r2)),
+                RANK1=max(16, triton.next_power_of_2(ranks[0])),
+                RANK2=max(16, triton.next_power_of_2(ranks[-1])),
                 ROWS=rows,
                 COLUMNS=_COLUMNS,
                 ROW_TILES=_ROW_TILES,
                 num_warps=8,
-                **_constants(term),
             )
-            for total, found in zip(sums[1::2], down, strict=True):
-                total += found[:count].sum(0)
-    for total, found in zip(sums[::2], across, strict=True):
-        torch.sum(found, 0, out=total)
+            for total, parts in zip(sums[1::2], down, strict=False):
+                total += parts[:count].sum(0)
+    for total, parts in zip(sums[::2], across, strict=False):
+        torch.sum(parts, 0, out=total)
     return sums
 
 
-def _arguments(term: _Term) -> tuple[Any, ...]:
-    A, B, C, D = (
-        (factor.contiguous() for factor in term.factors)
-        if len(term.factors) == 4
-        else (term.A.contiguous(), term.B.contiguous(), None, None)
-    )
-    return A, B, C, D, term.amplitude, A.shape[0], 0 if C is None else C.shape[0]
-
-
-def _constants(term: _Term) -> dict[str, str]:
-    return {"ACTIVATION": term.rule.magnitude_activation, "DIRECTION": term.rule.direction}
+def _arguments(term: _Term) -> dict[str, Any]:
+    """What both kernels take of an update, by name."""
+    factors = [factor.contiguous() for factor in term.factors]
+    return {
+        **dict(zip("ABCD", [*factors, None, None], strict=False)),
+        "r1": term.A.shape[0],
+        "r2": term.factors[-1].shape[1],  # no one asks where there is no D
+        "amplitude": term.amplitude,
+        "per_row": term.amplitude.numel() > 1,
+        "seed": term.seed,
+        "ACTIVATION": term.rule.magnitude_activation,
+        "DIRECTION": term.rule.direction,
+    }
 
 
 @triton.jit
@@ -231,21 +208,21 @@ def _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION: tl.constexpr):
 def _add_update(
     source,
     result,
-    A,
-    B,
-    C,
-    D,
-    amplitude,
-    seed,
     d,
     k,
-    r1,
-    r2,
     source_row,
     source_column,
     result_row,
     result_column,
+    A,
+    B,
+    C,
+    D,
+    r1,
+    r2,
+    amplitude,
     per_row,
+    seed,
     ROUNDED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     DIRECTION: tl.constexpr,
@@ -273,26 +250,26 @@ def _add_update(
     tl.store(at, W.to(ROUNDED).to(result.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_strip"])
 def _add_gradients(
     G,
     across_A,
-    down_B,
     across_C,
+    down_B,
     down_D,
+    d,
+    k,
+    first_strip,
+    scale,
     A,
     B,
     C,
     D,
-    amplitude,
-    scale,
-    seed,
-    d,
-    k,
     r1,
     r2,
-    first_strip,
+    amplitude,
     per_row,
+    seed,
     CLIP: tl.constexpr,
     PRECISION: tl.constexpr,
     ACTIVATION: tl.constexpr,

@@ -15,7 +15,10 @@ from repro.adapters.dual_lora import Rule, Update, backend
 from repro.adapters.dual_lora.update import _Term, dual_lora_linear, random_signs, updated_weight
 from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
 
-kernels = pytest.importorskip("repro.adapters.dual_lora.kernels", reason="Triton is made for Linux on x86_64 only, and its kernels need it")
+kernels = pytest.importorskip(
+    "repro.adapters.dual_lora.kernels",
+    reason="Triton is made for Linux on x86_64 only, and its kernels need it",
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # With bands of 2 tiles of 64 rows these are three bands; 197 columns are two strips and end inside a word of 32 random signs.
