@@ -1,4 +1,4 @@
-"""What holds for every test: nothing of the token cache of whoever runs it, one thread, Triton interpreted."""
+"""What holds for every test: an empty token cache, one thread, Triton interpreted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
 
-# Read as Triton is imported, which transformers does long before the tests of the kernels. These alone use it:
-# for everyone else the kernels do not run on a CPU.
+# Read as Triton is imported, which transformers does long before the tests of the kernels. These alone use
+# it: for everyone else the kernels do not run on a CPU.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 

@@ -1,16 +1,16 @@
 # mypy: disallow-untyped-defs=False
 """Triton kernels of the update: the weight with dW in it, and the gradients of the factors.
 
-Tested against the float64 formulas, but only as Triton interprets them on a CPU: their time on a GPU has
-never been measured, and the tile sizes below are reasoned, not tuned.
+Never timed, nor run on a GPU: tested as Triton interprets them on a CPU, and compiled for an A100 and an
+H100. The tiles are chosen by the registers that the compiler gave them, not by a clock.
 
-`updated_weight` writes W0 + dW tile by tile: no B A and no D C exist outside of a tile. `gradients` reads
-G = dL/d(dW) once. A program goes down a strip of columns: it sums its part of dA and dC as it goes, and writes
-for each tile what that adds to dB and dD. The parts are then summed in a fixed order. So there are no atomic
-sums, and the same inputs give the same bits, as a resumed run needs. For the same reason only the first
-kernel is autotuned: none of its sums depend on the tile, whereas in the second a timer would decide the order.
+`updated_weight` writes W0 + dW tile by tile: B A and D C exist only inside of a tile. `gradients` reads
+G = dL/d(dW) once. A program goes down a strip of columns: it sums its part of dA and dC as it goes, and
+writes for each tile what that adds to dB and dD. The parts are then summed in a fixed order. So there are
+no atomic sums, and the same inputs give the same bits, as a resumed run needs. For the same reason only the
+first kernel is autotuned: none of its sums depends on the tile; in the second a timer would choose the order.
 
-Importing this module needs Triton: `repro.adapters.dual_lora.backend` does where the kernels can run.
+Importing this module needs Triton: `repro.adapters.dual_lora.backend` does, where the kernels can run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from triton import knobs
 if TYPE_CHECKING:
     from .update import _Term
 
-# Rows, columns and warps of a tile of `_add_update`, of which Triton takes the fastest for each shape. Compiled for
-# an A100 and an H100 by Triton 3.9 they keep within a thread's 255 registers; 128 x 128 does not.
+# Rows, columns and warps of a tile of `_add_update`, of which Triton takes the fastest for each shape. Compiled
+# for an A100 and an H100 (Triton 3.9) they keep within a thread's 255 registers; 128 x 128 does not.
 _TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8)]
 
-# A program of `_add_gradients`: its columns, and how many row tiles it goes down. 64 x 64 in 8 warps, and 32 x 64
-# above a rank of 32, were the largest tiles that kept within the registers. 4096 x 4096 makes 64 x 8 programs, for
-# the 132 multiprocessors of an H100 or the 108 of an A100.
+# A program of `_add_gradients`: its columns, and how many row tiles it goes down. 64 x 64 in 8 warps, and
+# 32 x 64 above a rank of 32, were the largest tiles that kept within the registers (G in 16 bits).
+# 4096 x 4096 makes 64 x 8 programs, for the 132 multiprocessors of an H100 or the 108 of an A100.
 _COLUMNS = 64
 _ROW_TILES = 8
 
@@ -68,8 +68,8 @@ def updated_weight(weight: Tensor, terms: Sequence[_Term], dtype: torch.dtype) -
 def gradients(G: Tensor, term: _Term) -> list[Tensor]:
     """The gradients of the term's factors, in their order, for G = dL/d(dW), contiguous and of shape (d, k).
 
-    The parts to be summed take d (r1 + r2) numbers of fp32 for each strip of columns. So the strips go in rounds that
-    need no more memory than G does.
+    The parts to be summed take d (r1 + r2) numbers of fp32 for each strip of columns. So the strips go in
+    rounds that need no more memory for them than G does.
     """
     d, k = G.shape
     arguments = _arguments(term)
@@ -94,7 +94,7 @@ def gradients(G: Tensor, term: _Term) -> list[Tensor]:
                 term.scale,
                 **arguments,
                 CLIP=term.rule.clip,
-                # G in 16 bits is rounded to 2**-9 or 2**-12, an operand in tf32 to 2**-11; tf32x3 is as good as fp32.
+                # bf16 rounds to 2**-9, fp16 and tf32 to 2**-11; three products in tf32 come near fp32.
                 PRECISION="tf32x3" if G.dtype == torch.float32 else "tf32",
                 # A tensor core takes at least 16 of the dimension that it sums over.
                 RANK1=max(16, triton.next_power_of_2(ranks[0])),
@@ -144,7 +144,7 @@ def _wide(factor, columns, k, ranks, rank):
 def _product(left, right, rows, columns, d, k, rank, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """The tile of B A or D C, in fp32 proper: a sign must not hang on the rounding of tf32.
 
-    16 of the rank at a time, since these products are unrolled: 64 at once overflow the registers by kilobytes.
+    16 of the rank at a time, as these products are unrolled: 64 at once overflow the registers by kilobytes.
     """
     product = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, rank, 16):
@@ -188,13 +188,9 @@ def _random_signs(seed, rows, first_column, k, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION: tl.constexpr):
-    """S from Z: Z itself or random signs, times the scale, or Sign(Z), with Sign(0) = -1, times its amplitude."""
+    """S: Z or the random signs times the scale, or Sign(Z), with Sign(0) = -1, times its amplitude."""
     a = tl.load(amplitude + rows * per_row, mask=rows < d, other=0.0)[:, None]
-    if DIRECTION == "sign":
-        S = tl.where(Z > 0, a, -a)
-    else:
-        S = Z * a
-    return S
+    return tl.where(Z > 0, a, -a) if DIRECTION == "sign" else Z * a
 
 
 @triton.autotune(

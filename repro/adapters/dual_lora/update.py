@@ -182,7 +182,7 @@ class _DualLoraLinear(torch.autograd.Function):
                 G = grad.t() @ x
                 if grad_weight is not None:
                     grad_weight.copy_(G)
-                sums = [kernels.gradients(G, t) if asked else s for t, asked, s in zip(terms, trained, sums)]
+                sums = [kernels.gradients(G, term) if trained[i] else sums[i] for i, term in enumerate(terms)]
             for columns in [] if kernels else _blocks(k, d, grad.device):
                 blocks = [term.block(_ALL, columns) for term in terms]
                 if grad_x is not None:

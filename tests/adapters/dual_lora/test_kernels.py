@@ -1,18 +1,13 @@
-"""The Triton kernels against the float64 formulas: on a GPU where there is one, else as Triton interprets them.
-
-Shapes are ragged and take several tiles, strips and bands in both kernels.
-"""
+"""The Triton kernels against the float64 formulas, on a GPU or, without one, as Triton interprets them."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from torch import Tensor
 
 from repro.adapters.dual_lora import Rule, Update, backend
-from repro.adapters.dual_lora.update import _Term, dual_lora_linear, random_signs, updated_weight
+from repro.adapters.dual_lora.update import _Term, dual_lora_linear, updated_weight
 from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
 
 kernels = pytest.importorskip(
@@ -21,7 +16,7 @@ kernels = pytest.importorskip(
 )
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# With bands of 2 tiles of 64 rows these are three bands; 197 columns are two strips and end inside a word of 32 random signs.
+# Three bands of 2 tiles of 64 rows; four strips of columns, the last of which ends inside a word of random signs.
 D_OUT, D_IN, TOKENS = 2 * 128 + 7, 197, 11
 
 
@@ -83,3 +78,127 @@ def test_gradients_match_the_dense_formulas(rule: Rule, rms: float) -> None:
     for name in expected:
         assert found[name].dtype == torch.float32
         assert_close(found[name], expected[name], 1e-5)
+
+
+@pytest.mark.parametrize("ranks", [(1, 64), (16, 17), (33, 2)])
+def test_any_ranks(ranks: tuple[int, int]) -> None:
+    # A third of G's memory for the parts of a strip, so that the strips go in several rounds at these ranks.
+    u, weight, G = make_update(Rule(), ranks=ranks), make_weight(), make_gradient(1.0)
+    expected = weight.double() + reference_delta(u)[0].detach()
+    torch.testing.assert_close(updated_weight(weight, [u]).double(), expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in reference_gradients(u, G.double()).items():
+        assert_close(gradients(u, G)[name], gradient, 1e-5)
+
+
+def test_parts_need_no_more_memory_than_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    new_empty = Tensor.new_empty
+    monkeypatch.setattr(
+        Tensor, "new_empty", lambda *a, **k: made.append((t := new_empty(*a, **k)).numel()) or t
+    )
+    u, G = make_update(Rule(), ranks=(16, 16)), make_gradient(1.0)
+    gradients(u, G)
+    across, down = made[:2], made[2:]
+    assert sum(down) <= G.numel()
+    assert across == [16 * 3 * D_IN] * 2  # three bands, which are longer in earnest
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_rounded_once(dtype: torch.dtype) -> None:
+    # Within 1e-5 of the exact value before rounding: only there may the neighbour be taken.
+    u, weight = make_update(Rule()), make_weight(dtype)
+    found, exact = updated_weight(weight, [u]), weight.double() + reference_delta(u)[0].detach()
+    assert found.dtype == dtype
+    wrong = found != exact.to(dtype)
+    assert wrong.double().mean() < 1e-3
+    torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps / 2, atol=1e-5)
+
+    G = make_gradient(1.0, dtype)
+    for name, expected in reference_gradients(u, G.double()).items():
+        # An interpreter has no tf32: a GPU rounds to 2**-11.
+        assert_close(gradients(u, G)[name], expected, 1e-5 if DEVICE == "cpu" else 2**-10)
+
+
+def test_two_terms_are_rounded_once_and_cancel() -> None:
+    # dW - dW(0) of `subtract_initial`.
+    u, weight = make_update(Rule()), make_weight(torch.bfloat16)
+    initial = u._replace(scale=-u.scale)
+    assert torch.equal(updated_weight(weight, [u, initial]), weight)
+    other = make_update(Rule(), seed=1)
+    exact = weight.double() + (reference_delta(u)[0] + reference_delta(other)[0]).detach()
+    found = updated_weight(weight, [u, other]).double()
+    torch.testing.assert_close(found, exact, rtol=2**-8, atol=1e-5)
+
+
+def test_a_transposed_weight_stays_transposed() -> None:
+    u, weight = make_update(Rule()), make_weight().t().contiguous().t()
+    found = updated_weight(weight, [u])
+    assert found.stride() == weight.stride()
+    assert torch.equal(found, updated_weight(weight.contiguous(), [u]))
+
+
+@pytest.mark.parametrize("zero", ["factors", "not a number"])
+def test_sign_of_zero_slope_at_zero_and_nan(zero: str) -> None:
+    u = make_update(Rule(clip="none"))
+    with torch.no_grad():
+        u.C.zero_()
+        u.B.fill_(1.0)
+        u.A.fill_(1.0)
+    weight, G = torch.zeros(D_OUT, D_IN, device=DEVICE), make_gradient(1.0)
+    assert torch.equal(updated_weight(weight, [u]), torch.full_like(weight, -1.7) * 3)
+    with torch.no_grad():
+        u.A.fill_(0.0 if zero == "factors" else float("nan"))
+    if zero == "factors":
+        assert gradients(u, G)["B"].count_nonzero() == gradients(u, G)["A"].count_nonzero() == 0
+    else:
+        assert updated_weight(weight, [u]).isnan().all()
+
+
+def test_the_layer_takes_the_kernels_and_gives_what_torch_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x, dy = (torch.randn(2, TOKENS, n, generator=generator).to(DEVICE) for n in (D_IN, D_OUT))
+    bias = torch.randn(D_OUT, generator=generator).to(DEVICE)
+    updates = [make_update(Rule()), make_update(RULES["xnor"], seed=1)]
+    calls = {"updated_weight": 0, "gradients": 0}
+    for name in calls:
+
+        def counted(*a: object, name: str = name, call: object = getattr(kernels, name)) -> object:
+            calls[name] += 1
+            return call(*a)
+
+        monkeypatch.setattr(kernels, name, counted)
+
+    found = {}
+    for device in ("triton", "torch"):
+        if device == "torch":
+            monkeypatch.setattr(backend, "DEVICES", set())
+        inputs = [t.clone().requires_grad_() for t in (x, make_weight(), bias)]
+        for u in updates:
+            for factor in (u.A, u.B, u.C, u.D):
+                factor.grad = None
+        y = dual_lora_linear(*inputs, updates)
+        y.backward(dy)
+        factors = [f.grad for u in updates for f in (u.A, u.B, u.C, u.D)]
+        found[device] = [y.detach(), *(t.grad for t in inputs), *factors]
+    assert calls == {"updated_weight": 2, "gradients": 2}
+    for one, other in zip(*found.values(), strict=True):
+        assert_close(one, other.double(), 1e-5)
+
+
+def test_the_same_inputs_give_the_same_bits() -> None:
+    u, G = make_update(Rule()), make_gradient(1.0)
+    for one, other in zip(gradients(u, G).values(), gradients(u, G).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_torch_computes_what_the_kernels_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    u, weight = make_update(Rule()), make_weight()
+    factors = [u.A, u.B, u.C, u.D]
+    assert backend.kernels(factors, weight) is kernels
+    assert backend.kernels(factors, weight.double()) is None
+    assert backend.kernels([f.double() for f in factors], weight) is None
+    assert backend.kernels(factors, weight[:0]) is None
+    large = make_update(Rule(), ranks=(65, 1))
+    assert backend.kernels([large.A, large.B], weight) is None
+    monkeypatch.setattr(backend, "DEVICES", {"cuda"})
+    assert (backend.kernels(factors, weight) is None) == (DEVICE == "cpu")
