@@ -27,8 +27,8 @@ from triton import knobs
 if TYPE_CHECKING:
     from .update import _Term
 
-# Rows, columns and warps of a tile of `_add_update`, of which Triton takes the fastest for each shape. Compiled
-# for an A100 and an H100 (Triton 3.9) they keep within a thread's 255 registers; 128 x 128 does not.
+# Rows, columns and warps of a tile of `_add_update`: Triton takes the fastest for each shape. Compiled for
+# an A100 and an H100 (Triton 3.9) they keep within a thread's 255 registers; 128 x 128 does not.
 _TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8)]
 
 # A program of `_add_gradients`: its columns, and how many row tiles it goes down. 64 x 64 in 8 warps, and
