@@ -1,10 +1,11 @@
-"""What holds for every test: no reading or filling of the token cache of whoever runs it, and one thread.
+"""What holds for every test: an empty token cache, one thread, Triton interpreted.
 
 And the disks that tests of faults need, where the system lends them.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ import torch
 
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
+
+# Read as Triton is imported, which transformers does long before the tests of the kernels. These alone use
+# it: for everyone else the kernels do not run on a CPU.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,9 +25,7 @@ def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_file_that_breaks_off_leaves_the_old_one_alone(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_a_file_that_breaks_off_leaves_the_old_one_alone(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
     with pytest.raises(error), whole_file(path) as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from repro.bench import layer, step
+from repro.bench import evaluation, generation, layer, ranks, startup, step, training
 from repro.bench.record import Figure, Measured, Point
 from repro.config import ConfigError
 from repro.study.environment import environment
@@ -14,6 +14,11 @@ from repro.study.environment import environment
 PARTS: Mapping[str, Callable[[bool], Iterator[Figure]]] = {
     "layer": lambda small: layer.figures(layer.SMALL if small else layer.SHAPES, rounds=2 if small else 7),
     "step": lambda small: step.figures("smoke" if small else "laptop", rounds=2 if small else 5),
+    "training": training.figures,
+    "evaluation": evaluation.figures,
+    "generation": generation.figures,
+    "ranks": ranks.figures,
+    "startup": startup.figures,
 }
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -37,6 +37,7 @@ class FineTuning(L.LightningModule):
 
     `losses` holds every optimiser step's mean training loss, `validation_losses` pairs (step, mean loss),
     `validation_scores` pairs (step, score in percent) where the family scores its validation.
+    `kernel` is what computed the adapters in training, where the method has a choice.
 
     A pass that runs out of memory is repeated in halves, and so is every later one: `halvings` counts how
     often that was needed in training, `test_halvings` in evaluation. `retries` is False where the processes
@@ -59,6 +60,7 @@ class FineTuning(L.LightningModule):
         self.validation_losses: list[tuple[int, float]] = []
         self.validation_scores: list[tuple[int, float]] = []
         self.predictions: list[Prediction] = []
+        self.kernel: Literal["triton", "torch"] | None = None
         self.halvings = 0
         self.test_halvings = 0
         self.retries = True
@@ -100,6 +102,7 @@ class FineTuning(L.LightningModule):
     def on_train_start(self) -> None:
         # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode, its dropout off.
         self.train()
+        self.kernel = self.method.kernel(self.model)  # as it is: on the device that trains it
         # A checkpoint is written before its step's validation, which Lightning then takes for done.
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning's, set by `fit`
         every, done = data.validate_every, len(self.losses)

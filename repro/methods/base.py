@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -152,6 +152,10 @@ class Method(Frozen, ABC):
     def adapted_layers(self, model: nn.Module) -> list[nn.Module]:
         """The layers of a model that carry this method's adapter."""
         return []
+
+    def kernel(self, model: nn.Module) -> Literal["triton", "torch"] | None:
+        """What computes the adapters of a model where it now is; None of a method without kernels of its own."""
+        return None
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
         """What adapting one of the `adapted` maps adds to a training pass of so many tokens."""

@@ -52,6 +52,7 @@ class Training(Frozen):
     Attributes:
         optimizer_state_bytes: of the tensors that the optimiser kept at the end.
         adamw_state_bytes: of those that AdamW would have kept for the same parameters.
+        kernel: what computed the adapter, where the method has a choice.
         micro_batch_size: examples in one pass of one device, after whatever halving the memory asked for.
     """
 
@@ -63,6 +64,7 @@ class Training(Frozen):
     validation_scores: tuple[tuple[int, float], ...] = ()
     optimizer_state_bytes: int | None = None
     adamw_state_bytes: int | None = None
+    kernel: Literal["triton", "torch"] | None = None
     micro_batch_size: int | None = None
 
 

@@ -284,6 +284,7 @@ def _execute(
             validation_scores=tuple(module.validation_scores),
             optimizer_state_bytes=state_bytes(optimizer) if optimizer else None,
             adamw_state_bytes=adamw_state_bytes(optimizer) if optimizer else None,
+            kernel=module.kernel,
             micro_batch_size=halved(examples, module.halvings) if method.trains else None,
         ),
         evaluation=Evaluation(

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import backend
+
 # Elements of a block. On a CPU 2**20, 512 rows of 2048, was the fastest of 2**17 to 2**22: few enough for
 # the cache, enough for the matrix products. An accelerator wants larger products: there a block's tensors
 # take 32 MiB each.
@@ -82,6 +84,8 @@ def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`. Carries no gradient."""
     with torch.no_grad(), _without_autocast(weight):
         terms = [_Term(update) for update in updates]
+        if kernels := _kernels(terms, weight):
+            return kernels.updated_weight(weight, terms, weight.dtype)
         result = torch.empty_like(weight)
         for rows in _blocks(weight.shape[0], weight.shape[1], weight.device):
             result[rows] = _add(weight[rows], [term.block(rows, _ALL) for term in terms])
@@ -146,9 +150,12 @@ class _DualLoraLinear(torch.autograd.Function):
         ctx.unpack, ctx.rules = unpack, rules
 
         weight = stored if unpack is None else unpack()
-        y = x.new_empty(x.shape[0], weight.shape[0])
         with _without_autocast(x):
             terms = [_Term(update) for update in _updates(rules, tensors)]
+            if kernels := _kernels(terms, weight, x):
+                bias = None if bias is None else bias.to(x.dtype)
+                return F.linear(x, kernels.updated_weight(weight, terms, x.dtype), bias)
+            y = x.new_empty(x.shape[0], weight.shape[0])
             for rows in _blocks(weight.shape[0], weight.shape[1], x.device):
                 block = _add(weight[rows], [term.block(rows, _ALL) for term in terms]).to(x.dtype)
                 y[:, rows] = F.linear(x, block, None if bias is None else bias[rows].to(x.dtype))
@@ -168,7 +175,15 @@ class _DualLoraLinear(torch.autograd.Function):
             terms = [_Term(update) for update in _updates(ctx.rules, tensors)]
             trained = [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(tensors), _TENSORS)]
             sums = [[torch.zeros_like(f) for f in term.factors] for term in terms]
-            for columns in _blocks(k, d, grad.device):
+            kernels = _kernels(terms, weight, grad)
+            if kernels and grad_x is not None:
+                torch.mm(grad, kernels.updated_weight(weight, terms, grad.dtype), out=grad_x)
+            if kernels and x is not None:
+                G = grad.t() @ x
+                if grad_weight is not None:
+                    grad_weight.copy_(G)
+                sums = [kernels.gradients(G, term) if trained[i] else sums[i] for i, term in enumerate(terms)]
+            for columns in [] if kernels else _blocks(k, d, grad.device):
                 blocks = [term.block(_ALL, columns) for term in terms]
                 if grad_x is not None:
                     grad_x[:, columns] = grad @ _add(weight[:, columns], blocks).to(grad.dtype)
@@ -323,6 +338,10 @@ def _blocks(length: int, width: int, device: torch.device) -> Iterator[slice]:
     step = max(1, (CPU_BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK) // width)
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
+
+
+def _kernels(terms: Sequence[_Term], *tensors: Tensor) -> Any:
+    return backend.kernels([factor for term in terms for factor in term.factors], *tensors)
 
 
 def _without_autocast(tensor: Tensor) -> torch.autocast:

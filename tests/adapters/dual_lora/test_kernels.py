@@ -1,0 +1,203 @@
+"""The Triton kernels against the float64 formulas, on a GPU or, without one, as Triton interprets them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from repro.adapters.dual_lora import Rule, Update, backend
+from repro.adapters.dual_lora.update import _Term, dual_lora_linear, updated_weight
+from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
+
+kernels = pytest.importorskip(
+    "repro.adapters.dual_lora.kernels",
+    reason="Triton is made for Linux on x86_64 only, and its kernels need it",
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Three bands of 2 tiles of 64 rows; four strips of columns, the last ends inside a word of random signs.
+D_OUT, D_IN, TOKENS = 2 * 128 + 7, 197, 11
+
+
+@pytest.fixture(autouse=True)
+def kernels_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "DEVICES", {"cuda", "cpu"})
+    monkeypatch.setattr(kernels, "_ROW_TILES", 2)
+
+
+def make_update(rule: Rule, seed: int = 0, ranks: tuple[int, int] = (3, 5), scale: float = 1.7) -> Update:
+    """In fp32, spread so that D C has numbers on both sides of the |D C| = 1 of the bnn clip."""
+    generator = torch.Generator().manual_seed(seed)
+    r1, r2 = ranks
+    shapes = {"A": (r1, D_IN), "B": (D_OUT, r1), "C": (r2, D_IN), "D": (D_OUT, r2)}
+    factors = {
+        name: (torch.randn(shape, generator=generator) / min(shape) ** 0.25).to(DEVICE).requires_grad_()
+        for name, shape in shapes.items()
+    }
+    s = torch.tensor(scale, device=DEVICE)
+    if rule.direction == "fixed":
+        return Update(rule, s, factors["A"], factors["B"], seed=torch.tensor(2**62 - 12345, device=DEVICE))
+    return Update(rule, s, **factors)
+
+
+def make_weight(dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(D_OUT, D_IN, generator=generator).to(DEVICE, dtype)
+
+
+def make_gradient(rms: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return (rms * torch.randn(D_OUT, D_IN, generator=generator)).to(DEVICE, dtype)
+
+
+def gradients(u: Update, G: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad():
+        kernels = backend.kernels([u.A, u.B], G)
+        return dict(zip("ABCD", kernels.gradients(G, _Term(u)), strict=False))
+
+
+def assert_close(found: Tensor, expected: Tensor, epsilon: float) -> None:
+    """Sums of n numbers in a precision of epsilon: the error of each against the whole, as they cancel."""
+    assert (found.double() - expected).norm() <= epsilon * expected.norm()
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_weight_matches_the_dense_formula(rule: Rule) -> None:
+    u, weight = make_update(rule), make_weight()
+    expected = weight.double() + reference_delta(u)[0].detach()
+    torch.testing.assert_close(updated_weight(weight, [u]).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rms", [0.01, 10.0], ids=["small gradient", "large gradient"])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_gradients_match_the_dense_formulas(rule: Rule, rms: float) -> None:
+    u, G = make_update(rule), make_gradient(rms)
+    found, expected = gradients(u, G), reference_gradients(u, G.double())
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name].dtype == torch.float32
+        assert_close(found[name], expected[name], 1e-5)
+
+
+@pytest.mark.parametrize("ranks", [(1, 64), (16, 17), (33, 2)])
+def test_any_ranks(ranks: tuple[int, int]) -> None:
+    # A third of G's memory for the parts of a strip, so that the strips go in several rounds at these ranks.
+    u, weight, G = make_update(Rule(), ranks=ranks), make_weight(), make_gradient(1.0)
+    expected = weight.double() + reference_delta(u)[0].detach()
+    torch.testing.assert_close(updated_weight(weight, [u]).double(), expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in reference_gradients(u, G.double()).items():
+        assert_close(gradients(u, G)[name], gradient, 1e-5)
+
+
+def test_parts_need_no_more_memory_than_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    new_empty = Tensor.new_empty
+    monkeypatch.setattr(
+        Tensor, "new_empty", lambda *a, **k: made.append((t := new_empty(*a, **k)).numel()) or t
+    )
+    u, G = make_update(Rule(), ranks=(16, 16)), make_gradient(1.0)
+    gradients(u, G)
+    across, down = made[:2], made[2:]
+    assert sum(down) <= G.numel()
+    assert across == [16 * 3 * D_IN] * 2  # three bands, which are longer in earnest
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_rounded_once(dtype: torch.dtype) -> None:
+    u, weight = make_update(Rule()), make_weight(dtype)
+    found, exact = updated_weight(weight, [u]), weight.double() + reference_delta(u)[0].detach()
+    assert found.dtype == dtype
+    # Triton's interpreter cuts bf16 off where a GPU rounds, so it may be a whole unit away.
+    units = 1.0 if (dtype, DEVICE) == (torch.bfloat16, "cpu") else 0.5
+    torch.testing.assert_close(found.double(), exact, rtol=units * torch.finfo(dtype).eps, atol=1e-5)
+
+    G = make_gradient(1.0, dtype)
+    for name, expected in reference_gradients(u, G.double()).items():
+        # An interpreter has no tf32: a GPU rounds to 2**-11.
+        assert_close(gradients(u, G)[name], expected, 1e-5 if DEVICE == "cpu" else 2**-10)
+
+
+def test_two_terms_are_rounded_once_and_cancel() -> None:
+    # dW - dW(0) of `subtract_initial`.
+    u, weight = make_update(Rule()), make_weight(torch.float16)
+    initial = u._replace(scale=-u.scale)
+    assert torch.equal(updated_weight(weight, [u, initial]), weight)
+    other = make_update(Rule(), seed=1)
+    exact = weight.double() + (reference_delta(u)[0] + reference_delta(other)[0]).detach()
+    found = updated_weight(weight, [u, other]).double()
+    torch.testing.assert_close(found, exact, rtol=2**-11, atol=1e-5)
+
+
+def test_a_transposed_weight_stays_transposed() -> None:
+    u, weight = make_update(Rule()), make_weight().t().contiguous().t()
+    found = updated_weight(weight, [u])
+    assert found.stride() == weight.stride()
+    assert torch.equal(found, updated_weight(weight.contiguous(), [u]))
+
+
+@pytest.mark.parametrize("zero", ["factors", "not a number"])
+def test_sign_of_zero_slope_at_zero_and_nan(zero: str) -> None:
+    u = make_update(Rule(clip="none"))
+    with torch.no_grad():
+        u.C.zero_()
+        u.B.fill_(1.0)
+        u.A.fill_(1.0)
+    weight, G = torch.zeros(D_OUT, D_IN, device=DEVICE), make_gradient(1.0)
+    assert torch.equal(updated_weight(weight, [u]), torch.full_like(weight, -1.7) * 3)
+    with torch.no_grad():
+        u.A.fill_(0.0 if zero == "factors" else float("nan"))
+    if zero == "factors":
+        assert gradients(u, G)["B"].count_nonzero() == gradients(u, G)["A"].count_nonzero() == 0
+    else:
+        assert updated_weight(weight, [u]).isnan().all()
+
+
+def test_the_layer_takes_the_kernels_and_gives_what_torch_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x, dy = (torch.randn(2, TOKENS, n, generator=generator).to(DEVICE) for n in (D_IN, D_OUT))
+    bias = torch.randn(D_OUT, generator=generator).to(DEVICE)
+    updates = [make_update(Rule()), make_update(RULES["xnor"], seed=1)]
+    calls = {"updated_weight": 0, "gradients": 0}
+    for name in calls:
+
+        def counted(*a: object, name: str = name, call: object = getattr(kernels, name)) -> object:
+            calls[name] += 1
+            return call(*a)
+
+        monkeypatch.setattr(kernels, name, counted)
+
+    found = {}
+    for device in ("triton", "torch"):
+        if device == "torch":
+            monkeypatch.setattr(backend, "DEVICES", set())
+        inputs = [t.clone().requires_grad_() for t in (x, make_weight(), bias)]
+        for u in updates:
+            for factor in (u.A, u.B, u.C, u.D):
+                factor.grad = None
+        y = dual_lora_linear(*inputs, updates)
+        y.backward(dy)
+        factors = [f.grad for u in updates for f in (u.A, u.B, u.C, u.D)]
+        found[device] = [y.detach(), *(t.grad for t in inputs), *factors]
+    assert calls == {"updated_weight": 2, "gradients": 2}
+    for one, other in zip(*found.values(), strict=True):
+        assert_close(one, other.double(), 1e-5)
+
+
+def test_the_same_inputs_give_the_same_bits() -> None:
+    u, G = make_update(Rule()), make_gradient(1.0)
+    for one, other in zip(gradients(u, G).values(), gradients(u, G).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_torch_computes_what_the_kernels_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    u, weight = make_update(Rule()), make_weight()
+    factors = [u.A, u.B, u.C, u.D]
+    assert backend.kernels(factors, weight) is kernels
+    assert backend.kernels(factors, weight.double()) is None
+    assert backend.kernels([f.double() for f in factors], weight) is None
+    assert backend.kernels(factors, weight[:0]) is None
+    large = make_update(Rule(), ranks=(65, 1))
+    assert backend.kernels([large.A, large.B], weight) is None
+    monkeypatch.setattr(backend, "DEVICES", {"cuda"})
+    assert (backend.kernels(factors, weight) is None) == (DEVICE == "cpu")
