@@ -42,7 +42,7 @@ def figures(quick: bool = False) -> Iterator[Figure]:
     def ours() -> None:
         batches = benchmark.test_batches(records, tokenizer, execution.evaluation_tokens)
         scores = benchmark.score([prediction for batch in batches for prediction in module.predict(batch)])
-        found["ours"] = {task: score.value for task, score in scores.items()}
+        found["ours"] = {task: float(score.value or 0) for task, score in scores.items()}
 
     theirs = _Theirs(model, tokenizer, benchmark, records)
 

@@ -17,6 +17,7 @@ from repro.bench.record import Figure
 from repro.bench.runs import Precision, lora_run
 from repro.bench.timing import ratio, take_turns
 from repro.benchmarks.finetuning import FineTuning, FineTuningData
+from repro.methods.base import PeftMethod
 from repro.quiet import quiet_libraries
 from repro.study.bases import BaseModels
 from repro.study.checkpointing import Checkpoints
@@ -93,8 +94,9 @@ class _Theirs:
         from peft import get_peft_model
 
         base, _ = bases.checkout(spec.model, "causal_lm", spec.training.precision)
-        config = spec.method.peft_config(spec.adapted_modules, "CAUSAL_LM", base)  # type: ignore[attr-defined]
-        self._model = get_peft_model(base, config)  # type: ignore[arg-type]
+        assert isinstance(spec.method, PeftMethod)
+        config = spec.method.peft_config(spec.adapted_modules, "CAUSAL_LM", base)
+        self._model = get_peft_model(base, config)
         self._spec = spec
         self._tokenizer = tokenizer
         self._rows = [
@@ -127,7 +129,7 @@ class _Theirs:
             trainer = Trainer(
                 model=self._model,
                 args=arguments,
-                train_dataset=self._rows,  # type: ignore[arg-type]
+                train_dataset=self._rows,
                 data_collator=DataCollatorForSeq2Seq(self._tokenizer, label_pad_token_id=-100),
             )
             self.loss = trainer.train().training_loss

@@ -154,7 +154,7 @@ class Method(Frozen, ABC):
         return []
 
     def kernel(self, model: nn.Module) -> Literal["triton", "torch"] | None:
-        """What computes the adapters of a model where it now is; None of a method without kernels of its own."""
+        """What computes the adapters of a model where it now is; None of a method that has no choice."""
         return None
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:

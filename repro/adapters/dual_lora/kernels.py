@@ -77,17 +77,20 @@ def gradients(G: Tensor, term: _Term) -> list[Tensor]:
     rows = 64 if max(ranks) <= 32 else 32
     bands, strips = triton.cdiv(d, rows * _ROW_TILES), triton.cdiv(k, _COLUMNS)
     a_round = min(strips, max(1, k * G.element_size() // (4 * sum(ranks))))
-    # None in the place of the direction group's where it has no factors.
-    across = [*(G.new_empty(bands, r, k, dtype=torch.float32) for r in ranks), None]
-    down = [*(G.new_empty(a_round, d, r, dtype=torch.float32) for r in ranks), None]
+    across = [G.new_empty(bands, r, k, dtype=torch.float32) for r in ranks]
+    down = [G.new_empty(a_round, d, r, dtype=torch.float32) for r in ranks]
+    # In the place of the direction group's where it has no factors.
+    missing = [None] * (2 - len(ranks))
     sums = [torch.zeros_like(factor) for factor in term.factors]
     with torch.cuda.device_of(G):
         for first in range(0, strips, a_round):
             count = min(a_round, strips - first)
             _add_gradients[count, bands](
                 G,
-                *across[:2],
-                *down[:2],
+                *across,
+                *missing,
+                *down,
+                *missing,
                 d,
                 k,
                 first,
@@ -104,9 +107,9 @@ def gradients(G: Tensor, term: _Term) -> list[Tensor]:
                 ROW_TILES=_ROW_TILES,
                 num_warps=8,
             )
-            for total, parts in zip(sums[1::2], down, strict=False):
+            for total, parts in zip(sums[1::2], down, strict=True):
                 total += parts[:count].sum(0)
-    for total, parts in zip(sums[::2], across, strict=False):
+    for total, parts in zip(sums[::2], across, strict=True):
         torch.sum(parts, 0, out=total)
     return sums
 
