@@ -113,13 +113,15 @@ class DualLoRA(PeftMethod):
         return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """6 T d k + 8 (r1 + r2) d k with the frozen map's 4 T d k, whatever of it is in blocks.
+        """6 T d k + 8 (r1 + r2) d k with the frozen map's 4 T d k, and 4 d k for a sign, whatever is in blocks.
 
         The map's one product is with W0 + dW, so what T multiplies is the gradient of dW alone, 2 T d k. The
         factors' products cost 2 a rank and weight forward, the same in the backward pass, which builds dW
         again, and 4 for the gradients of the factors.
         """
         ranks = 8 * (self.magnitude_rank + self.direction_rank)
+        if self.direction == "sign":
+            ranks += 4 * (2 if self.warmup == "subtract_initial" else 1)  # one rank more, for Sign(0)
         if self.warmup == "subtract_initial":
             ranks += 4 * (self.magnitude_rank + self.direction_rank)  # dW(0) is built, and has no gradient
         if self.sign_estimator != "ste":

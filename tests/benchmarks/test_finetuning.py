@@ -13,6 +13,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
@@ -28,6 +29,7 @@ from repro.methods.fft import FullFineTuning
 from repro.methods.lora import LoRA
 from repro.models import ModelSpec
 from repro.models.loading import load_model
+from repro.study.checkpointing import Checkpoints
 from repro.study.execution import Execution
 from repro.study.runner import _checkpoint_callbacks, _select
 from repro.study.spec import RunSpec
@@ -107,6 +109,7 @@ def fit(tokenizer: PreTrainedTokenizerBase) -> Fit:
         *,
         seed: int = 0,
         callbacks: Sequence[L.Callback] = (),
+        plugins: Sequence[CheckpointIO] = (),
         checkpoint: Path | None = None,
     ) -> CommonsenseModule:
         module = CommonsenseModule(
@@ -123,6 +126,7 @@ def fit(tokenizer: PreTrainedTokenizerBase) -> Fit:
             max_epochs=1,
             logger=False,
             callbacks=list(callbacks),
+            plugins=list(plugins),
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -451,16 +455,26 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
     )
     data = data_of(training, train, held_out)
 
+    checkpoints = Checkpoints(tmp_path, run.hash)
+
     def attempt(model: nn.Module, watch: Watch, checkpoint: Path | None = None) -> CommonsenseModule:
-        callbacks = [watch, *_checkpoint_callbacks(run, Execution(checkpoint_every=2), tmp_path)]
         # A seed under which neither the first nor the last weights are the best.
-        return fit(model, run.method, training, data, callbacks=callbacks, seed=2, checkpoint=checkpoint)
+        return fit(
+            model,
+            run.method,
+            training,
+            data,
+            callbacks=[watch, *_checkpoint_callbacks(run, Execution(checkpoint_every=2), checkpoints)],
+            plugins=[checkpoints],
+            seed=2,
+            checkpoint=checkpoint,
+        )
 
     first, second = Watch(*interrupted or ()), Watch()
     if interrupted:
         with pytest.raises(Interruption):
             attempt(attach(run.method), first)
-    latest = tmp_path / "latest.ckpt"
+    latest = checkpoints.latest
     assert latest.exists() == bool(interrupted)
     module = (
         attempt(attach(run.method, seed=99), second, latest)
@@ -474,7 +488,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
     weights = first.weights | second.weights
     assert not same(trained(module.model), weights[best])
     last = trained_state(module)
-    selection = _select(run, module, tmp_path)
+    selection = _select(run, module, checkpoints)
     assert selection is not None
     chosen, (rule, weights_of_rule) = selection
     assert rule == "last"

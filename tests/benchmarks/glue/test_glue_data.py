@@ -136,7 +136,7 @@ def test_half_of_the_validation_set_can_be_kept_for_the_choice_of_the_epoch() ->
     assert both.fingerprints["validation"] == both.fingerprints["test"]
     assert half.fingerprints["validation"] != half.fingerprints["test"]
     tested = {item.record.id for batch in half.test_batches for item in batch}
-    seen = {half._validation._examples[i].record.id for i in range(5)}
+    seen = {half._validation.examples[i].record.id for i in range(5)}
     assert len(tested) == len(seen) == 5 and not tested & seen
     assert both.validate_every == 2 == both.steps
 
