@@ -113,7 +113,7 @@ class DualLoRA(PeftMethod):
         return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """6 T d k + 8 (r1 + r2) d k with the frozen map's 4 T d k, and 4 d k for a sign, whatever is in blocks.
+        """6 T d k + 8 (r1 + r2) d k with the frozen map's 4 T d k, and 4 d k for a sign, in blocks or not.
 
         The map's one product is with W0 + dW, so what T multiplies is the gradient of dW alone, 2 T d k. The
         factors' products cost 2 a rank and weight forward, the same in the backward pass, which builds dW
