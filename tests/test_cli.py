@@ -298,7 +298,13 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Pat
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        # A shell starts what it puts into the background with Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:
         if line.startswith("[2/9]"):
