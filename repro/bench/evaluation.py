@@ -23,14 +23,14 @@ from repro.study.bases import BaseModels
 _ITEMS = 4
 
 
-def figures(quick: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Figure]:
     """Items per second over lm-eval's.
 
     Raises:
         ConfigError: lm-eval is not installed.
         RuntimeError: its accuracies are others than ours.
     """
-    spec, execution = lora_run(quick)
+    spec, execution = lora_run(small)
     model, tokenizer = BaseModels().checkout(spec.model, "causal_lm", "fp32")
     benchmark = spec.benchmark
     assert isinstance(benchmark, Commonsense)
@@ -49,7 +49,7 @@ def figures(quick: bool = False) -> Iterator[Figure]:
     def lm_eval() -> None:
         found["theirs"] = theirs.accuracies()
 
-    times = take_turns({"theirs": lm_eval, "ours": ours}, rounds=1 if quick else 3)
+    times = take_turns({"theirs": lm_eval, "ours": ours}, rounds=1 if small else 3)
     if {k: round(v, 6) for k, v in found["ours"].items()} != {
         k: round(v, 6) for k, v in found["theirs"].items()
     }:

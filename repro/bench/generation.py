@@ -22,13 +22,13 @@ from repro.study.bases import BaseModels
 _PROMPTS = 8
 
 
-def figures(quick: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Figure]:
     """Prompts per second over `model.generate`'s at batch 1.
 
     Raises:
         RuntimeError: more than one text differs; of so many, one may by a near tie.
     """
-    spec, _ = lora_run(quick)
+    spec, _ = lora_run(small)
     model, tokenizer = BaseModels().checkout(spec.model, "causal_lm", "fp32")
     protocol = GenerateSettings()
     assert isinstance(spec.benchmark, Commonsense)
@@ -46,7 +46,7 @@ def figures(quick: bool = False) -> Iterator[Figure]:
         texts["theirs"] = [_alone(model, tokenizer, prompt, protocol) for prompt in prompts]
 
     # Without a warm-up, which would cost half a minute; only the first round has what it would hide.
-    times = take_turns({"theirs": theirs, "ours": ours}, rounds=1 if quick else 3, warm_up=0)
+    times = take_turns({"theirs": theirs, "ours": ours}, rounds=1 if small else 3, warm_up=0)
     differ = sum(a != b for a, b in zip(texts["ours"], texts["theirs"], strict=True))
     if differ > 1:
         raise RuntimeError(f"{differ} of {len(prompts)} generated texts differ: {texts}")

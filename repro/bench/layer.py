@@ -35,12 +35,13 @@ class Shape(Frozen):
         return f"T {self.tokens}, d = k = {self.width}, R {self.rank}, {self.precision}"
 
 
-SHAPES = [
+_SHAPES = [
     Shape(tokens=1024, width=width, rank=32, precision=precision)
     for precision in _DTYPES
     for width in (2048, 4096)
 ]
-SMALL = [Shape(tokens=32, width=64, rank=4, precision="fp32")]
+_SMALL = [Shape(tokens=32, width=64, rank=4, precision="fp32")]
+_MIDDLE = Shape(tokens=1024, width=2048, rank=32, precision="fp32")
 
 
 class _Model(nn.Module):
@@ -120,9 +121,10 @@ def counted_flops(run: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def figures(shapes: list[Shape], rounds: int) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Figure]:
     """Dual LoRA against the floor, peft's HiRA and LoRA; merged, against the plain layer."""
-    for shape in shapes:
+    rounds = 2 if small else 7
+    for shape in _SMALL if small else _SHAPES:
         cases = passes(shape)
         tdk = shape.tokens * shape.width**2
         flops = {name: counted_flops(run) / tdk for name, run in cases.items()}
@@ -157,11 +159,13 @@ def _merged(shape: Shape, rounds: int) -> Figure:
     )
 
 
-def points(shapes: list[Shape], rounds: int) -> Iterator[Point]:
-    """Time and kept memory of every adapter and of the floor at each shape, for a picture."""
-    for shape in shapes:
+def points(small: bool = False) -> Iterator[Point]:
+    """Time and kept memory of every adapter and of the floor, along the tokens and along the rank."""
+    along = [_MIDDLE.model_copy(update={"tokens": tokens}) for tokens in (256, 512, 2048)]
+    along += [_MIDDLE.model_copy(update={"rank": rank}) for rank in (8, 16, 64)]
+    for shape in _SMALL if small else [_MIDDLE, *along]:
         cases = passes(shape)
-        times = take_turns(cases, rounds=rounds)
+        times = take_turns(cases, rounds=2 if small else 5)
         for name, run in cases.items():
             yield Point(
                 name=name,

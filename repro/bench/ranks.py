@@ -11,13 +11,13 @@ from repro.bench.record import Figure
 from repro.bench.timing import ratio, take_turns
 
 
-def figures(quick: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Figure]:
     """The time of a matrix's ranks over that of its singular values alone."""
-    size = 64 if quick else 2048
+    size = 64 if small else 2048
     matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     times = take_turns(
         {"lapack": lambda: torch.linalg.svdvals(matrix), "ours": lambda: rank(matrix)},
-        rounds=1 if quick else 5,
+        rounds=1 if small else 5,
     )
     found = rank(matrix).numerical
     if found != size:

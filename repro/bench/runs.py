@@ -12,12 +12,12 @@ from repro.study.spec import RunSpec
 Precision = Literal["fp32", "bf16"]
 
 
-def lora_run(quick: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execution]:
+def lora_run(small: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execution]:
     """Table 1's LoRA row on the laptop profile's SmolLM2-135M, and how it is executed.
 
-    `quick` takes the smoke profile's tiny model, which proves the path and says nothing of speed.
+    `small` takes the smoke profile's tiny model, which proves the path and says nothing of speed.
     """
-    profile = load_profile("smoke" if quick else "laptop")
+    profile = load_profile("smoke" if small else "laptop")
     planned = plan(load_experiment("table1"), profile).only(["lora"])
     (row,) = planned.rows
     spec = row.specs[0]

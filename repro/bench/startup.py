@@ -22,15 +22,15 @@ _COMMANDS = {"--help": 0.5, "plan table1": 2.0, "status table1": 2.0, "render ta
 _RUN = 3.0
 
 
-def figures(quick: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Figure]:
     """Seconds over the bound: of the commands, each in a process of its own, then of a run."""
     with tempfile.TemporaryDirectory() as results:
         cases = {command: _Command(command, results) for command in _COMMANDS}
-        times = take_turns(cases, rounds=1 if quick else 5)
+        times = take_turns(cases, rounds=1 if small else 5)
     for command, bound in _COMMANDS.items():
         yield _over(f"`repro {command}`", "laptop profile", times[command], bound)
     yield _over(
-        "a run outside training and evaluation", "LoRA, base loaded, probes included", _fixed(quick), _RUN
+        "a run outside training and evaluation", "LoRA, base loaded, probes included", _fixed(small), _RUN
     )
 
 
@@ -54,15 +54,15 @@ class _Command:
         subprocess.run(self._arguments, env=self._environment, check=True, capture_output=True)
 
 
-def _fixed(quick: bool) -> Times:
+def _fixed(small: bool) -> Times:
     """Seconds of a run besides training and predictions, a seed each, without the first, which imports."""
-    spec, execution = lora_run(quick)
-    small = {"train_per_task": 2, "test_per_task": 4, "validation_size": 0}
+    spec, execution = lora_run(small)
+    few = {"train_per_task": 2, "test_per_task": 4, "validation_size": 0}
     bases = BaseModels()
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(2 if quick else 4):
-            content = spec.model_dump() | {"seed": seed, "benchmark": spec.benchmark.model_dump() | small}
+        for seed in range(2 if small else 4):
+            content = spec.model_dump() | {"seed": seed, "benchmark": spec.benchmark.model_dump() | few}
             result = execute(
                 RunSpec.model_validate(content),
                 store=Store(Path(folder)),

@@ -59,9 +59,10 @@ def _step(spec: RunSpec, method: Method, bases: BaseModels, micro_batch_size: in
     return step
 
 
-def figures(profile: str, rounds: int) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Figure]:
     """Dual LoRA's step over LoRA's in both readings, and over DoRA's and HiRA's."""
-    times = take_turns(steps(profile), rounds=rounds)
+    profile = "smoke" if small else "laptop"
+    times = take_turns(steps(profile), rounds=2 if small else 5)
     for other in times:
         if other != "Dual LoRA":
             yield Figure(

@@ -29,21 +29,21 @@ from repro.study.spec import RunSpec
 _EQUAL = {"fp32": 1e-4, "bf16": 1e-2}
 
 
-def figures(quick: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Figure]:
     """Tokens per second over the Trainer's, in fp32 and bf16."""
     for precision in ("fp32", "bf16"):
-        yield _figure(quick, precision)
+        yield _figure(small, precision)
 
 
-def _figure(quick: bool, precision: Precision) -> Figure:
-    spec, execution = lora_run(quick, precision)
+def _figure(small: bool, precision: Precision) -> Figure:
+    spec, execution = lora_run(small, precision)
     bases = BaseModels()
     # One optimiser batch of the run's own. Its learning rate is 0, the start of the warm-up, so that every
     # round sees the weights of the first.
     ours, texts, tokenizer = _ours(spec, execution, bases)
     theirs = _Theirs(spec, bases, texts, tokenizer)
     module, step = ours
-    times = take_turns({"theirs": theirs.step, "ours": step}, rounds=1 if quick else 3)
+    times = take_turns({"theirs": theirs.step, "ours": step}, rounds=1 if small else 3)
     loss = module.losses[0]
     if abs(loss - theirs.loss) > _EQUAL[precision] * abs(loss):
         raise RuntimeError(f"not the same work: a loss of {loss} here, of {theirs.loss} in the Trainer")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
 import torch
 from torch import FloatTensor, LongTensor, Tensor, nn
@@ -24,6 +23,7 @@ from transformers import (
 )
 
 from repro.benchmarks.packing import ROW_TOKENS, pack
+from repro.models.wrapper import without_wrapper
 
 IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
 
@@ -115,12 +115,12 @@ def micro_batches(loss_on: str, pad_id: int) -> Callable[[Sequence[Example]], tu
 
 def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
     """Last hidden states, (rows, positions, width), of a causal language model, adapted or not."""
-    return _without_wrapper(model).get_decoder()(**inputs, use_cache=False).last_hidden_state
+    return without_wrapper(model).get_decoder()(**inputs, use_cache=False).last_hidden_state
 
 
 def logits_at(model: nn.Module, hidden: Tensor, where: Tensor) -> Tensor:
     """Logits in fp32, (chosen, vocabulary), where the mask `where`, (rows, positions), is true."""
-    return _without_wrapper(model).get_output_embeddings()(hidden[where]).float()
+    return without_wrapper(model).get_output_embeddings()(hidden[where]).float()
 
 
 def negative_log_likelihood(
@@ -236,7 +236,7 @@ def generate(
     continuation.
     """
     last, mask, cache = _prompts_computed(model, prompts, beams=beams)
-    causal = _without_wrapper(model)
+    causal = without_wrapper(model)
     # The checkpoint's own settings (a chat model's temperature, a repetition penalty) are no part of a
     # protocol, and transformers falls back on them for all that a call leaves open.
     own_settings, causal.generation_config = causal.generation_config, GenerationConfig()
@@ -277,7 +277,7 @@ def _prompts_computed(
             input_ids[row, start : start + len(part)] = torch.tensor(part)
             mask[row, start : start + len(part)] = 1
     input_ids, mask = input_ids.to(device), mask.to(device)
-    decoder = _without_wrapper(model).get_decoder()
+    decoder = without_wrapper(model).get_decoder()
     cache = DynamicCache(config=decoder.config)
     if common:
         decoder(input_ids=input_ids[:1, :common], past_key_values=cache)
@@ -314,17 +314,12 @@ class NoRepeatedNGrams(LogitsProcessor):
         return self._processor(input_ids[:, self._prompt_length :], scores)
 
 
-def _without_wrapper(model: Any) -> Any:
-    """The causal language model itself, adapters and all; what peft puts around it is not needed."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _activation_dtype(model: nn.Module) -> torch.dtype:
     """The dtype in which attention scores are computed: the autocast one, or the weights'."""
     device_type = next(model.parameters()).device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)
-    return _without_wrapper(model).get_output_embeddings().weight.dtype
+    return without_wrapper(model).get_output_embeddings().weight.dtype
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,10 +4,11 @@ A family adds its loss and its predictions (see `repro.benchmarks.commonsense.mo
 manual, so that one Lightning batch is one optimiser batch: its loss is divided by the whole batch's targets,
 whatever the micro-batches.
 
-Several processes (see `repro.study.ranks`) know the same schedule. Each takes its share of every optimiser
-batch's micro-batches, and gradients are summed. Test batches are shared out in the same way and predictions
-gathered. Validation is not: every process goes through all of it, since it is small beside the training, its
-score needs all predictions at once, and no process can then take another decision than the rest.
+Several processes (see `repro.study.processes`) know the same schedule. Each takes its share of every
+optimiser batch's micro-batches, and gradients are summed. Test batches are shared out in the same way and
+predictions gathered. Validation is not: every process goes through all of it, since it is small beside the
+training, its score needs all predictions at once, and no process can then take another decision than the
+rest.
 """
 
 from __future__ import annotations

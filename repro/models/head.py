@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from repro.models.wrapper import without_wrapper
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -52,8 +54,7 @@ def set_classifier_dropout(model: nn.Module, probability: float) -> None:
     """
     from torch import nn
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    for name, child in base.named_children():
+    for name, child in without_wrapper(model).named_children():
         if name in ("dropout", "classifier"):
             for module in child.modules():
                 if isinstance(module, nn.Dropout):

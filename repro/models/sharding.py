@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from repro.config import ConfigError
+from repro.models.wrapper import without_wrapper
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +28,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """
     from torch.distributed.fsdp import fully_shard
 
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    base = without_wrapper(model)
     body, blocks = base.base_model, _blocks(base.base_model)
     inside = {parameter for block in blocks for parameter in block.parameters()}
     trained = {parameter for parameter in inside if parameter.requires_grad}

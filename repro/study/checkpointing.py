@@ -18,7 +18,7 @@ from torch import Tensor
 from repro.benchmarks import collectives
 from repro.files import storage_fault, whole_file
 from repro.study.interruption import stop, told_to_stop
-from repro.study.ranks import Link
+from repro.study.processes import Link
 
 # Raised when a checkpoint's content changes its meaning: one of another version is not gone on from.
 CHECKPOINT_VERSION = 1

@@ -29,7 +29,7 @@ from repro.benchmarks.finetuning import FineTuning, FineTuningData, trained_stat
 from repro.benchmarks.memory import halved
 from repro.benchmarks.probes import probe
 from repro.config import ConfigError
-from repro.models.checkpointing import checkpoint_blocks
+from repro.models.gradient_checkpointing import checkpoint_blocks
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.sharding import shard
 from repro.optimizers.memory import adamw_state_bytes, state_bytes
@@ -39,7 +39,7 @@ from repro.study.checkpointing import CheckpointOnStop, Checkpoints, KeepBest, K
 from repro.study.environment import environment
 from repro.study.execution import Execution
 from repro.study.interruption import Interrupted
-from repro.study.ranks import Link, run_in_ranks
+from repro.study.processes import Link, run_in_processes
 from repro.study.result import Evaluation, Probe, Result, Training, score_warnings
 from repro.study.spec import RunSpec
 from repro.study.starting import check_ready, continue_adapter, starting_model
@@ -89,7 +89,7 @@ def execute(
                 _execute(spec, store, execution, bases, group, report, note, scratch)
             else:
                 saves = spec.method.trains and execution.checkpoint_every is not None
-                run_in_ranks(
+                run_in_processes(
                     partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
                     devices=execution.devices,
                     gpus=_on_gpu(execution),

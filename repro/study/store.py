@@ -127,7 +127,7 @@ class Store:
     def sweep(self, spec: RunSpec) -> None:
         """Remove what a killed process left in the folder of a run that is claimed, or done."""
         shutil.rmtree(self._scratch(spec), ignore_errors=True)
-        if (self.directory(spec) / "result.json").exists():
+        if (self.directory(spec) / RESULT).exists():
             shutil.rmtree(self.checkpoints(spec), ignore_errors=True)
         else:  # into the folder of a finished run others write as well
             remove_partial(self.directory(spec))

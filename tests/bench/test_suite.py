@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from repro.bench import layer
 from repro.bench.output import as_markdown
+from repro.bench.suite import measure
 from repro.cli import main
 
 SHAPE = layer.Shape(tokens=48, width=64, rank=8, precision="fp32")
@@ -57,6 +59,15 @@ def test_the_verb_writes_a_table_with_targets(
 def test_an_unknown_part_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--only", "layers"]) == 2
     assert "'layers' is no part of the benchmark; there are layer, step" in capsys.readouterr().err
+
+
+def test_a_part_that_something_is_missing_for_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)  # as if it were not installed
+    measured = measure(["evaluation", "ranks"], small=True)
+    assert [figure.name for figure in measured.figures] == ["rank analysis / LAPACK's singular values"]
+    assert "evaluation: not measured: the bench of evaluation needs lm-eval" in capsys.readouterr().err
 
 
 def test_a_missed_target_is_said() -> None:

@@ -175,26 +175,30 @@ class _DualLoraLinear(torch.autograd.Function):
             terms = [_Term(update) for update in _updates(ctx.rules, tensors)]
             trained = [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(tensors), _TENSORS)]
             sums = [[torch.zeros_like(f) for f in term.factors] for term in terms]
-            kernels = _kernels(terms, weight, grad)
-            if kernels and grad_x is not None:
-                torch.mm(grad, kernels.updated_weight(weight, terms, grad.dtype), out=grad_x)
-            if kernels and x is not None:
-                G = grad.t() @ x
-                if grad_weight is not None:
-                    grad_weight.copy_(G)
-                sums = [kernels.gradients(G, term) if trained[i] else sums[i] for i, term in enumerate(terms)]
-            for columns in [] if kernels else _blocks(k, d, grad.device):
-                blocks = [term.block(_ALL, columns) for term in terms]
+            if kernels := _kernels(terms, weight, grad):
                 if grad_x is not None:
-                    grad_x[:, columns] = grad @ _add(weight[:, columns], blocks).to(grad.dtype)
-                if x is None:
-                    continue
-                G = grad.t() @ x[:, columns]
-                if grad_weight is not None:
-                    grad_weight[:, columns] = G
-                for i, term in enumerate(terms):
-                    if trained[i]:
-                        term.accumulate(G.to(term.A.dtype, copy=len(terms) > 1), blocks[i], columns, sums[i])
+                    torch.mm(grad, kernels.updated_weight(weight, terms, grad.dtype), out=grad_x)
+                if x is not None:
+                    G = grad.t() @ x
+                    if grad_weight is not None:
+                        grad_weight.copy_(G)
+                    for i, term in enumerate(terms):
+                        if trained[i]:
+                            sums[i] = kernels.gradients(G, term)
+            else:
+                for columns in _blocks(k, d, grad.device):
+                    blocks = [term.block(_ALL, columns) for term in terms]
+                    if grad_x is not None:
+                        grad_x[:, columns] = grad @ _add(weight[:, columns], blocks).to(grad.dtype)
+                    if x is None:
+                        continue
+                    G = grad.t() @ x[:, columns]
+                    if grad_weight is not None:
+                        grad_weight[:, columns] = G
+                    for i, term in enumerate(terms):
+                        if trained[i]:
+                            own = G.to(term.A.dtype, copy=len(terms) > 1)
+                            term.accumulate(own, blocks[i], columns, sums[i])
         grad_tensors: list[Tensor | None] = []
         for total in sums:
             grad_tensors += [None, *total, *[None] * (_TENSORS - 1 - len(total))]

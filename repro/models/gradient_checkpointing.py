@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from repro.models.wrapper import without_wrapper
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,5 +16,6 @@ def checkpoint_blocks(model: nn.Module) -> None:
     The random numbers of a block are repeated with it, so nothing changes but time and memory. Adapted or
     not.
     """
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    without_wrapper(model).activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": False}
+    )

@@ -23,8 +23,8 @@ from repro.study.execution import Execution
 from repro.study.experiment import load_experiment, plan
 from repro.study.interruption import Interrupted, stop, told_to_stop
 from repro.study.local import run_here
+from repro.study.processes import run_in_processes
 from repro.study.profile import load_profile
-from repro.study.ranks import run_in_ranks
 from repro.study.result import Result
 from repro.study.runner import Report, execute
 from repro.study.spec import RunSpec
@@ -33,7 +33,7 @@ from repro.study.watch import Watch
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes inherit it
 
-from jobs_for_ranks import work_off
+from jobs_for_processes import work_off
 
 # 28 examples in batches of 8 and passes of 4: in the last step one process has nothing left to do. Several
 # test batches, in an odd number.
@@ -122,7 +122,9 @@ def together(single_threaded: None, tmp_path_factory: pytest.TempPathFactory) ->
         (SPECS[name].model_dump_json(), store.folder, execution)
         for (name, execution), store in zip(CASES, stores, strict=True)
     ]
-    run_in_ranks(partial(work_off, jobs), devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True)
+    run_in_processes(
+        partial(work_off, jobs), devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True
+    )
     return stores
 
 
@@ -176,7 +178,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
     run_here([spec], store=store, execution=lambda _: DDP, group="test", watch=watch)
     failure = store.failure(spec)
     assert failure is not None
-    assert "RankError: process" in failure.error and "\n" not in failure.error
+    assert "ProcessError: process" in failure.error and "\n" not in failure.error
     assert not multiprocessing.active_children()
 
     def tell(phase: str, done: int, total: int) -> None:
@@ -251,6 +253,6 @@ def test_how_a_batch_is_made_is_said() -> None:
 
 def test_more_devices_than_gpus_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"execution.devices is 999, but there are \d+ GPUs here"):
-        run_in_ranks(
+        run_in_processes(
             partial(work_off, []), devices=999, gpus=True, report=lambda *_: None, keeps=lambda _: True
         )

@@ -32,7 +32,7 @@ _LOOK = 0.1
 _PATIENCE = timedelta(hours=2)
 
 
-class RankError(RuntimeError):
+class ProcessError(RuntimeError):
     """One of a run's processes failed; the others were ended."""
 
 
@@ -49,7 +49,7 @@ class Link:
     told: Any
 
 
-def run_in_ranks(
+def run_in_processes(
     work: Callable[[Link], None],
     *,
     devices: int,
@@ -65,7 +65,7 @@ def run_in_ranks(
             done when they are told to stop; in another one they are ended.
 
     Raises:
-        RankError: a process failed; the first one's error.
+        ProcessError: a process failed; the first one's error.
         Interrupted: this process was told to stop.
         ConfigError: there are not as many GPUs.
     """
@@ -83,7 +83,7 @@ def run_in_ranks(
             stop()
         link.told.set()
 
-    with TemporaryDirectory(prefix="repro-ranks-") as meeting, told_to_stop(note):
+    with TemporaryDirectory(prefix="repro-processes-") as meeting, told_to_stop(note):
         threads = max(1, torch.get_num_threads() // devices)
         context = multiprocessing.start_processes(
             _rank,
@@ -101,7 +101,7 @@ def run_in_ranks(
                     report(phase, done, total)
                 if link.told.is_set() and not keeps(phase):
                     stop()
-        except RankError:
+        except ProcessError:
             if link.told.is_set():  # one that has stopped leaves the others without an answer
                 stop()
             raise
@@ -117,15 +117,15 @@ def _over(context: ProcessContext) -> bool:
     """Whether all processes have ended.
 
     Raises:
-        RankError: one of them by an error.
+        ProcessError: one of them by an error.
     """
     try:
         return context.join(timeout=_LOOK, grace_period=1)
     except multiprocessing.ProcessRaisedException as error:
         last = error.msg.strip().splitlines()[-1]
-        raise RankError(f"process {error.error_index} of the run failed: {last}") from error
+        raise ProcessError(f"process {error.error_index} of the run failed: {last}") from error
     except multiprocessing.ProcessExitedException as error:
-        raise RankError(f"{error}; if nobody killed it, the memory may not have sufficed") from error
+        raise ProcessError(f"{error}; if nobody killed it, the memory may not have sufficed") from error
 
 
 def _waiting(reports: Any) -> list[tuple[str, int, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import distributed as dist
 
 from repro.study.execution import Execution
-from repro.study.ranks import Link
+from repro.study.processes import Link
 from repro.study.runner import _in_rank
 
 Job = tuple[str, Path, Execution]
