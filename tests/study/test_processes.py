@@ -175,7 +175,9 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
                 os.kill(multiprocessing.active_children()[-1].pid or 0, signal.SIGKILL)
 
     watch = Killing(1, Console(stderr=True, quiet=True))
-    run_here([spec], store=store, execution=lambda _: DDP, group="test", watch=watch)
+    # Without checkpoints: how far it comes before the starting process sees its first step is a matter of load.
+    unkept = DDP.model_copy(update={"checkpoint_every": None})
+    run_here([spec], store=store, execution=lambda _: unkept, group="test", watch=watch)
     failure = store.failure(spec)
     assert failure is not None
     assert "ProcessError: process" in failure.error and "\n" not in failure.error
@@ -192,7 +194,9 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
     result = _execute(
         spec, tmp_path, ALONE, lambda phase, done, _: steps.append(done) if phase == "train" else None
     )
-    assert steps in ([3, 4], [4])  # the word may come while the next step is under way
+    # The word comes while a later step is under way, or on a crowded machine when the last one is over; then
+    # nothing was kept, and all is done again.
+    assert steps in ([3, 4], [4], [], [1, 2, 3, 4])
     assert result.training.losses == alone("lora with dropout")[1].training.losses
     assert result.scores == alone("lora with dropout")[1].scores
 
