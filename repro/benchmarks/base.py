@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from repro.config import ConfigError, Frozen, one_of, parse
@@ -133,6 +134,7 @@ class Benchmark(Frozen):
         """Scores of stored predictions, one for each column, without any model."""
 
 
+@cache
 def benchmark_families() -> dict[str, type[Benchmark]]:
     """Every family by name: the `BENCHMARK` of each folder beside this file."""
     import repro.benchmarks

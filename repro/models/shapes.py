@@ -81,11 +81,15 @@ def linear_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None
                 f"target {target!r} is no linear module of a {architecture['model_type']} block; "
                 f"known: {', '.join(names)}"
             )
-    return [
-        linear._replace(name=f"{layout.prefix}.{block}.{linear.name}")
-        for block in range(layout.blocks)
+    selected = [
+        linear
         for linear in layout.linears
         if targets is None or any(_selects(target, linear.name) for target in targets)
+    ]
+    return [
+        LinearShape(f"{layout.prefix}.{block}.{linear.name}", linear.out_features, linear.in_features)
+        for block in range(layout.blocks)
+        for linear in selected
     ]
 
 

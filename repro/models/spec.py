@@ -7,6 +7,7 @@ the padding, and which modules each benchmark family adapts.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,6 +104,7 @@ def list_models(experiments: Path = EXPERIMENTS) -> list[str]:
     return names_in(experiments / "models")
 
 
+@cache  # a plan of ten thousand rows asks ten thousand times
 def load_model_spec(name: str, experiments: Path = EXPERIMENTS) -> ModelSpec:
     """Read a model's description.
 
