@@ -204,8 +204,8 @@ HEAVY = {"torch", "transformers", "peft", "lightning", "wandb", "datasets", "sci
 DRAWING = {"pandas", "matplotlib"}
 
 
-# Counts stand for time, which no test can hold on a shared machine: a hundred modules take about 0.1 s. Seen were
-# 248, 344, 342 and 1,097.
+# Counts stand for time, which no test can hold on a shared machine: a hundred modules take about 0.1 s. Seen
+# were 248, 344, 342 and 1,097.
 @pytest.mark.parametrize(
     ("arguments", "without", "most"),
     [

@@ -175,7 +175,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
                 os.kill(multiprocessing.active_children()[-1].pid or 0, signal.SIGKILL)
 
     watch = Killing(1, Console(stderr=True, quiet=True))
-    # Without checkpoints: how far it comes before the starting process sees its first step is a matter of load.
+    # Without checkpoints: how far it comes before its first step is seen here is a matter of load.
     unkept = DDP.model_copy(update={"checkpoint_every": None})
     run_here([spec], store=store, execution=lambda _: unkept, group="test", watch=watch)
     failure = store.failure(spec)
