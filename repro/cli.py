@@ -565,6 +565,7 @@ def _reference(options: argparse.Namespace) -> int:
     from repro.paths import REFERENCE
     from repro.report.output import write_experiment, write_text
     from repro.report.reference import ReferencePage, page_texts
+    from repro.report.speed import write_speed
     from repro.study.profile import load_profile
     from repro.study.reference import reference_plans, take_over
     from repro.study.store import Store
@@ -577,6 +578,8 @@ def _reference(options: argparse.Namespace) -> int:
     for name in page.finished:
         _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
         print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
+    if page.speed is not None:
+        write_speed(page.speed, REFERENCE)
     for path, text in page_texts(page, REFERENCE.parent).items():
         print(f"written: {_short(write_text(path, text))}")
     return 0
@@ -596,11 +599,11 @@ def _short(path: Path) -> str:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from repro.bench.output import write_bench
     from repro.bench.suite import measure
     from repro.paths import RESULTS
+    from repro.report.speed import write_speed
 
-    table, written = write_bench(measure(options.only, small=options.small), RESULTS)
+    table, written = write_speed(measure(options.only, small=options.small), RESULTS)
     print(f"{table}\nwritten: " + ", ".join(_short(path) for path in written))
     return 0
 

@@ -9,6 +9,10 @@ for which the largest p-value speaks and needs no correction (an intersection-un
 contradicted where the second is rejected in any one, for which the smallest speaks, times their number
 (Bonferroni). That also happens where both rows are equal up to the margin: "beats" is then wrong. Holm's
 correction is over both p-values of every claim in the ledger.
+
+A claim about time is tested on the rounds of `repro bench`: its comparisons are the readings of what the
+paper left open, their difference is the time that was claimed less the time that was measured, in percent of
+the other method's, and the two tests are of that difference being at or below zero, and at or above it.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from repro.config import ConfigError, Frozen, load_yaml
 from repro.paths import EXPERIMENTS
 from repro.study.experiment import Plan, PlannedRow
 from repro.study.result import Result
+from repro.study.speed import Measured, read_speed
 from repro.study.states import RunState, State, run_states
 from repro.study.store import Store
 
@@ -51,11 +56,24 @@ class Comparison(Frozen):
     columns: tuple[str, ...] = ()
 
 
+class Overhead(Frozen):
+    """Time that a method takes beyond another's, at most.
+
+    Attributes:
+        percent: of the other's time.
+        ratios: names of figures of `repro bench`, one for each reading of the claim.
+    """
+
+    percent: float
+    ratios: tuple[str, ...] = Field(min_length=1)
+
+
 class Claim(Frozen):
     """A statement of the paper. It holds if every one of its comparisons does.
 
     Attributes:
         where: its place in the paper.
+        overhead: what it says about time, where that is what it is about.
         margin: difference in points that is too small for its words, where the ledger's is not meant.
         unmeasured: why no run of this project can decide it, where that is so.
     """
@@ -66,6 +84,7 @@ class Claim(Frozen):
     experiment: str | None = None
     comparisons: tuple[Comparison, ...] = ()
     margin: float | None = Field(default=None, gt=0)
+    overhead: Overhead | None = None
     unmeasured: str = ""
 
 
@@ -90,10 +109,11 @@ class Ledger(Frozen):
 
 @dataclass(frozen=True)
 class Tested:
-    """One comparison of two rows.
+    """One comparison of two rows, or of a time with the claimed one.
 
     Attributes:
-        difference: better less worse, in points of the mean over the columns; None without a common seed.
+        difference: better less worse, in points of the mean over the columns; None without a common seed. Of
+            times: claimed less measured, in percent of the other method's; its runs are rounds.
         p_no_better, p_by_margin: of the two tests, not corrected; 1 without a difference.
         collapsed: runs of the two rows that gave every item of some task one answer, or that failed.
     """
@@ -138,16 +158,21 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
 
     Args:
         plans: by name, the experiments of the ledger under one profile.
+        store: beside its runs lies the benchmark that decides claims about time.
 
     Raises:
         ConfigError: a claim's patterns match no rows.
     """
-    tested = [
-        tuple(_compared(claim, plans[claim.experiment], store, ledger.margin_of(claim)))
-        if claim.experiment
-        else ()
-        for claim in ledger.claims
-    ]
+    speed = read_speed(store.folder.parent)
+
+    def compared(claim: Claim) -> tuple[Tested, ...]:
+        if claim.overhead:
+            return tuple(_timed(claim.overhead, speed))
+        if claim.experiment:
+            return tuple(_compared(claim, plans[claim.experiment], store, ledger.margin_of(claim)))
+        return ()
+
+    tested = [compared(claim) for claim in ledger.claims]
     decidable = [own for own in tested if own]
     holds = [max(t.p_no_better for t in own) for own in decidable]
     fails = [min(1.0, len(own) * min(t.p_by_margin for t in own)) for own in decidable]
@@ -204,6 +229,25 @@ def _compared(claim: Claim, planned: Plan, store: Store, margin: float) -> Itera
                 p_by_margin=difference.p_above(margin) if difference else 1.0,
                 collapsed=sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs)),
             )
+
+
+def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
+    figures = {figure.name: figure for figure in speed.figures} if speed else {}
+    for name in overhead.ratios:
+        figure, difference = figures.get(name), None
+        if figure is not None and len(figure.ratio.rounds) > 1:
+            rounds = overhead.percent - 100 * (np.array([figure.ratio.rounds]) - 1)
+            # Rounds vary as items do.
+            difference = replace(mean_over_tasks([rounds]), runs=rounds.shape[1])
+        yield Tested(
+            block=figure.at if figure else "",
+            better=name,
+            worse=f"{overhead.percent:g} % more time",
+            difference=difference,
+            p_no_better=difference.p_below(0) if difference else 1.0,
+            p_by_margin=difference.p_above(0) if difference else 1.0,
+            collapsed=0,
+        )
 
 
 def runs_by_column(row: PlannedRow, states: Mapping[str, RunState]) -> ByColumn:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from repro.bench.record import Figure
 from repro.bench.runs import lora_run
 from repro.bench.timing import ratio, take_turns
 from repro.benchmarks.commonsense.benchmark import Commonsense
@@ -18,6 +17,7 @@ from repro.benchmarks.commonsense.records import Record
 from repro.config import ConfigError
 from repro.quiet import quiet_libraries
 from repro.study.bases import BaseModels
+from repro.study.speed import Figure
 
 # Items of each of the eight tasks.
 _ITEMS = 4

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from repro.bench.record import Figure
 from repro.bench.runs import lora_run
 from repro.bench.timing import ratio, take_turns
 from repro.benchmarks.causal_lm import generate
 from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.commonsense.settings import GenerateSettings
 from repro.study.bases import BaseModels
+from repro.study.speed import Figure
 
 _PROMPTS = 8
 

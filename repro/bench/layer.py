@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from repro.adapters.dual_lora import DualLoraConfig
-from repro.bench.record import Figure, Point
 from repro.bench.timing import ratio, take_turns
 from repro.config import Frozen
+from repro.study.speed import Figure, Point
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from repro.analysis.rank import rank
-from repro.bench.record import Figure
 from repro.bench.timing import ratio, take_turns
+from repro.study.speed import Figure
 
 
 def figures(small: bool = False) -> Iterator[Figure]:

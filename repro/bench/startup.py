@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from repro.bench.record import Figure
 from repro.bench.runs import lora_run
-from repro.bench.timing import Ratio, Times, take_turns
+from repro.bench.timing import Times, take_turns
 from repro.study.bases import BaseModels
 from repro.study.runner import execute
 from repro.study.spec import RunSpec
+from repro.study.speed import Figure, Ratio
 from repro.study.store import Store
 
 # Seconds.
@@ -35,11 +35,10 @@ def figures(small: bool = False) -> Iterator[Figure]:
 
 
 def _over(what: str, at: str, times: Times, bound: float) -> Figure:
-    shares = Times(seconds=tuple(seconds / bound for seconds in times.seconds))
     return Figure(
         name=f"{what} / its bound of {bound:g} s",
         at=at,
-        ratio=Ratio(median=shares.median, least=min(shares.seconds), most=max(shares.seconds)),
+        ratio=Ratio(rounds=tuple(seconds / bound for seconds in times.seconds)),
         target=1.0,
         note=f"{times.median:.2f} s",
     )

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from repro.bench import evaluation, generation, layer, ranks, startup, step, training
-from repro.bench.record import Figure, Measured
 from repro.config import ConfigError
 from repro.study.environment import environment
+from repro.study.speed import Figure, Measured
 
 # Part by part: figures in full size, and in a small one that takes seconds, for tests.
 PARTS: Mapping[str, Callable[[bool], Iterator[Figure]]] = {

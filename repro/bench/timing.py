@@ -9,6 +9,7 @@ from statistics import median
 import torch
 
 from repro.config import Frozen
+from repro.study.speed import Ratio
 
 
 class Times(Frozen):
@@ -19,14 +20,6 @@ class Times(Frozen):
     @property
     def median(self) -> float:
         return median(self.seconds)
-
-
-class Ratio(Frozen):
-    """How many times as long one case takes as another: median, least and most over the rounds."""
-
-    median: float
-    least: float
-    most: float
 
 
 def take_turns(
@@ -50,8 +43,7 @@ def take_turns(
 
 def ratio(one: Times, other: Times) -> Ratio:
     """`one` over `other`, round by round: what disturbed a round disturbed both."""
-    ratios = [a / b for a, b in zip(one.seconds, other.seconds, strict=True)]
-    return Ratio(median=median(ratios), least=min(ratios), most=max(ratios))
+    return Ratio(rounds=tuple(a / b for a, b in zip(one.seconds, other.seconds, strict=True)))
 
 
 def _wait() -> None:

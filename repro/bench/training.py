@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning as L
 
-from repro.bench.record import Figure
 from repro.bench.runs import Precision, lora_run
 from repro.bench.timing import ratio, take_turns
 from repro.benchmarks.finetuning import FineTuning, FineTuningData
@@ -24,6 +23,7 @@ from repro.study.checkpointing import Checkpoints
 from repro.study.execution import Execution
 from repro.study.runner import lightning_trainer
 from repro.study.spec import RunSpec
+from repro.study.speed import Figure
 
 # How far the two losses of the same batch may be apart, relatively. Seen: 4e-8 in fp32, 1e-3 in bf16.
 _EQUAL = {"fp32": 1e-4, "bf16": 1e-2}

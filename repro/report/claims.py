@@ -28,7 +28,10 @@ def verdict_in_words(scored: Scored) -> str:
         return f"not tested: {scored.claim.unmeasured}"
     differences = [t.difference for t in scored.tested if t.difference]
     if not differences:
-        return "undecided: no finished runs to compare"
+        lacking = (
+            "`make bench` has not measured it" if scored.claim.overhead else "no finished runs to compare"
+        )
+        return f"undecided: {lacking}"
     if len(scored.tested) == 1:
         return scored.verdict
     ahead = sum(difference.mean > 0 for difference in differences)
@@ -50,6 +53,8 @@ def _notes(ledger: Ledger) -> list[str]:
         + "".join(f", {c.margin:g} for '{c.id}'" for c in ledger.claims if c.margin is not None)
         + ". Its p-values are corrected for its comparisons and for all claims on this page (Holm), "
         "those of comparisons are not.",
+        "- a claim about time is tested on the rounds of `make bench`: its difference is the time that was "
+        "claimed less the time that was measured, in percent of the other method's, and its runs are rounds.",
         "- seeds to settle it: at least, if difference and spread stay as they are; none where seeds alone "
         "would not do it, or where the claim is settled.",
         "- collapsed: runs that failed, or gave one answer to every item of a task; the latter are part of "
@@ -64,6 +69,7 @@ def _line(scored: Scored, t: Tested, margin: float) -> str:
     else:
         width = "" if t.difference.half_width is None else f" ± {t.difference.half_width:.1f}"
         cells += [f"{t.difference.mean:+.1f}{width}", f"{t.p_no_better:.3f}", f"{t.p_by_margin:.3f}"]
-        wanted = seeds_to_settle(t.difference, margin) if scored.verdict == "undecided" else None
+        open_still = scored.verdict == "undecided" and scored.claim.overhead is None
+        wanted = seeds_to_settle(t.difference, margin) if open_still else None
         cells += [str(t.difference.runs), str(t.collapsed), str(wanted or "")]
     return "| " + " | ".join(cells) + " |"

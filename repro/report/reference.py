@@ -23,11 +23,13 @@ from repro.analysis.statistics import Estimate
 from repro.report.claims import claims_page
 from repro.report.formats import grid, to_markdown
 from repro.report.readme import Parts, with_generated_parts
+from repro.report.speed import speed_table
 from repro.report.tables import AVERAGE, Table, build_table
 from repro.study.experiment import Plan
 from repro.study.profile import Profile
 from repro.study.result import Result
 from repro.study.spec import flatten
+from repro.study.speed import read_speed
 from repro.study.states import RunState, run_states
 from repro.study.store import Store
 
@@ -45,6 +47,7 @@ class ReferencePage:
         self.states = {name: run_states(planned, store) for name, planned in plans.items()}
         self.ledger = load_ledger()
         self.scored = score_claims(self.ledger, plans, store)
+        self.speed = read_speed(store.folder.parent)
 
     @property
     def finished(self) -> list[str]:
@@ -62,6 +65,7 @@ class ReferencePage:
             "standing": self._standing,
             "readings": _readings,
             "runs": self._runs,
+            "speed": self._speed,
             **{name: partial(self._measured, name) for name in self.plans},
         }
 
@@ -168,6 +172,10 @@ class ReferencePage:
         found = [(t, t.difference) for t in s.tested if t.difference]
         if not found:
             return "Its runs are not among the committed ones yet."
+        if s.claim.overhead:
+            claimed = s.claim.overhead.percent
+            measured = [f"{t.better} {claimed - d.mean:+.0f} ± {d.half_width:.0f} percent" for t, d in found]
+            return f"{'; '.join(measured)}; {found[0][1].runs} rounds of `make bench`."
         seeds = min(difference.runs for _, difference in found)
         margin = f", claimed to be {s.claim.margin:g} or more" if s.claim.margin is not None else ""
         counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
@@ -180,6 +188,11 @@ class ReferencePage:
             f"Ahead in {sum(mean > 0 for mean in means)} of {len(found)} comparisons, by {min(means):+.1f} "
             f"to {max(means):+.1f} points{margin}; {counted}."
         )
+
+    def _speed(self) -> list[str]:
+        if self.speed is None:
+            return ["Not measured yet."]
+        return speed_table(self.speed).splitlines()
 
     def _runs(self) -> list[str]:
         lines = ["| experiment | runs | seeds | where it ran |", "|---|---|---|---|"]

@@ -14,7 +14,9 @@ from pathlib import Path
 from repro.config import ConfigError
 from repro.study.experiment import Experiment, Plan, list_experiments, load_experiment, plan
 from repro.study.profile import Profile
+from repro.study.result import Environment
 from repro.study.spec import RunSpec
+from repro.study.speed import read_speed, speed_file
 from repro.study.store import DIAGNOSTICS, RANKS, RESULT, Store
 
 
@@ -47,7 +49,7 @@ def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
         result = source.result(spec)
         if result is None:
             continue
-        if result.environment.commit is None or result.environment.dirty is not False:
+        if not _clean(result.environment):
             yield f"refused: {spec.slug} was not executed from a clean checkout"
             continue
         committed = target.result(spec)
@@ -62,6 +64,24 @@ def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
         yield f"taken over: {spec.slug}"
     for path in source.folder.parent.glob("random-ranks-*.json"):
         shutil.copyfile(path, target.folder.parent / path.name)
+    yield from _take_over_speed(source.folder.parent, target.folder.parent)
+
+
+def _take_over_speed(source: Path, target: Path) -> Iterator[str]:
+    """The benchmark, which renews an older one: times of another day are no result that could be repeated."""
+    speed = read_speed(source)
+    if speed is None:
+        return
+    if not _clean(speed.environment):
+        yield f"refused: {speed_file(source)} was not measured from a clean checkout"
+        return
+    speed_file(target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(speed_file(source), speed_file(target))
+    yield f"taken over: {speed_file(source).name}"
+
+
+def _clean(environment: Environment) -> bool:
+    return environment.commit is not None and environment.dirty is False
 
 
 def _reference_plan(experiment: Experiment, profile: Profile, store: Store) -> Plan:

@@ -21,10 +21,12 @@ from repro.analysis.statistics import Estimate, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
 from repro.config import ConfigError
 from repro.report.claims import claims_page
+from repro.study.environment import environment
 from repro.study.experiment import Plan, load_experiment, plan
 from repro.study.profile import list_profiles, load_profile
 from repro.study.result import Result
-from repro.study.store import Store
+from repro.study.speed import Figure, Measured, Ratio, speed_file
+from repro.study.store import Store, write_json
 
 
 def _plans(profile: str) -> dict[str, Plan]:
@@ -165,11 +167,53 @@ def test_every_claim_finds_its_rows_and_says_undecided_where_nothing_has_run(
 ) -> None:
     ledger = load_ledger()
     scored = score_claims(ledger, _plans(profile), Store(tmp_path))
-    assert {s.claim.id for s in scored if s.tested} == {c.id for c in ledger.claims if c.experiment}
+    assert {s.claim.id for s in scored if s.tested} == {c.id for c in ledger.claims if not c.unmeasured}
     assert {s.verdict for s in scored} == {"undecided"}
-    assert all(c.experiment or c.unmeasured for c in ledger.claims)
+    assert all(c.experiment or c.overhead or c.unmeasured for c in ledger.claims)
     page = claims_page(ledger, scored, load_profile(profile))
     assert all(claim.text in page for claim in ledger.claims)
+
+
+@pytest.mark.parametrize(
+    ("efficient", "dropout", "verdict"),
+    [
+        (
+            (1.40, 1.42, 1.41, 1.43, 1.39),
+            (1.0, 1.1, 1.04, 1.06, 1.02),
+            "contradicted",
+        ),  # one reading is enough
+        ((1.01, 1.02, 1.01, 1.02, 1.01), (0.99, 1.0, 1.0, 0.99, 1.0), "reproduced"),
+        ((1.01, 1.02, 1.01, 1.02, 1.01), (1.0, 1.1, 1.04, 1.06, 1.02), "undecided"),
+    ],
+)
+def test_a_claim_about_time_is_tested_on_the_benchmark_in_all_its_readings(
+    efficient: tuple[float, ...], dropout: tuple[float, ...], verdict: str, tmp_path: Path
+) -> None:
+    ledger = load_ledger()
+    (claim,) = [claim for claim in ledger.claims if claim.overhead]
+    assert claim.overhead is not None
+    figures = [
+        Figure(name=name, at="here", ratio=Ratio(rounds=rounds))
+        for name, rounds in zip(claim.overhead.ratios, (efficient, dropout), strict=True)
+    ]
+    measured = Measured(figures=tuple(figures), points=(), environment=environment())
+    write_json(speed_file(tmp_path), measured)
+    (scored,) = [
+        s for s in score_claims(ledger, _plans("laptop"), Store(tmp_path / "runs")) if s.claim.id == claim.id
+    ]
+    assert scored.verdict == verdict
+    first = scored.tested[0]
+    reference = stats.ttest_1samp(100 * (np.array(efficient) - 1), 5, alternative="less").pvalue
+    assert first.p_no_better == pytest.approx(reference)
+    assert first.p_by_margin == pytest.approx(1 - reference)
+
+
+def test_the_benchmark_measures_what_the_claim_about_time_names() -> None:
+    from repro.bench.step import figures
+
+    (claim,) = [claim for claim in load_ledger().claims if claim.overhead]
+    assert claim.overhead is not None
+    assert {*claim.overhead.ratios} <= {figure.name for figure in figures(small=True)}
 
 
 def test_every_ratio_means_every_ratio(tmp_path: Path) -> None:

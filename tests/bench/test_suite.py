@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from repro.bench import layer
-from repro.bench.output import as_markdown
 from repro.bench.suite import measure
 from repro.cli import main
+from repro.report.speed import speed_table
 
 SHAPE = layer.Shape(tokens=48, width=64, rank=8, precision="fp32")
 
@@ -49,7 +49,7 @@ def test_the_verb_writes_a_table_with_targets(
     assert main(["bench", "--small", "--only", "layer,step"]) == 0
     table = capsys.readouterr().out
     assert "| Dual LoRA / three products | T 32, d = k = 64, R 4, fp32 |" in table
-    assert "| Dual LoRA / LoRA, a training step |" in table
+    assert "| Dual LoRA / LoRA: a training step |" in table
     content = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert len(content["figures"]) == table.count("\n| Dual LoRA")
     assert {point["name"] for point in content["points"]} >= {"LoRA", "DoRA", "Dual LoRA", "three products"}
@@ -71,13 +71,12 @@ def test_a_part_that_something_is_missing_for_stops_no_other(
 
 
 def test_a_missed_target_is_said() -> None:
-    from repro.bench.record import Figure, Measured
-    from repro.bench.timing import Ratio
     from repro.study.environment import environment
+    from repro.study.speed import Figure, Measured, Ratio
 
-    slow = Figure(name="a / b", at="here", ratio=Ratio(median=2, least=1, most=3), target=1.12)
+    slow = Figure(name="a / b", at="here", ratio=Ratio(rounds=(1, 3, 2)), target=1.12)
     fast = slow.model_copy(update={"higher_is_better": True})
-    text = as_markdown(Measured(figures=(slow, fast), points=(), environment=environment()))
+    text = speed_table(Measured(figures=(slow, fast), points=(), environment=environment()))
     assert "| a / b | here | 2.00 | 1.00 to 3.00 | ≤ 1.12 | missed |" in text
     assert "| ≥ 1.12 | met |" in text
 

@@ -14,7 +14,8 @@ from repro.study.reference import reference_plans, take_over
 from repro.study.repeating import read_run
 from repro.study.result import Result
 from repro.study.spec import RunSpec
-from repro.study.store import PREDICTIONS, Store
+from repro.study.speed import Figure, Measured, Ratio, read_speed, speed_file
+from repro.study.store import PREDICTIONS, Store, write_json
 
 LAPTOP = load_profile("laptop")
 
@@ -63,6 +64,23 @@ def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
     _put(source, spec, result, hardware="another")
     assert [line.partition(":")[0] for line in take_over(LAPTOP, source, target)] == ["kept"]
     assert target.result(spec) == before
+
+
+def test_a_benchmark_is_taken_over_and_renewed_if_it_is_of_a_clean_checkout(
+    result: Result, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+
+    def told(value: float, dirty: bool) -> list[str]:
+        figure = Figure(name="a / b", at="here", ratio=Ratio(rounds=(value,)))
+        where = result.environment.model_copy(update={"dirty": dirty})
+        write_json(speed_file(source), Measured(figures=(figure,), points=(), environment=where))
+        return list(take_over(LAPTOP, Store(source / "runs"), Store(target / "runs")))
+
+    assert told(1.0, dirty=False) == told(2.0, dirty=False) == ["taken over: bench.json"]
+    assert told(3.0, dirty=True) == [f"refused: {speed_file(source)} was not measured from a clean checkout"]
+    kept = read_speed(target)
+    assert kept is not None and kept.figures[0].ratio.rounds == (2.0,)
 
 
 def test_random_weights_are_no_reference(tmp_path: Path) -> None:

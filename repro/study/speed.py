@@ -1,10 +1,31 @@
-"""What a benchmark leaves: ratios beside their targets, and where they were measured."""
+"""What `repro bench` leaves: ratios beside their targets, and where they were measured."""
 
 from __future__ import annotations
 
-from repro.bench.timing import Ratio
+from pathlib import Path
+from statistics import median
+
 from repro.config import Frozen
 from repro.study.result import Environment
+from repro.study.store import read_json
+
+
+class Ratio(Frozen):
+    """How many times as much one case takes as another, round by round: what disturbs one disturbs both."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.rounds)
+
+    @property
+    def least(self) -> float:
+        return min(self.rounds)
+
+    @property
+    def most(self) -> float:
+        return max(self.rounds)
 
 
 class Figure(Frozen):
@@ -50,3 +71,17 @@ class Measured(Frozen):
     figures: tuple[Figure, ...]
     points: tuple[Point, ...]
     environment: Environment
+
+
+def speed_file(results: Path) -> Path:
+    """Where a results folder keeps its benchmark."""
+    return results / "bench" / "bench.json"
+
+
+def read_speed(results: Path) -> Measured | None:
+    """The benchmark of a results folder, or None.
+
+    Raises:
+        ConfigError: there is a file, but it cannot be understood.
+    """
+    return read_json(speed_file(results), Measured, "`repro bench` writes it again")

@@ -1,28 +1,29 @@
-"""A benchmark as JSON, as a Markdown table and as a picture."""
+"""`repro bench`'s figures as JSON, as a Markdown table and as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.bench.record import Figure, Measured, Point
 from repro.report.figures import pyplot, save_figure
 from repro.report.output import write_text
+from repro.study.speed import Figure, Measured, Point, speed_file
 from repro.study.store import write_json
 
 
-def write_bench(measured: Measured, results: Path) -> tuple[str, list[Path]]:
+def write_speed(measured: Measured, results: Path) -> tuple[str, list[Path]]:
     """Write all three below the results folder. Returns the table and the files."""
-    folder = results / "bench"
-    table = as_markdown(measured)
-    write_json(folder / "bench.json", measured)
-    written = [folder / "bench.json", write_text(folder / "bench.md", table)]
+    path = speed_file(results)
+    folder = path.parent
+    table = speed_table(measured)
+    write_json(path, measured)
+    written = [path, write_text(folder / "bench.md", table)]
     if measured.points:
         written += _draw(measured.points, folder)
     return table, written
 
 
-def as_markdown(measured: Measured) -> str:
+def speed_table(measured: Measured) -> str:
     """Ratios beside their targets, and where they were measured."""
     where = measured.environment
     versions = ", ".join(f"{name} {version}" for name, version in where.packages.items() if name != "gguf")
