@@ -110,7 +110,7 @@ class _Theirs:
         self.loss = float("nan")
 
     def step(self) -> None:
-        from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+        from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
         training = self._spec.training
         with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
@@ -132,4 +132,5 @@ class _Theirs:
                 train_dataset=self._rows,
                 data_collator=DataCollatorForSeq2Seq(self._tokenizer, label_pad_token_id=-100),
             )
+            trainer.remove_callback(PrinterCallback)  # which prints into the table
             self.loss = trainer.train().training_loss

@@ -34,7 +34,7 @@ def speed_table(measured: Measured) -> str:
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"On {where.threads} threads of {where.hardware}; cases took turns in one process. {versions}.",
+            f"On {where.hardware}; cases took turns in one process. {versions}.",
             "",
         ]
     )
