@@ -171,7 +171,7 @@ class ReferencePage:
             return f"{s.claim.unmeasured[0].upper()}{s.claim.unmeasured[1:]}."
         found = [(t, t.difference) for t in s.tested if t.difference]
         if not found:
-            return "Its runs are not among the committed ones yet."
+            return "Nothing of it is among the committed results yet."
         if s.claim.overhead:
             claimed = s.claim.overhead.percent
             measured = [f"{t.better} {claimed - d.mean:+.0f} ± {d.half_width:.0f} percent" for t, d in found]
