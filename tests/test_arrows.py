@@ -22,6 +22,7 @@ BELOW = {
     "study": {"benchmarks", "methods", "models", "adapters", "optimizers"},
     "analysis": {"study", "benchmarks", "methods", "models", "adapters", "optimizers"},
     "report": {"analysis", "study", "benchmarks", "methods", "models", "adapters", "optimizers"},
+    "cli": {"bench", "report", "analysis", "study", "benchmarks", "methods", "models"},
     "bench": {"report", "analysis", "study", "benchmarks", "methods", "models", "adapters", "optimizers"},
 }
 

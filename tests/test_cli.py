@@ -310,7 +310,7 @@ def test_a_task_that_is_told_to_stop_requeues_itself_unless_it_was_cancelled_or_
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(starts - 1))
-    monkeypatch.setattr("repro.cli._execute", told_to_stop)
+    monkeypatch.setattr("repro.cli.cluster.execute_here", told_to_stop)
     assert main(["task", "table1", "--profile", "smoke", "0"]) != 0
     asked = tmp_path / "asked"
     assert (asked.read_text() if asked.exists() else "") == "requeue 7_3\n" * requeues

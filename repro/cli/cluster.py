@@ -1,0 +1,91 @@
+"""Verbs about SLURM."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from repro.cli.shared import execute_here, load, submissions
+from repro.study.interruption import Interrupted, told_to_stop
+
+if TYPE_CHECKING:
+    from repro.study.experiment import Plan
+    from repro.study.slurm.settings import Cluster
+    from repro.study.spec import RunSpec
+
+
+def submit_runs(options: argparse.Namespace) -> int:
+    """`submit`: what is missing as SLURM arrays, or the scripts of them."""
+    from repro.study.slurm.submit import submit
+
+    plan, store = load(options)
+    command = [sys.executable, "-m", "repro.cli", "task", options.experiment, "--profile", options.profile]
+    if options.seeds:
+        command += ["--seeds", ",".join(map(str, options.seeds))]
+    if options.preset:
+        command += ["--preset", options.preset]
+    if options.no_wandb:
+        command += ["--no-wandb"]
+    count = 0
+    for array in submit(
+        plan.only(options.rows) if options.rows else plan,
+        store,
+        submissions(),
+        cluster=lambda spec: _cluster(plan, spec, options),
+        command=command,
+        retry_failed=options.retry_failed,
+        dry_run=options.dry_run,
+    ):
+        count += array.tasks
+        waits = f", each after the task of {array.after} with its number" if array.after else ""
+        if options.dry_run:
+            print(f"{array.script}# not submitted: {array.name}, {array.tasks} tasks{waits}\n")
+        else:
+            print(f"job {array.job}: {array.name}, {array.tasks} tasks{waits}")
+    print(f"{count} runs {'would be ' if options.dry_run else ''}submitted", file=sys.stderr)
+    return 0
+
+
+def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
+    """What the profile asks of a cluster, and over it what the flags ask."""
+    from repro.config import parse
+    from repro.study.slurm.settings import Cluster
+
+    names = ("partition", "account", "time", "gpus", "cpus", "memory", "concurrent")
+    flags = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return parse(plan.profile.cluster_for(spec.model.name).model_dump() | flags, Cluster, "submit")
+
+
+def cancel_runs(options: argparse.Namespace) -> int:
+    """`cancel`: take the experiment's tasks out of the queue."""
+    from repro.study.slurm.commands import cancel, queue
+
+    plan, _ = load(options)
+    queued = submissions().queued(queue())
+    tasks = [task for hash, task in queued.items() if hash in plan.runs]
+    if tasks:
+        cancel(tasks)
+    print(f"{len(tasks)} tasks cancelled")
+    return 0
+
+
+def execute_task(options: argparse.Namespace) -> int:
+    """`task`: one run inside a SLURM job, requeued if it is told to stop."""
+    from repro.study.slurm.commands import requeue_this_task, restarts
+
+    plan, store = load(options)
+    spec = plan.run(options.run)
+    print(f"start {restarts() + 1}: {spec.slug}", file=sys.stderr)
+    try:
+        execute_here(plan.profile, [spec], store, options, plan.experiment.name)
+    except Interrupted:
+        if restarts() >= plan.profile.cluster_for(spec.model.name).restarts:
+            print("told to stop once more than cluster.restarts allows, not requeued", file=sys.stderr)
+            return 1
+        with told_to_stop(lambda: None):  # SLURM ends what it requeues
+            requeued = requeue_this_task()
+        what = ": requeued, to go on from the last checkpoint" if requeued else " for good, not requeued"
+        print(f"told to stop{what}", file=sys.stderr)
+        return 130
+    return 0 if store.is_done(spec) else 1

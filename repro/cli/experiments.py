@@ -1,0 +1,216 @@
+"""Verbs about an experiment and its runs, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from repro.cli.shared import execute_here, load, short, submissions
+from repro.config import ConfigError
+
+if TYPE_CHECKING:
+    from repro.study.experiment import Plan
+    from repro.study.states import RunState
+    from repro.study.store import Store
+
+
+def show_names(options: argparse.Namespace) -> int:
+    """What there is, by kind."""
+    from repro.methods.registry import METHODS
+    from repro.models.spec import list_models
+    from repro.study.experiment import list_experiments
+    from repro.study.profile import list_profiles
+    from repro.study.settings import list_presets
+
+    for kind, names in [
+        ("experiments", list_experiments()),
+        ("profiles", list_profiles()),
+        ("models", list_models()),
+        ("methods", list(METHODS)),
+        ("presets", list_presets()),
+    ]:
+        print(f"{kind + ':':<13}{' '.join(names)}")
+    return 0
+
+
+def show_plan(options: argparse.Namespace) -> int:
+    """`plan`: the runs, how far each is, and what the rest costs."""
+    from repro.analysis.estimates import estimate
+    from repro.analysis.gpu import load_gpu
+    from repro.report.costs import describe_costs
+    from repro.report.plans import describe_plan
+    from repro.study.states import run_states
+
+    gpu = load_gpu(options.gpu)
+    plan, store = load(options)
+    states = run_states(plan, store)
+    costs = describe_costs(plan, estimate(states, plan.execution), gpu)
+    print(f"{describe_plan(plan, states)}\n\n{costs}")
+    return 0
+
+
+def show_status(options: argparse.Namespace) -> int:
+    """`status`: a line for each run, with its place in SLURM's queue where there is one."""
+    from repro.report.plans import summarise
+    from repro.study.slurm.commands import answers, queue
+    from repro.study.states import State, run_states
+
+    plan, store = load(options)
+    tasks = queue() if answers() else None
+    states = run_states(plan, store)
+    if tasks is not None:
+        states = submissions().joined(states, tasks)
+    for state in states:
+        print(f"{state.state:<11}{state.spec.slug}" + (f"  {state.detail}" if state.detail else ""))
+    print(summarise(states))
+    return 1 if any(state.state in (State.FAILED, State.UNREADABLE) for state in states) else 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """`run`: execute what is missing, then print and write the table. `run --from`: repeat one run."""
+    if options.file is not None:
+        return _repeat(options)
+    from repro.report.plans import describe_batches
+    from repro.study.states import run_states, to_execute
+
+    plan, store = load(options)
+    states = run_states(plan.only(options.rows) if options.rows else plan, store)
+    for state in states:
+        if state.result is not None:
+            store.sweep(state.spec)
+    specs = to_execute(states, retry_failed=options.retry_failed)
+    done = sum(state.result is not None for state in states)
+    name, profile = plan.experiment.name, plan.profile.name
+    print(f"{name}, profile {profile}: {done} of {len(states)} runs are done, executing {len(specs)}")
+    for line in describe_batches(plan, specs):
+        print(line)
+    if specs:
+        execute_here(plan.profile, specs, store, options, plan.experiment.name)
+    states = run_states(plan, store)
+    problems = _problems(states)
+    if plan.experiment.ranks is not None:
+        problems += _analyse_ranks(plan, states, store)
+    _print_experiment(plan, states, store)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _repeat(options: argparse.Namespace) -> int:
+    """Execute the run of a result file, unless it is done here, and hold the two against each other."""
+    from repro.analysis.repetition import compare
+    from repro.paths import RESULTS
+    from repro.report.repetition import describe_repetition
+    from repro.study.profile import load_profile
+    from repro.study.repeating import read_run
+    from repro.study.states import run_state
+    from repro.study.store import RESULT, Store
+
+    spec, before = read_run(options.file)
+    store = Store(RESULTS / "runs")
+    if options.file.resolve() == (store.directory(spec) / RESULT).resolve():
+        raise ConfigError(
+            f"{options.file} is where its own repetition would go; copy it elsewhere, or set "
+            "REPRO_RESULTS_DIR to another folder"
+        )
+    first = [spec.init_from.run] if spec.init_from else []
+    specs = [needed for needed in [*first, spec] if not store.is_done(needed)]
+    print(f"{spec.slug}: {'executing it' if specs else 'is done here, comparing'}", file=sys.stderr)
+    if specs:
+        execute_here(load_profile(options.profile), specs, store, options, "repeated")
+    state = run_state(spec, store)
+    if state.result is None:
+        print("\n".join(_problems([state])) or f"{state.state}: {spec.slug}", file=sys.stderr)
+        return 1
+    repetition = compare(before, state.result)
+    print(describe_repetition(repetition))
+    return 0 if repetition.within_tolerance else 1
+
+
+def score(options: argparse.Namespace) -> int:
+    """`score`: the stored predictions once more, by the scorers as they are now."""
+    from repro.study.result import score_warnings
+    from repro.study.states import State, run_states
+
+    plan, store = load(options)
+    states = run_states(plan, store)
+    problems = [f"unreadable: {state.detail}" for state in states if state.state is State.UNREADABLE]
+    for state in states:
+        if state.result is None:
+            continue
+        benchmark = state.spec.benchmark
+        try:
+            predictions = store.predictions(state.spec)
+        except ConfigError as error:
+            problems.append(f"not scored: {error}")
+            continue
+        scores = benchmark.score(predictions)
+        changed = sum(scores[name] != state.result.scores.get(name) for name in scores)
+        evaluation = state.result.evaluation.model_copy(update={"scorer_version": benchmark.scorer_version})
+        renewed = {
+            "scores": scores,
+            "evaluation": evaluation,
+            "warnings": tuple(score_warnings(scores)),
+        }
+        store.write_result(state.spec, state.result.model_copy(update=renewed))
+        scored = f"scored with version {benchmark.scorer_version}"
+        print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} scores changed")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def render(options: argparse.Namespace) -> int:
+    """`render`: print and write the table and its figures."""
+    from repro.study.states import run_states
+
+    plan, store = load(options)
+    _print_experiment(plan, run_states(plan, store), store)
+    return 0
+
+
+def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
+    """Work out the ranks of finished runs that are not known yet. Returns why some are not, a line each."""
+    from repro.analysis.run_ranks import random_ranks, run_ranks
+    from repro.quiet import quiet_libraries
+    from repro.study.bases import BaseModels
+
+    bases, problems = BaseModels(), []
+    for state in states:
+        if state.result is not None:
+            print(f"ranks of {state.spec.title}", file=sys.stderr)
+            try:
+                with quiet_libraries():
+                    run_ranks(state.spec, store, bases)
+            except ConfigError as error:
+                problems.append(f"no ranks: {error}")
+    wanted = plan.experiment.ranks
+    assert wanted is not None
+    try:
+        random_ranks(wanted.random_size, wanted.random_rank, store.folder.parent)
+    except ConfigError as error:
+        problems.append(f"no ranks: {error}")
+    return problems
+
+
+def _problems(states: Sequence[RunState]) -> list[str]:
+    from repro.study.states import State
+
+    lines = []
+    for state in states:
+        if state.state is State.FAILED:
+            how = "the same command executes it again" if state.again else "--retry-failed executes it again"
+            lines.append(f"failed: {state.spec.slug}: {state.detail}; {how}")
+        elif state.state is State.UNREADABLE:
+            lines.append(f"unreadable: {state.detail}")
+    return lines
+
+
+def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> None:
+    from repro.paths import RESULTS
+    from repro.report.output import write_experiment
+
+    text, written = write_experiment(plan, states, store, RESULTS)
+    print(f"\n{text}\n\nwritten: " + ", ".join(short(path) for path in written))

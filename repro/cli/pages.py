@@ -1,0 +1,132 @@
+"""Verbs that write a page, a picture or a table from what there is, and the benchmark of speed."""
+
+from __future__ import annotations
+
+import argparse
+
+from repro.cli.shared import short
+
+
+def draw_fig1(options: argparse.Namespace) -> int:
+    """`fig1`: a layer under LoRA and under Dual LoRA."""
+    from repro.paths import RESULTS
+    from repro.report.architecture import draw_architecture
+    from repro.study.experiment import load_experiment, plan
+    from repro.study.profile import load_profile
+
+    profile = load_profile(options.profile)
+    drawn = draw_architecture(plan(load_experiment("table1"), profile), RESULTS / "figures" / profile.name)
+    print("written: " + ", ".join(short(path) for path in drawn))
+    return 0
+
+
+def show_parameters(options: argparse.Namespace) -> int:
+    """`params`: every printed parameter count beside the count."""
+    from repro.analysis.parameters import parameter_entries
+    from repro.quiet import quiet_libraries
+    from repro.report.audit import parameters_page
+
+    with quiet_libraries():
+        entries = list(parameter_entries())
+    return _print_page("parameters", parameters_page(entries))
+
+
+def show_audit(options: argparse.Namespace) -> int:
+    """`audit`: what does not add up in the paper, and what it leaves open."""
+    from repro.analysis.audit import audit_items, averages
+    from repro.report.audit import audit_page
+
+    return _print_page("audit", audit_page(audit_items(), list(averages())))
+
+
+def show_claims(options: argparse.Namespace) -> int:
+    """`claims`: the paper's statements, tested on the finished runs of a profile."""
+    from repro.analysis.claims import load_ledger, score_claims
+    from repro.paths import RESULTS
+    from repro.report.claims import claims_page
+    from repro.study.experiment import load_experiment, plan
+    from repro.study.profile import load_profile
+    from repro.study.store import Store
+
+    ledger, profile = load_ledger(), load_profile(options.profile)
+    plans = {name: plan(load_experiment(name), profile) for name in ledger.experiments}
+    scored = score_claims(ledger, plans, Store(RESULTS / "runs"))
+    return _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
+
+
+def write_report(options: argparse.Namespace) -> int:
+    """`report`: one HTML page."""
+    from repro.analysis.audit import audit_items
+    from repro.analysis.claims import load_ledger, score_claims
+    from repro.paths import RESULTS
+    from repro.report.output import write_text
+    from repro.report.page import build_page
+    from repro.study.experiment import list_experiments, load_experiment, plan
+    from repro.study.profile import load_profile
+    from repro.study.states import run_states
+    from repro.study.store import Store
+
+    profile, store = load_profile(options.profile), Store(RESULTS / "runs")
+    plans = {name: plan(load_experiment(name), profile) for name in list_experiments()}
+    page = build_page(
+        [(planned, run_states(planned, store)) for planned in plans.values()],
+        RESULTS / "figures" / profile.name,
+        score_claims(load_ledger(), plans, store),
+        audit_items(),
+    )
+    print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
+    return 0
+
+
+def write_reference(options: argparse.Namespace) -> int:
+    """`reference`: results/README.md and what it links, from the committed runs."""
+    from repro.paths import REFERENCE
+    from repro.report.output import write_experiment, write_text
+    from repro.report.reference import ReferencePage, page_texts
+    from repro.report.speed import write_speed
+    from repro.study.profile import load_profile
+    from repro.study.reference import reference_plans, take_over
+    from repro.study.store import Store
+
+    profile, store = load_profile(options.profile), Store(REFERENCE / "runs")
+    if options.add is not None:
+        for line in take_over(profile, Store(options.add / "runs"), store):
+            print(line)
+    page = ReferencePage(profile, reference_plans(profile, store), store)
+    for name in page.finished:
+        _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
+        print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
+    if page.speed is not None:
+        write_speed(page.speed, REFERENCE)
+    for path, text in page_texts(page, REFERENCE.parent).items():
+        print(f"written: {short(write_text(path, text))}")
+    return 0
+
+
+def renew_readme(options: argparse.Namespace) -> int:
+    """`readme`: the generated parts of README.md."""
+    from repro.paths import ROOT
+    from repro.report.readme import with_generated_parts
+
+    path = ROOT / "README.md"
+    path.write_text(with_generated_parts(path.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+def measure_speed(options: argparse.Namespace) -> int:
+    """`bench`: the ratios, as a table and as files."""
+    from repro.bench.suite import measure
+    from repro.paths import RESULTS
+    from repro.report.speed import write_speed
+
+    table, written = write_speed(measure(options.only, small=options.small), RESULTS)
+    print(f"{table}\nwritten: " + ", ".join(short(path) for path in written))
+    return 0
+
+
+def _print_page(name: str, text: str) -> int:
+    from repro.paths import RESULTS
+    from repro.report.output import write_text
+
+    print(f"{text}\nwritten: {short(write_text(RESULTS / 'tables' / f'{name}.md', text))}")
+    return 0

@@ -1,0 +1,70 @@
+"""What several verbs do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repro.files import check_writable
+
+if TYPE_CHECKING:
+    from repro.study.execution import Execution
+    from repro.study.experiment import Plan
+    from repro.study.profile import Profile
+    from repro.study.slurm.submissions import Submissions
+    from repro.study.spec import RunSpec
+    from repro.study.store import Store
+
+
+def load(options: argparse.Namespace) -> tuple[Plan, Store]:
+    """The plan that the options ask for, and the store of this machine's runs."""
+    from repro.paths import RESULTS
+    from repro.study.experiment import load_experiment, plan
+    from repro.study.profile import load_profile
+    from repro.study.store import Store
+
+    experiment = load_experiment(options.experiment)
+    if options.preset:
+        experiment = experiment.model_copy(update={"preset": options.preset})
+    planned = plan(experiment, load_profile(options.profile), options.seeds)
+    return planned, Store(RESULTS / "runs")
+
+
+def execute_here(
+    profile: Profile, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace, group: str
+) -> None:
+    """Execute runs in this process, one after the other, and show how far they are."""
+    check_writable(store.folder)  # before torch is loaded, let alone something trained
+
+    from rich.console import Console
+
+    from repro.study.local import run_here
+    from repro.study.watch import Watch
+
+    def execution(spec: RunSpec) -> Execution:
+        settings = profile.execution_for(spec.benchmark.family, spec.model.name)
+        return settings.model_copy(update={"wandb": settings.wandb and not options.no_wandb})
+
+    run_here(
+        specs,
+        store=store,
+        execution=execution,
+        group=group,
+        watch=Watch(len(specs), Console(stderr=True)),
+    )
+
+
+def short(path: Path) -> str:
+    """The path as one would type it here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def submissions() -> Submissions:
+    """What was submitted to SLURM from this machine."""
+    from repro.paths import RESULTS
+    from repro.study.slurm.submissions import Submissions
+
+    return Submissions(RESULTS / "slurm")
