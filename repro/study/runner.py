@@ -54,8 +54,8 @@ Note = Callable[[str], None]
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
-# Test items that the probes look at, each five times: enough for several lengths. Eight of them took 2.6 of
-# the 4.2 s that a laptop run spends outside of training and evaluation.
+# Test items that the probes look at, each five times: enough for several lengths. With eight a laptop run
+# spent 4.2 s outside of training and evaluation, with four 2.7 to 3.0.
 _PROBE_ITEMS = 4
 
 
