@@ -13,6 +13,8 @@ from repro.study.spec import flatten
 
 # An axis whose ends are further apart than this is drawn logarithmically.
 _LOGARITHMIC = 15
+# More of them on an axis would run into each other; powers of ten stand there instead.
+_MOST_TICKS = 7
 
 
 def draw_sweep(plan: Plan, table: Table, folder: Path) -> list[Path]:
@@ -30,7 +32,7 @@ def draw_sweep(plan: Plan, table: Table, folder: Path) -> list[Path]:
     plt = pyplot()
     with plt.style.context(STYLE):
         count = len(blocks) + len(printed)
-        figure, axes = plt.subplots(1, count, figsize=(4.2 * count, 3.9), squeeze=False)
+        figure, axes = plt.subplots(1, count, figsize=(4.6 * count, 4.2), squeeze=False)
         for panel, block in zip(axes[0], blocks, strict=False):
             rows = {row.id: row for row in groups["measured", block].rows}
             _measured(panel, [row for row in plan.rows if row.block == block], rows, sweep)
@@ -56,9 +58,12 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
     if places and max(places) > _LOGARITHMIC * min(places):
         panel.set_xscale("log")
         ticks = sorted(set(places))
-        panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
-        panel.set_xticks([], minor=True)
-    for index, points in enumerate(curves.values()):
+        if len(ticks) <= _MOST_TICKS:
+            panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
+            panel.set_xticks([], minor=True)
+    # Dual LoRA first: its look is then that of the other figures.
+    order = sorted(curves, key=lambda curve: not str(curve).startswith("dual_lora"))
+    for index, points in enumerate(curves[curve] for curve in order):
         points.sort(key=lambda point: point[0])
         estimates = [row.values[AVERAGE] for _, row in points]
         panel.errorbar(
@@ -104,11 +109,18 @@ def _line(panel: Any, height: float, label: str, index: int) -> str:
     return color
 
 
-# Told apart without colour: by marker and by dash.
+# Told apart without colour: by marker and by dash. As many as Table 1 has methods.
 _LOOKS: list[dict[str, Any]] = [
-    {"color": "C1", "marker": "D", "linestyle": "-", "capsize": 2, "markersize": 4},
-    {"color": "C0", "marker": "o", "linestyle": "--", "capsize": 2, "markersize": 4},
-    {"color": "C2", "marker": "s", "linestyle": "-.", "capsize": 2, "markersize": 4},
-    {"color": "C3", "marker": "^", "linestyle": ":", "capsize": 2, "markersize": 4},
+    {"color": color, "marker": marker, "linestyle": dash, "capsize": 2, "markersize": 4, "elinewidth": 0.7}
+    for color, marker, dash in [
+        ("C1", "D", "-"),
+        ("C0", "o", "--"),
+        ("C2", "s", "-."),
+        ("C3", "^", ":"),
+        ("C4", "v", "-"),
+        ("C5", "P", "--"),
+        ("C6", "X", "-."),
+        ("0.4", "<", ":"),
+    ]
 ]
 _DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))]
