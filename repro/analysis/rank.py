@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from repro.adapters.dual_lora import Rule, Update
 from repro.adapters.dual_lora.layer import DualLoraLayer
-from repro.adapters.dual_lora.update import Rule, Update, magnitude_and_direction
+from repro.adapters.dual_lora.update import magnitude_and_direction
 from repro.adapters.weight_update import updated_layers, weight_update
 from repro.analysis.known_ranks import Rank
 from repro.config import ConfigError

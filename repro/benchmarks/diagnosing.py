@@ -9,8 +9,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from repro.adapters.dual_lora import Update
 from repro.adapters.dual_lora.layer import DualLoraLayer
-from repro.adapters.dual_lora.update import Update, factor_products
+from repro.adapters.dual_lora.update import factor_products
 from repro.adapters.weight_update import updated_layers, weight_update
 from repro.benchmarks.diagnostics import Diagnostics
 

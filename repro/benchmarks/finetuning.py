@@ -61,7 +61,7 @@ class FineTuning(L.LightningModule):
         self.validation_losses: list[tuple[int, float]] = []
         self.validation_scores: list[tuple[int, float]] = []
         self.predictions: list[Prediction] = []
-        self.kernel: Literal["triton", "torch"] | None = None
+        self.kernel: Literal["triton", "c", "torch"] | None = None
         self.halvings = 0
         self.test_halvings = 0
         self.retries = True

@@ -153,7 +153,7 @@ class Method(Frozen, ABC):
         """The layers of a model that carry this method's adapter."""
         return []
 
-    def kernel(self, model: nn.Module) -> Literal["triton", "torch"] | None:
+    def kernel(self, model: nn.Module) -> Literal["triton", "c", "torch"] | None:
         """What computes the adapters of a model where it now is; None of a method that has no choice."""
         return None
 

@@ -100,14 +100,14 @@ class DualLoRA(PeftMethod):
 
         return DualLoraLayer
 
-    def kernel(self, model: nn.Module) -> Literal["triton", "torch"]:
+    def kernel(self, model: nn.Module) -> Literal["triton", "c", "torch"]:
         from repro.adapters.dual_lora import backend
 
         layers: list[Any] = self.adapted_layers(model)
         factors = [
             f for layer in layers for name in layer.active_adapters for f in layer.factors(name).values()
         ]
-        return "triton" if backend.kernels(factors) else "torch"
+        return backend.choose(factors).NAME
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)

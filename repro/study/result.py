@@ -64,7 +64,7 @@ class Training(Frozen):
     validation_scores: tuple[tuple[int, float], ...] = ()
     optimizer_state_bytes: int | None = None
     adamw_state_bytes: int | None = None
-    kernel: Literal["triton", "torch"] | None = None
+    kernel: Literal["triton", "c", "torch"] | None = None
     micro_batch_size: int | None = None
 
 

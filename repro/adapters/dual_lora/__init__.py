@@ -4,7 +4,8 @@ from ..registry import register
 from .config import DualLoraConfig
 from .layer import DualLoraLayer
 from .model import DualLoraModel
-from .update import Rule, Update, delta_weight
+from .terms import Rule, Update
+from .update import delta_weight
 
 __all__ = ["DualLoraConfig", "DualLoraLayer", "DualLoraModel", "Rule", "Update", "delta_weight"]
 

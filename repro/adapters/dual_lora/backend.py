@@ -1,40 +1,53 @@
-"""Which code computes the update: the Triton kernels where they can, plain torch elsewhere."""
+"""Which code computes the update: the kernels where they can, plain torch elsewhere.
+
+`plain`, `c_kernels` and `triton_kernels` offer the same: `NAME`, `block_elements`, `updated_weight` and
+`gradients`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# Where the kernels run. The tests add the CPU, on which Triton can interpret them.
-DEVICES = {"cuda"}
+from . import c_kernels, plain
 
-# Of a group of factors: a kernel holds a tile's columns of A and C as a whole.
-MAX_RANK = 64
+# Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
+TRITON_DEVICES = {"cuda"}
 
 # What is read and written. The arithmetic is fp32, so fp64 is left to torch.
-_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
+_TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
+_C_DTYPES = {torch.float32, torch.bfloat16}
 
 
-def kernels(factors: Iterable[Tensor], *others: Tensor) -> ModuleType | None:
-    """`repro.adapters.dual_lora.kernels` for an update of these factors, or None: compute it with torch.
+def choose(factors: Iterable[Tensor], *others: Tensor) -> Any:
+    """The module that computes an update of these factors, with the `others` (weight, input).
 
-    None without Triton, off an NVIDIA GPU, for ranks above `MAX_RANK`, and where the factors or the `others`
-    (weight, input) are neither in fp32 nor in 16 bits. Every rule of an update has its kernel.
+    Triton's on an NVIDIA GPU, for ranks of a group up to its `MAX_RANK`; C's on a CPU with a C compiler;
+    torch without them, for other dtypes, and on a CPU under `torch.compile`, which looks into torch alone.
     """
     factors = list(factors)
     tensors = [*factors, *others]
-    if any(t.device.type not in DEVICES or t.dtype not in _DTYPES or not t.numel() for t in tensors):
-        return None
-    if any(min(factor.shape) > MAX_RANK for factor in factors) or not _has_triton():
-        return None
-    from . import kernels
+    devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
+    if not all(t.numel() for t in tensors):
+        return plain
+    if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _has_triton():
+        from . import triton_kernels
 
-    return kernels
+        if all(min(factor.shape) <= triton_kernels.MAX_RANK for factor in factors):
+            return triton_kernels
+    if (
+        devices == {"cpu"}
+        and dtypes <= _C_DTYPES
+        and not torch.compiler.is_compiling()
+        and c_kernels.usable()
+    ):
+        return c_kernels
+    return plain
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from peft import PeftConfig, PeftType
 from peft.utils.other import get_pattern_key
 
-from .update import Rule
+from .terms import Rule
 
 _CHOICES = {
     "magnitude_activation": ("relu", "abs", "sigmoid", "identity"),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..mergeable import MergeableLayer
 from . import warmup
 from .config import DualLoraConfig
-from .update import Rule, Update, delta_weight, dual_lora_linear, updated_weight
+from .terms import Rule, Update
+from .update import delta_weight, dual_lora_linear, updated_weight
 
 
 class DualLoraLayer(MergeableLayer):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repro.adapters.dual_lora import Rule, Update
-from repro.adapters.dual_lora.update import random_signs
+from repro.adapters.dual_lora.plain import random_signs
 
 RULES = {
     "paper": Rule(),

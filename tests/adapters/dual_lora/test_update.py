@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repro.adapters.dual_lora import Rule, Update, delta_weight, update
-from repro.adapters.dual_lora.update import dual_lora_linear, random_signs, updated_weight
+from repro.adapters.dual_lora import Rule, Update, backend, c_kernels, delta_weight, plain, terms
+from repro.adapters.dual_lora.plain import random_signs
+from repro.adapters.dual_lora.update import dual_lora_linear, updated_weight
 from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
 
 D_OUT, D_IN, TOKENS = 13, 37, 11
@@ -41,7 +42,7 @@ def make_layer(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tens
 @pytest.fixture(params=[2**20, 100], ids=["one block", "ragged blocks"])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """100 elements make blocks of 2 rows (13 = 6 * 2 + 1) and of 7 columns (37 = 5 * 7 + 2)."""
-    monkeypatch.setattr(update, "CPU_BLOCK", request.param)
+    monkeypatch.setattr(terms, "CPU_BLOCK", request.param)
     return request.param
 
 
@@ -216,10 +217,13 @@ def test_weight_may_be_unpacked_in_each_pass() -> None:
     torch.testing.assert_close(x.grad, (weight + reference_delta(u)[0].detach()).sum(0).expand_as(x))
 
 
+@pytest.mark.parametrize("code", [plain, c_kernels], ids=["torch", "c"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_nothing_dense_is_saved_or_made(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_dense_is_saved_or_made(rule: Rule, code: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     d, k, block = 64, 256, 2048
-    monkeypatch.setattr(update, "CPU_BLOCK", block)
+    monkeypatch.setattr(terms, "CPU_BLOCK", block)
+    monkeypatch.setattr(c_kernels, "_BLOCK", block)
+    monkeypatch.setattr(backend, "choose", lambda *_: code)
     shapes = {"A": (2, k), "B": (d, 2), "C": (2, k), "D": (d, 2)}
     factors = {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
     u = Update(rule, torch.tensor(1.0), **factors)

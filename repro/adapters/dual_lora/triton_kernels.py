@@ -15,6 +15,7 @@ Importing this module needs Triton: `repro.adapters.dual_lora.backend` does, whe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ from torch import Tensor
 from triton import knobs
 
 if TYPE_CHECKING:
-    from .update import _Term
+    from .terms import Term
+
+NAME = "triton"
 
 # Rows, columns and warps of a tile of `_add_update`: Triton takes the fastest for each shape. Compiled for
 # an A100 and an H100 (Triton 3.9) the paper's rule spills at most 8 bytes a thread; in 128 x 128 it is 152.
@@ -37,10 +40,18 @@ _TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8)]
 _COLUMNS = 64
 _ROW_TILES = 8
 
+# Of a group of factors: a kernel holds a tile's columns of A and C as a whole.
+MAX_RANK = 64
+
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
-def updated_weight(weight: Tensor, terms: Sequence[_Term], dtype: torch.dtype) -> Tensor:
+def block_elements(device: torch.device) -> int:
+    """How many elements they take at a time: all of them."""
+    return sys.maxsize
+
+
+def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) -> Tensor:
     """W0 (d, k) plus every dW, rounded once to the dtype of `weight`, given in `dtype`, in W0's layout.
 
     Several terms pass through a buffer in fp32, one after the other.
@@ -65,7 +76,7 @@ def updated_weight(weight: Tensor, terms: Sequence[_Term], dtype: torch.dtype) -
     return source
 
 
-def gradients(G: Tensor, term: _Term) -> list[Tensor]:
+def gradients(G: Tensor, term: Term) -> list[Tensor]:
     """The gradients of the term's factors, in their order, for G = dL/d(dW), contiguous and of shape (d, k).
 
     The parts to be summed take d (r1 + r2) numbers of fp32 for each strip of columns. So the strips go in
@@ -114,7 +125,7 @@ def gradients(G: Tensor, term: _Term) -> list[Tensor]:
     return sums
 
 
-def _arguments(term: _Term) -> dict[str, Any]:
+def _arguments(term: Term) -> dict[str, Any]:
     """What both kernels take of an update, by name."""
     factors = [factor.contiguous() for factor in term.factors]
     return {

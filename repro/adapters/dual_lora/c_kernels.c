@@ -1,0 +1,381 @@
+// The update on a CPU: the weight with dW in it, and the gradients of the factors, one small tile at a time.
+//
+// P = B A and Z = D C exist in registers alone, ROWS x COLUMNS of each. What the formulas are is said in
+// update.py. Compiled by compiler.py for one rule and one element type, which are given as macros:
+//
+//     ACTIVATION   RELU, ABS, SIGMOID or IDENTITY
+//     DIRECTION    SIGN, IDENTITY or FIXED
+//     CLIP         EQ7, EQ12, BNN or NONE
+//     BF16         defined where weight and G are in bf16; they are in fp32 else
+//
+// The vectors are a GNU extension: the compiler makes of them what the processor has.
+
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RELU, ABS, SIGMOID, IDENTITY, SIGN, FIXED, EQ7, EQ12, BNN, NONE };
+
+// 2 x 2 x ROWS vectors hold the tiles of P and Z. With 32 registers there are some left for the factors.
+#if defined(__AVX512F__)
+enum { LANES = 16, ROWS = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, ROWS = 2 };
+#else
+enum { LANES = 4, ROWS = 4 };
+#endif
+enum {
+  COLUMNS = 2 * LANES,
+  PANEL = 64,  // columns whose factors stay in the first cache while a thread goes down its rows
+  BAND = 32,   // rows whose H and K, 8 KiB each over a panel, do so too
+  GROUP = 8,   // of the sums that the gradients keep in registers at a time
+};
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t half __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+// An update, or a block of one. Mirrored in c_kernels.py.
+struct term {
+  long d, k, r1, r2;
+  const float *A, *B, *C, *D;  // (r1, k), (d, r1), (r2, k), (d, r2); C and D are not read if DIRECTION is FIXED
+  const float *amplitude;      // (d), the scale of each row of dW
+  float scale;
+  uint64_t seed;               // of a fixed direction, whose random words lie `words` to a row
+  long words, first_row, first_column;
+};
+
+// ---- Numbers
+
+INLINE vec pick(mask where, vec yes, vec no) { return (vec)(((mask)yes & where) | ((mask)no & ~where)); }
+INLINE vec all(float value) { return (vec){0} + value; }
+INLINE vec at(const float *p) { return *(const vec *)p; }
+INLINE void put(float *p, vec v) { *(vec *)p = v; }
+INLINE bits sign_of(vec v) { return (bits)v & 0x80000000u; }
+// Keeps what is no number, as torch does: training must see it.
+INLINE vec clamped(vec v) { return pick(v > 1, all(1), pick(v < -1, all(-1), v)); }
+
+#ifdef BF16
+typedef uint16_t element;
+INLINE vec load(const element *p) { return (vec)(__builtin_convertvector(*(const half *)p, bits) << 16); }
+INLINE void store(element *p, vec v) {
+  bits nearest = (bits)v + 0x7fffu + (((bits)v >> 16) & 1u);  // to even
+  bits nan = (bits)(v != v);
+  *(half *)p = __builtin_convertvector(((nearest & ~nan) | (nan & 0x7fc00000u)) >> 16, half);
+}
+#else
+typedef float element;
+INLINE vec load(const element *p) { return at(p); }
+INLINE void store(element *p, vec v) { put(p, v); }
+#endif
+
+// e^x within some 2e-7 of itself: 2^n times a series for what is left, |r| <= ln(2) / 2.
+INLINE vec exponential(vec x) {
+  x = pick(x > 88, all(88), pick(x < -87, all(-87), x));
+  vec n = x * 1.44269504f + 12582912.0f - 12582912.0f;  // rounds: 1.5 * 2^23 leaves no room for a fraction
+  vec r = x - n * 0.693145752f - n * 1.42860677e-6f;    // ln(2) in two parts, the first exact in every n
+  vec e = all(1.0f / 720);
+  e = e * r + 1.0f / 120;
+  e = e * r + 1.0f / 24;
+  e = e * r + 1.0f / 6;
+  e = e * r + 0.5f;
+  e = e * r + 1.0f;
+  e = e * r + 1.0f;
+  return e * (vec)((__builtin_convertvector(n, mask) + 127) << 23);
+}
+
+INLINE vec activation(vec P) {
+  switch (ACTIVATION) {
+    case RELU: return pick(P < 0, all(0), P);
+    case ABS: return (vec)((bits)P & 0x7fffffffu);
+    case SIGMOID: return 1.0f / (1.0f + exponential(-P));
+    default: return P;
+  }
+}
+
+// v times the derivative of the activation.
+INLINE vec sloped(vec v, vec P, vec M) {
+  switch (ACTIVATION) {
+    case RELU: return pick(P > 0, v, all(0));
+    case ABS: return pick(P == 0, all(0), (vec)((bits)v ^ sign_of(P)));
+    case SIGMOID: return v * (M * (1.0f - M));
+    default: return v;
+  }
+}
+
+// v times Sign(Z), or times Z itself.
+INLINE vec directed(vec v, vec Z) { return DIRECTION == IDENTITY ? (vec)(v * Z) : (vec)((bits)v ^ sign_of(Z)); }
+
+static uint64_t splitmix64(uint64_t counter) {
+  uint64_t z = counter * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+// ---- Tiles
+
+static long least(long a, long b) { return a < b ? a : b; }
+static long rounded_up(long n, long m) { return (n + m - 1) / m * m; }
+
+// ROWS x COLUMNS of a product, from `start` on. `tall` has `rank` numbers a row, `wide` PANEL.
+INLINE void product(const float *tall, const float *wide, long rank, float start, vec out[ROWS][2]) {
+  UNROLL for (int i = 0; i < ROWS; i++) out[i][0] = out[i][1] = all(start);
+  for (long r = 0; r < rank; r++) {
+    vec left = at(wide + r * PANEL), right = at(wide + r * PANEL + LANES);
+    UNROLL for (int i = 0; i < ROWS; i++) {
+      out[i][0] += tall[i * rank + r] * left;
+      out[i][1] += tall[i * rank + r] * right;
+    }
+  }
+}
+
+// The tile of `random_signs`, as numbers of that sign. A tile lies in two words of 32 columns at most.
+INLINE void random_signs(const struct term *u, long row, long column, vec out[ROWS][2]) {
+  column += u->first_column;
+  bits lane;
+  for (int l = 0; l < LANES; l++) lane[l] = l;
+  UNROLL for (int i = 0; i < ROWS; i++) {
+    uint64_t counter = u->seed + (uint64_t)((u->first_row + row + i) * u->words + column / 32);
+    uint64_t words = (splitmix64(counter) & 0xffffffffu) | splitmix64(counter + 1) << 32;
+    words >>= column % 32;
+    out[i][0] = (vec)(~(((bits){0} + (uint32_t)words) >> lane) << 31);
+    out[i][1] = (vec)(~(((bits){0} + (uint32_t)(words >> LANES)) >> lane) << 31);
+  }
+}
+
+// What one thread works with: the factors of its rows and of one panel, filled up with zeros to whole tiles.
+struct work {
+  long first, rows;  // of the block; `rows` is a multiple of BAND
+  float *A, *B, *C, *D, *amplitude;
+  void *memory;
+};
+
+static struct work take_rows(const struct term *u) {
+  long threads = omp_get_num_threads(), thread = omp_get_thread_num(), bands = (u->d + BAND - 1) / BAND;
+  struct work w = {.first = bands * thread / threads * BAND};
+  w.rows = bands * (thread + 1) / threads * BAND - w.first;
+  long size = PANEL * (u->r1 + u->r2) + w.rows * (u->r1 + u->r2 + 1);
+  w.memory = aligned_alloc(64, rounded_up(4 * size + 64, 64));
+  w.A = w.memory;
+  w.C = w.A + PANEL * u->r1;
+  w.B = w.C + PANEL * u->r2;
+  w.D = w.B + w.rows * u->r1;
+  w.amplitude = w.D + w.rows * u->r2;
+  memset(w.B, 0, 4 * w.rows * (u->r1 + u->r2 + 1));
+  long count = least(w.rows, u->d - w.first);
+  if (count > 0) {
+    memcpy(w.B, u->B + w.first * u->r1, 4 * count * u->r1);
+    if (u->r2) memcpy(w.D, u->D + w.first * u->r2, 4 * count * u->r2);
+    memcpy(w.amplitude, u->amplitude + w.first, 4 * count);
+  }
+  return w;
+}
+
+static void take_panel(const float *wide, long stride, long rank, long count, float *out) {
+  for (long r = 0; r < rank; r++, out += PANEL) {
+    memcpy(out, wide + r * stride, 4 * count);
+    memset(out + count, 0, 4 * (PANEL - count));
+  }
+}
+
+// P and Z of the tile at `row` of the thread and `column` of the panel. Z starts at minus the least normal
+// number, for Sign(0) = -1 is the paper's.
+INLINE void factor_products(const struct term *u, const struct work *w, long row, long panel, long column,
+                            vec P[ROWS][2], vec Z[ROWS][2]) {
+  product(w->B + row * u->r1, w->A + column, u->r1, 0, P);
+  if (DIRECTION == FIXED)
+    random_signs(u, w->first + row, panel + column, Z);
+  else
+    product(w->D + row * u->r2, w->C + column, u->r2, DIRECTION == SIGN ? -__FLT_MIN__ : 0, Z);
+}
+
+// A tile of weight or G that may be read as a whole: itself, or at an edge a copy that zeros fill up.
+INLINE const element *whole_tile(const element *p, long *stride, long height, long width, element *copy) {
+  if (height >= ROWS && width >= COLUMNS) {
+    // What this thread reads two tiles further down: the next row lies too far for the processor to guess.
+    UNROLL for (int i = 0; i < ROWS; i++)
+      for (unsigned line = 0; line < COLUMNS * sizeof(element); line += 64)
+        __builtin_prefetch((const char *)(p + (2 * ROWS + i) * *stride) + line);
+    return p;
+  }
+  memset(copy, 0, ROWS * COLUMNS * sizeof(element));
+  for (long i = 0; i < least(ROWS, height); i++)
+    if (width > 0) memcpy(copy + i * COLUMNS, p + i * *stride, least(COLUMNS, width) * sizeof(element));
+  *stride = COLUMNS;
+  return copy;
+}
+
+// ---- W0 + dW
+
+// result = weight + dW; both (d, k), their rows `weight_stride` and `result_stride` elements apart.
+void updated_weight(const struct term *u, const element *weight, long weight_stride, element *result,
+                    long result_stride) {
+#pragma omp parallel
+  {
+    struct work w = take_rows(u);
+    for (long panel = 0; panel < u->k; panel += PANEL) {
+      long count = least(PANEL, u->k - panel);
+      take_panel(u->A + panel, u->k, u->r1, count, w.A);
+      if (DIRECTION != FIXED) take_panel(u->C + panel, u->k, u->r2, count, w.C);
+      long last = least(w.rows, u->d - w.first);
+      for (long row = 0; row < last; row += ROWS)
+        for (long column = 0; column < count; column += COLUMNS) {
+          vec P[ROWS][2], Z[ROWS][2];
+          element copy[ROWS * COLUMNS], made[ROWS * COLUMNS];
+          long height = last - row, width = count - column, from = weight_stride, to = result_stride;
+          long row_of_block = w.first + row, column_of_block = panel + column;
+          const element *source = whole_tile(weight + row_of_block * from + column_of_block, &from, height, width, copy);
+          element *target = result + row_of_block * to + column_of_block, *there = target;
+          if (height < ROWS || width < COLUMNS) target = made, to = COLUMNS;
+          factor_products(u, &w, row, panel, column, P, Z);
+          UNROLL for (int i = 0; i < ROWS; i++)
+            UNROLL for (int half = 0; half < 2; half++) {
+              vec update = w.amplitude[row + i] * directed(activation(P[i][half]), Z[i][half]);
+              store(target + i * to + half * LANES, load(source + i * from + half * LANES) + update);
+            }
+          if (target == made)
+            for (long i = 0; i < least(ROWS, height); i++)
+              memcpy(there + i * result_stride, made + i * COLUMNS, least(COLUMNS, width) * sizeof(element));
+        }
+    }
+    free(w.memory);
+  }
+}
+
+// ---- Gradients
+
+// dA += B^T H over a band and a panel; dA is (rank, PANEL), H (BAND, PANEL).
+static void add_across(const float *tall, long rank, const float *H, float *sum) {
+  long r = 0;
+  for (; r + GROUP <= rank; r += GROUP)
+    for (long j = 0; j < PANEL; j += COLUMNS) {
+      vec s[GROUP][2];
+      float *out = sum + r * PANEL + j;
+      UNROLL for (int q = 0; q < GROUP; q++) s[q][0] = at(out + q * PANEL), s[q][1] = at(out + q * PANEL + LANES);
+      for (long i = 0; i < BAND; i++) {
+        vec left = at(H + i * PANEL + j), right = at(H + i * PANEL + j + LANES);
+        UNROLL for (int q = 0; q < GROUP; q++) {
+          s[q][0] += tall[i * rank + r + q] * left;
+          s[q][1] += tall[i * rank + r + q] * right;
+        }
+      }
+      UNROLL for (int q = 0; q < GROUP; q++) put(out + q * PANEL, s[q][0]), put(out + q * PANEL + LANES, s[q][1]);
+    }
+  for (; r < rank; r++)
+    for (long j = 0; j < PANEL; j += LANES) {
+      vec s = at(sum + r * PANEL + j);
+      for (long i = 0; i < BAND; i++) s += tall[i * rank + r] * at(H + i * PANEL + j);
+      put(sum + r * PANEL + j, s);
+    }
+}
+
+// dB += H A^T over a band and a panel; dB is (BAND, padded), A^T (PANEL, padded), `padded` ranks of whole vectors.
+static void add_down(const float *H, const float *transposed, long padded, float *sum) {
+  for (long r = 0; r < padded; r += LANES)
+    for (long i = 0; i < BAND; i += GROUP) {
+      vec s[GROUP];
+      UNROLL for (int q = 0; q < GROUP; q++) s[q] = at(sum + (i + q) * padded + r);
+      for (long j = 0; j < PANEL; j++) {
+        vec a = at(transposed + j * padded + r);
+        UNROLL for (int q = 0; q < GROUP; q++) s[q] += H[(i + q) * PANEL + j] * a;
+      }
+      UNROLL for (int q = 0; q < GROUP; q++) put(sum + (i + q) * padded + r, s[q]);
+    }
+}
+
+static void transpose(const float *wide, long rank, long padded, float *out) {
+  memset(out, 0, 4 * PANEL * padded);
+  for (long r = 0; r < rank; r++)
+    for (long j = 0; j < PANEL; j++) out[j * padded + r] = wide[r * PANEL + j];
+}
+
+static void write_down(const float *sum, long padded, long rank, long count, float *out) {
+  for (long i = 0; i < count; i++) memcpy(out + i * rank, sum + i * padded, 4 * rank);
+}
+
+// H and K of a band and a panel, from G.
+INLINE void upstream(const struct term *u, const struct work *w, long band, long panel, long count,
+                     const element *G, long stride, float *H, float *K) {
+  for (long row = 0; row < BAND; row += ROWS)
+    for (long column = 0; column < PANEL; column += COLUMNS) {
+      vec P[ROWS][2], Z[ROWS][2];
+      element copy[ROWS * COLUMNS];
+      long height = u->d - (w->first + band + row), from = stride;
+      const element *source = whole_tile(G + (w->first + band + row) * stride + panel + column, &from, height,
+                                         count - column, copy);
+      factor_products(u, w, band + row, panel, column, P, Z);
+      UNROLL for (int i = 0; i < ROWS; i++)
+        UNROLL for (int half = 0; half < 2; half++) {
+          vec g = load(source + i * from + half * LANES), M = activation(P[i][half]);
+          long here = (row + i) * PANEL + column + half * LANES;
+          put(H + here, sloped(directed(w->amplitude[band + row + i] * g, Z[i][half]), P[i][half], M));
+          if (DIRECTION == FIXED) continue;
+          vec k = (CLIP == EQ12 ? clamped(g) : g) * M * u->scale;
+          if (CLIP == EQ7) k = clamped(k);
+          if (CLIP == BNN) k = pick((Z[i][half] <= 1) & (Z[i][half] >= -1), k, all(0));
+          put(K + here, k);
+        }
+    }
+}
+
+// dA (r1, k), dB (d, r1), dC (r2, k) and dD (d, r2), contiguous, for G = dL/d(dW), its rows `stride` elements
+// apart. A thread has rows of its own; what they add to dA and dC is summed thread by thread in the end, so the
+// same number of threads gives the same bits. Returns 0, or 1 where there is no memory.
+int gradients(const struct term *u, const element *G, long stride, float *dA, float *dB, float *dC, float *dD) {
+  long ranks = u->r1 + u->r2, pad1 = rounded_up(u->r1, LANES), pad2 = rounded_up(u->r2, LANES);
+  long width = rounded_up(u->k, PANEL);
+  int threads = omp_get_max_threads();
+  float *parts = calloc(threads * ranks * width, 4);
+  if (!parts) return 1;
+#pragma omp parallel
+  {
+    threads = omp_get_num_threads();
+    float *part = parts + omp_get_thread_num() * ranks * width;
+    struct work w = take_rows(u);
+    float *memory = calloc((PANEL + w.rows) * (pad1 + pad2) + 2 * BAND * PANEL, 4);
+    float *At = memory, *Ct = At + PANEL * pad1, *H = Ct + PANEL * pad2, *K = H + BAND * PANEL;
+    float *down_B = K + BAND * PANEL, *down_D = down_B + w.rows * pad1;
+    for (long panel = 0; panel < u->k; panel += PANEL, part += ranks * PANEL) {
+      long count = least(PANEL, u->k - panel);
+      take_panel(u->A + panel, u->k, u->r1, count, w.A);
+      transpose(w.A, u->r1, pad1, At);
+      if (DIRECTION != FIXED) {
+        take_panel(u->C + panel, u->k, u->r2, count, w.C);
+        transpose(w.C, u->r2, pad2, Ct);
+      }
+      for (long band = 0; band < w.rows; band += BAND) {
+        upstream(u, &w, band, panel, count, G, stride, H, K);
+        add_across(w.B + band * u->r1, u->r1, H, part);
+        add_down(H, At, pad1, down_B + band * pad1);
+        if (DIRECTION != FIXED) {
+          add_across(w.D + band * u->r2, u->r2, K, part + u->r1 * PANEL);
+          add_down(K, Ct, pad2, down_D + band * pad2);
+        }
+      }
+    }
+    long count = least(w.rows, u->d - w.first);
+    write_down(down_B, pad1, u->r1, count, dB + w.first * u->r1);
+    if (DIRECTION != FIXED) write_down(down_D, pad2, u->r2, count, dD + w.first * u->r2);
+    free(memory);
+    free(w.memory);
+#pragma omp barrier
+#pragma omp for
+    for (long panel = 0; panel < u->k; panel += PANEL)
+      for (long r = 0; r < ranks; r++) {
+        float *out = r < u->r1 ? dA + r * u->k : dC + (r - u->r1) * u->k;
+        for (long j = 0; j < least(PANEL, u->k - panel); j++) {
+          float sum = 0;
+          for (int t = 0; t < threads; t++) sum += parts[(t * width + panel) * ranks + r * PANEL + j];
+          out[panel + j] = sum;
+        }
+      }
+  }
+  free(parts);
+  return 0;
+}

@@ -1,0 +1,124 @@
+"""The kernels of c_kernels.c, for a CPU.
+
+`updated_weight` writes W0 + dW in one pass over W0, `gradients` reads G = dL/d(dW) once. B A and D C exist in
+the processor's registers alone. In plain torch each of the dozen steps in between is a pass over memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int, c_long, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import compiler
+from .terms import Rule, Term
+
+NAME = "c"
+
+# Of W0 + dW, and of G, that lie in memory between a kernel and a matrix product. 2**22, the whole of 2048 x
+# 2048, was faster than 2**20, 2**21 (more and smaller products) and 2**24 (64 MiB, which malloc gives back to
+# the system, and gets again page by page).
+_BLOCK = 2**22
+
+
+class _Term(ctypes.Structure):
+    """`struct term` of c_kernels.c."""
+
+    _fields_ = [
+        *((name, c_long) for name in ("d", "k", "r1", "r2")),
+        *((name, c_void_p) for name in ("A", "B", "C", "D")),
+        ("amplitude", c_void_p),
+        ("scale", c_float),
+        ("seed", c_uint64),
+        *((name, c_long) for name in ("words", "first_row", "first_column")),
+    ]
+
+
+def block_elements(device: torch.device) -> int:
+    """How many elements they take at a time."""
+    return _BLOCK
+
+
+@cache
+def usable() -> bool:
+    """Whether the kernels can be compiled here. Warns, once, where they cannot."""
+    try:
+        _library(Rule(), torch.float32)
+    except OSError as error:
+        warnings.warn(
+            f"Dual LoRA computes with torch, more slowly, since its kernels cannot be compiled: {error}. "
+            "Set CC to a C compiler with OpenMP.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) -> Tensor:
+    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, and given in `dtype`.
+
+    Several terms pass through a buffer in fp32, one after the other.
+    """
+    source = weight if len(terms) == 1 else weight.float()
+    for term in terms:
+        source = _with_unit_stride(source)
+        result = torch.empty(source.shape, dtype=source.dtype)
+        described, _kept = _describe(term)
+        _library(term.rule, source.dtype).updated_weight(
+            described, source.data_ptr(), source.stride(0), result.data_ptr(), result.stride(0)
+        )
+        source = result
+    return source.to(weight.dtype).to(dtype)
+
+
+def gradients(G: Tensor, term: Term) -> list[Tensor]:
+    """The gradients of the term's factors, in their order, for G = dL/d(dW) of shape (d, k)."""
+    G = _with_unit_stride(G)
+    found = [torch.empty(factor.shape) for factor in term.factors]
+    pointers = [gradient.data_ptr() for gradient in found] + [None] * (4 - len(found))
+    described, _kept = _describe(term)
+    if _library(term.rule, G.dtype).gradients(described, G.data_ptr(), G.stride(0), *pointers):
+        raise MemoryError(f"There is no memory for the gradients of a Dual LoRA layer of {tuple(G.shape)}.")
+    return found
+
+
+def _describe(term: Term) -> tuple[_Term, list[Tensor]]:
+    """The term for C, and the tensors whose memory it points to."""
+    factors = [factor.contiguous() for factor in term.factors]
+    (r1, k), (d, _) = factors[0].shape, factors[1].shape
+    amplitude = term.amplitude.expand(d, 1).contiguous()
+    pointers = [factor.data_ptr() for factor in factors] + [None] * (4 - len(factors))
+    r2 = len(factors[2]) if len(factors) == 4 else 0
+    seed = 0 if term.seed is None else term.seed.item() % 2**64
+    words = (term.shape[1] + 31) // 32
+    numbers = (term.scale.item(), seed, words, *term.offset)
+    return _Term(d, k, r1, r2, *pointers, amplitude.data_ptr(), *numbers), [*factors, amplitude]
+
+
+def _with_unit_stride(matrix: Tensor) -> Tensor:
+    """The matrix in rows of adjacent elements: the weight of transformers' Conv1D is the transpose of one."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+@cache
+def _library(rule: Rule, dtype: torch.dtype) -> ctypes.CDLL:
+    macros = {
+        "ACTIVATION": rule.magnitude_activation,
+        "DIRECTION": rule.direction,
+        "CLIP": rule.clip,
+    }
+    flags = [f"{name}={value.upper()}" for name, value in macros.items()]
+    library = compiler.load(
+        Path(__file__).with_suffix(".c"), flags + (["BF16"] if dtype == torch.bfloat16 else [])
+    )
+    library.updated_weight.argtypes = [POINTER(_Term), c_void_p, c_long, c_void_p, c_long]
+    library.updated_weight.restype = None
+    library.gradients.argtypes = [POINTER(_Term), c_void_p, c_long, *[c_void_p] * 4]
+    library.gradients.restype = c_int
+    return library
