@@ -27,9 +27,9 @@ enum { LANES = 4, ROWS = 4 };
 #endif
 enum {
   COLUMNS = 2 * LANES,
-  PANEL = 64,  // columns whose factors stay in the first cache while a thread goes down its rows
-  BAND = 32,   // rows whose H and K, 8 KiB each over a panel, do so too
-  GROUP = 8,   // of the sums that the gradients keep in registers at a time
+  PANEL = 256,  // columns that a thread goes down its rows with: long enough for the processor to read ahead
+  BAND = 32,    // rows whose H and K, 32 KiB each over a panel, stay in the cache
+  GROUP = 8,    // of the sums that the gradients keep in registers at a time
 };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
