@@ -8,7 +8,7 @@ from math import inf
 
 from repro.analysis.statistics import mean_over_tasks, outcomes_array
 from repro.benchmarks.base import TaskScore
-from repro.study.result import Environment, Result
+from repro.study.result import Result
 
 # Between machines and versions sums are taken in another order, which changes the last digits of a float32.
 # Before the first update nothing amplifies that: 3e-7 between an Intel and an AMD processor, measured on LoRA
@@ -89,7 +89,7 @@ def compare(before: Result, after: Result) -> Repetition:
     relative = [inf if None in pair else abs(pair[1] - pair[0]) / abs(pair[0]) for pair in losses]
     columns = dict.fromkeys([*before.scores, *after.scores])
     return Repetition(
-        environment=_differing(_environment(before.environment), _environment(after.environment)),
+        environment=_differing(_environment(before), _environment(after)),
         contract=_differing(_contract(before), _contract(after)),
         first_loss=relative[0] if relative else None,
         allowed_loss=FIRST_LOSS[before.spec["training"]["precision"]],
@@ -111,8 +111,13 @@ def _column(name: str, before: TaskScore | None, after: TaskScore | None) -> Col
     )
 
 
-def _environment(environment: Environment) -> dict[str, str]:
-    told = environment.model_dump(exclude={"packages"}) | environment.packages
+def _environment(result: Result) -> dict[str, str]:
+    environment = result.environment
+    told = (
+        environment.model_dump(exclude={"packages"})
+        | environment.packages
+        | {"kernel": result.training.kernel}
+    )
     return {name: str(value) for name, value in told.items()}
 
 

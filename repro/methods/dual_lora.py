@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Clip = Literal["eq7", "eq12", "bnn", "none"]
 
-# Numbers in a block of the update on a GPU. `repro.adapters.dual_lora.update`, which sets it, imports torch.
+# Numbers in a block of the update on a GPU. `repro.adapters.dual_lora.terms`, which sets it, imports torch.
 _BLOCK = 2**23
 
 

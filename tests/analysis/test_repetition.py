@@ -54,6 +54,9 @@ def test_the_last_bit_of_a_loss_needs_another_machine_or_version(result: Result)
     assert moved.within_tolerance and not moved.identical
     assert moved.first_loss == pytest.approx(1e-7, rel=1e-3)
     assert "environments differ: hardware" in describe_repetition(moved)
+    recompiled = compare(result, _changed(other, "training", kernel="c"))
+    assert recompiled.within_tolerance
+    assert "environments differ: kernel: None in the file, c here" in describe_repetition(recompiled)
 
 
 @pytest.mark.parametrize(("factors", "accepted"), [((1 + 2e-4,), False), ((1.0, 1.1), True)])

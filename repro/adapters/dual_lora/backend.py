@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +21,9 @@ from . import c_kernels, plain
 # Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
 TRITON_DEVICES = {"cuda"}
 
+# `torch` has torch compute everything, for one who repeats a run of a machine without a compiler.
+VARIABLE = "REPRO_KERNEL"
+
 # What is read and written. The arithmetic is fp32, so fp64 is left to torch.
 _TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 _C_DTYPES = {torch.float32, torch.bfloat16}
@@ -28,12 +33,19 @@ def choose(factors: Iterable[Tensor], *others: Tensor) -> Any:
     """The module that computes an update of these factors, with the `others` (weight, input).
 
     Triton's on an NVIDIA GPU, for ranks of a group up to its `MAX_RANK`; C's on a CPU with a C compiler;
-    torch without them, for other dtypes, and on a CPU under `torch.compile`, which looks into torch alone.
+    torch without them, for other dtypes, on a CPU under `torch.compile`, which looks into torch alone, and
+    where the environment variable REPRO_KERNEL says so.
+
+    Raises:
+        ValueError: the variable is neither `auto` nor `torch`.
     """
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted not in ("auto", "torch"):
+        raise ValueError(f"{VARIABLE}={wanted!r} is not possible, it must be auto or torch.")
     factors = list(factors)
     tensors = [*factors, *others]
     devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
-    if not all(t.numel() for t in tensors):
+    if wanted == "torch" or not all(t.numel() for t in tensors):
         return plain
     if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _has_triton():
         from . import triton_kernels
@@ -48,6 +60,19 @@ def choose(factors: Iterable[Tensor], *others: Tensor) -> Any:
     ):
         return c_kernels
     return plain
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Has torch compute everything."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "torch"
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 @cache

@@ -213,9 +213,28 @@ INLINE const element *whole_tile(const element *p, long *stride, long height, lo
 
 // ---- W0 + dW
 
-// result = weight + dW; both (d, k), their rows `weight_stride` and `result_stride` elements apart.
-void updated_weight(const struct term *u, const element *weight, long weight_stride, element *result,
-                    long result_stride) {
+// Writes the tile of weight + dW at `row` of the thread and `column` of the panel, of which `count` are there.
+// `result` is (d, k), contiguous, as `weight` is but for the `stride` between its rows.
+INLINE void write_updated(const struct term *u, const struct work *w, long row, long panel, long column, long count,
+                          vec P[ROWS][2], vec Z[ROWS][2], const element *weight, long stride, element *result) {
+  element copy[ROWS * COLUMNS], made[ROWS * COLUMNS];
+  long first = w->first + row, height = u->d - first, width = count - column;
+  int inside = height >= ROWS && width >= COLUMNS;
+  element *there = result + first * u->k + panel + column, *target = inside ? there : made;
+  long from = stride, to = inside ? u->k : COLUMNS;
+  const element *source = whole_tile(weight + first * stride + panel + column, &from, height, width, copy);
+  UNROLL for (int i = 0; i < ROWS; i++)
+    UNROLL for (int half = 0; half < 2; half++) {
+      vec update = w->amplitude[row + i] * directed(activation(P[i][half]), Z[i][half]);
+      store(target + i * to + half * LANES, load(source + i * from + half * LANES) + update);
+    }
+  if (!inside && width > 0)
+    for (long i = 0; i < least(ROWS, height); i++)
+      memcpy(there + i * u->k, made + i * COLUMNS, least(COLUMNS, width) * sizeof(element));
+}
+
+// result = weight + dW.
+void updated_weight(const struct term *u, const element *weight, long stride, element *result) {
 #pragma omp parallel
   {
     struct work w = take_rows(u);
@@ -223,25 +242,11 @@ void updated_weight(const struct term *u, const element *weight, long weight_str
       long count = least(PANEL, u->k - panel);
       take_panel(u->A + panel, u->k, u->r1, count, w.A);
       if (DIRECTION != FIXED) take_panel(u->C + panel, u->k, u->r2, count, w.C);
-      long last = least(w.rows, u->d - w.first);
-      for (long row = 0; row < last; row += ROWS)
+      for (long row = 0; row < w.rows; row += ROWS)
         for (long column = 0; column < count; column += COLUMNS) {
           vec P[ROWS][2], Z[ROWS][2];
-          element copy[ROWS * COLUMNS], made[ROWS * COLUMNS];
-          long height = last - row, width = count - column, from = weight_stride, to = result_stride;
-          long row_of_block = w.first + row, column_of_block = panel + column;
-          const element *source = whole_tile(weight + row_of_block * from + column_of_block, &from, height, width, copy);
-          element *target = result + row_of_block * to + column_of_block, *there = target;
-          if (height < ROWS || width < COLUMNS) target = made, to = COLUMNS;
           factor_products(u, &w, row, panel, column, P, Z);
-          UNROLL for (int i = 0; i < ROWS; i++)
-            UNROLL for (int half = 0; half < 2; half++) {
-              vec update = w.amplitude[row + i] * directed(activation(P[i][half]), Z[i][half]);
-              store(target + i * to + half * LANES, load(source + i * from + half * LANES) + update);
-            }
-          if (target == made)
-            for (long i = 0; i < least(ROWS, height); i++)
-              memcpy(there + i * result_stride, made + i * COLUMNS, least(COLUMNS, width) * sizeof(element));
+          write_updated(u, &w, row, panel, column, count, P, Z, weight, stride, result);
         }
     }
     free(w.memory);
@@ -299,9 +304,10 @@ static void write_down(const float *sum, long padded, long rank, long count, flo
   for (long i = 0; i < count; i++) memcpy(out + i * rank, sum + i * padded, 4 * rank);
 }
 
-// H and K of a band and a panel, from G.
+// H and K of a band and a panel, from G; and weight + dW, if there is a weight, for P and Z are at hand.
 INLINE void upstream(const struct term *u, const struct work *w, long band, long panel, long count,
-                     const element *G, long stride, float *H, float *K) {
+                     const element *G, long stride, float *H, float *K, const element *weight, long weight_stride,
+                     element *result) {
   for (long row = 0; row < BAND; row += ROWS)
     for (long column = 0; column < PANEL; column += COLUMNS) {
       vec P[ROWS][2], Z[ROWS][2];
@@ -310,6 +316,7 @@ INLINE void upstream(const struct term *u, const struct work *w, long band, long
       const element *source = whole_tile(G + (w->first + band + row) * stride + panel + column, &from, height,
                                          count - column, copy);
       factor_products(u, w, band + row, panel, column, P, Z);
+      if (weight) write_updated(u, w, band + row, panel, column, count, P, Z, weight, weight_stride, result);
       UNROLL for (int i = 0; i < ROWS; i++)
         UNROLL for (int half = 0; half < 2; half++) {
           vec g = load(source + i * from + half * LANES), M = activation(P[i][half]);
@@ -326,8 +333,10 @@ INLINE void upstream(const struct term *u, const struct work *w, long band, long
 
 // dA (r1, k), dB (d, r1), dC (r2, k) and dD (d, r2), contiguous, for G = dL/d(dW), its rows `stride` elements
 // apart. A thread has rows of its own; what they add to dA and dC is summed thread by thread in the end, so the
-// same number of threads gives the same bits. Returns 0, or 1 where there is no memory.
-int gradients(const struct term *u, const element *G, long stride, float *dA, float *dB, float *dC, float *dD) {
+// same number of threads gives the same bits. If there is a weight, result = weight + dW besides. Returns 0, or 1
+// where there is no memory.
+int gradients(const struct term *u, const element *G, long stride, float *dA, float *dB, float *dC, float *dD,
+              const element *weight, long weight_stride, element *result) {
   long ranks = u->r1 + u->r2, pad1 = rounded_up(u->r1, LANES), pad2 = rounded_up(u->r2, LANES);
   long width = rounded_up(u->k, PANEL);
   int threads = omp_get_max_threads();
@@ -350,7 +359,7 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
         transpose(w.C, u->r2, pad2, Ct);
       }
       for (long band = 0; band < w.rows; band += BAND) {
-        upstream(u, &w, band, panel, count, G, stride, H, K);
+        upstream(u, &w, band, panel, count, G, stride, H, K, weight, weight_stride, result);
         add_across(w.B + band * u->r1, u->r1, H, part);
         add_down(H, At, pad1, down_B + band * pad1);
         if (DIRECTION != FIXED) {

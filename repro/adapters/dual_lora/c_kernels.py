@@ -71,7 +71,7 @@ def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) ->
         result = torch.empty(source.shape, dtype=source.dtype)
         described, _kept = _describe(term)
         _library(term.rule, source.dtype).updated_weight(
-            described, source.data_ptr(), source.stride(0), result.data_ptr(), result.stride(0)
+            described, source.data_ptr(), source.stride(0), result.data_ptr()
         )
         source = result
     return source.to(weight.dtype).to(dtype)
@@ -79,13 +79,40 @@ def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) ->
 
 def gradients(G: Tensor, term: Term) -> list[Tensor]:
     """The gradients of the term's factors, in their order, for G = dL/d(dW) of shape (d, k)."""
+    return _gradients(G, term, None)[1]
+
+
+def backward(
+    G: Tensor, terms: Sequence[Term], trained: Sequence[bool], weight: Tensor | None
+) -> tuple[Tensor | None, list[list[Tensor]]]:
+    """`updated_weight` in the dtype of G, if there is a weight, and the `gradients` of the trained terms.
+
+    Of a single term both come from one kernel, which computes its B A and D C once.
+    """
+    if weight is not None and weight.dtype == G.dtype and list(trained) == [True]:
+        updated, found = _gradients(G, terms[0], weight)
+        return updated, [found]
+    updated = None if weight is None else updated_weight(weight, terms, G.dtype)
+    return updated, [
+        gradients(G, term) if wanted else [] for term, wanted in zip(terms, trained, strict=True)
+    ]
+
+
+def _gradients(G: Tensor, term: Term, weight: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
     G = _with_unit_stride(G)
     found = [torch.empty(factor.shape) for factor in term.factors]
     pointers = [gradient.data_ptr() for gradient in found] + [None] * (4 - len(found))
+    updated: Tensor | None = None
+    of_weight: tuple[int | None, int, int | None] = (None, 0, None)
+    if weight is not None:
+        weight = _with_unit_stride(weight)
+        updated = torch.empty(weight.shape, dtype=weight.dtype)
+        of_weight = (weight.data_ptr(), weight.stride(0), updated.data_ptr())
     described, _kept = _describe(term)
-    if _library(term.rule, G.dtype).gradients(described, G.data_ptr(), G.stride(0), *pointers):
+    library = _library(term.rule, G.dtype)
+    if library.gradients(described, G.data_ptr(), G.stride(0), *pointers, *of_weight):
         raise MemoryError(f"There is no memory for the gradients of a Dual LoRA layer of {tuple(G.shape)}.")
-    return found
+    return updated, found
 
 
 def _describe(term: Term) -> tuple[_Term, list[Tensor]]:
@@ -117,8 +144,8 @@ def _library(rule: Rule, dtype: torch.dtype) -> ctypes.CDLL:
     library = compiler.load(
         Path(__file__).with_suffix(".c"), flags + (["BF16"] if dtype == torch.bfloat16 else [])
     )
-    library.updated_weight.argtypes = [POINTER(_Term), c_void_p, c_long, c_void_p, c_long]
+    library.updated_weight.argtypes = [POINTER(_Term), c_void_p, c_long, c_void_p]
     library.updated_weight.restype = None
-    library.gradients.argtypes = [POINTER(_Term), c_void_p, c_long, *[c_void_p] * 4]
+    library.gradients.argtypes = [POINTER(_Term), c_void_p, c_long, *[c_void_p] * 5, c_long, c_void_p]
     library.gradients.restype = c_int
     return library

@@ -5,7 +5,7 @@ In the code: P = B A, M = activation(P), Z = D C, S = the direction, so that dW 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,21 +16,43 @@ from .terms import ALL, Term, block_elements
 
 NAME = "torch"
 
-__all__ = ["NAME", "Block", "block_elements", "gradients", "random_signs", "updated_weight"]
+__all__ = ["NAME", "Block", "backward", "block_elements", "gradients", "random_signs", "updated_weight"]
 
 
 def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, and given in `dtype`."""
-    result = weight.to(torch.promote_types(weight.dtype, terms[0].A.dtype))
-    for term in terms:
-        result = torch.addcmul(result, Block.of(term).product, term.amplitude)
-    return result.to(weight.dtype).to(dtype)
+    return _add(weight, ((term, Block.of(term)) for term in terms)).to(dtype)
 
 
 def gradients(G: Tensor, term: Term) -> list[Tensor]:
     """The gradients of the term's factors, in their order, for G = dL/d(dW) of shape (d, k)."""
+    return _gradients(G, term, Block.of(term))
+
+
+def backward(
+    G: Tensor, terms: Sequence[Term], trained: Sequence[bool], weight: Tensor | None
+) -> tuple[Tensor | None, list[list[Tensor]]]:
+    """`updated_weight` in the dtype of G, if there is a weight, and the `gradients` of the trained terms."""
+    blocks = [Block.of(term) for term in terms]
+    updated = None if weight is None else _add(weight, zip(terms, blocks, strict=True)).to(G.dtype)
+    parts = zip(terms, blocks, trained, strict=True)
+    return updated, [_gradients(G, term, block) if wanted else [] for term, block, wanted in parts]
+
+
+def _add(weight: Tensor, terms: Iterable[tuple[Term, Block]]) -> Tensor:
+    result = weight
+    for term, block in terms:
+        if result.dtype == block.product.dtype:
+            result = torch.addcmul(result, block.product, term.amplitude)
+        else:
+            result = result.to(block.product.dtype).addcmul_(block.product, term.amplitude)
+    return result.to(weight.dtype)
+
+
+def _gradients(G: Tensor, term: Term, block: Block) -> list[Tensor]:
+    """Uses up the block."""
     G = G.to(term.A.dtype)
-    P, M, S, product, inside = Block.of(term)
+    P, M, S, product, inside = block
     if S is not None:
         H = S.mul_(G).mul_(_SLOPES[term.rule.magnitude_activation](P, M))
     else:

@@ -95,7 +95,11 @@ def block_elements(device: torch.device) -> int:
 
 
 def slices(length: int, width: int, elements: int) -> Iterator[slice]:
-    """Slices of `length` that hold about so many elements each, `width` wide."""
+    """Slices of `length` that hold about so many elements each, `width` wide.
+
+    Where they are long enough they begin at multiples of 32, where a word of random signs does.
+    """
     step = max(1, elements // width)
+    step -= step % 32 if step > 32 else 0
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))

@@ -15,7 +15,6 @@ Importing this module needs Triton: `repro.adapters.dual_lora.backend` does, whe
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +39,10 @@ _TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8)]
 _COLUMNS = 64
 _ROW_TILES = 8
 
+# Two blocks in 16 bits, of W0 + dW and of G, take no more memory than torch's four in fp32. The maps of an 8B
+# model but for three in a layer are one block.
+_BLOCK = 2**25
+
 # Of a group of factors: a kernel holds a tile's columns of A and C as a whole.
 MAX_RANK = 64
 
@@ -47,8 +50,8 @@ _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16
 
 
 def block_elements(device: torch.device) -> int:
-    """How many elements they take at a time: all of them."""
-    return sys.maxsize
+    """How many elements they take at a time."""
+    return _BLOCK
 
 
 def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) -> Tensor:
@@ -125,6 +128,16 @@ def gradients(G: Tensor, term: Term) -> list[Tensor]:
     return sums
 
 
+def backward(
+    G: Tensor, terms: Sequence[Term], trained: Sequence[bool], weight: Tensor | None
+) -> tuple[Tensor | None, list[list[Tensor]]]:
+    """`updated_weight` in the dtype of G, if there is a weight, and the `gradients` of the trained terms."""
+    updated = None if weight is None else updated_weight(weight, terms, G.dtype)
+    return updated, [
+        gradients(G, term) if wanted else [] for term, wanted in zip(terms, trained, strict=True)
+    ]
+
+
 def _arguments(term: Term) -> dict[str, Any]:
     """What both kernels take of an update, by name."""
     factors = [factor.contiguous() for factor in term.factors]
@@ -135,6 +148,9 @@ def _arguments(term: Term) -> dict[str, Any]:
         "amplitude": term.amplitude,
         "per_row": term.amplitude.numel() > 1,
         "seed": term.seed,
+        "words": (term.shape[1] + 31) // 32,
+        "first_row": term.offset[0],
+        "first_word": term.offset[1] // 32,
         "ACTIVATION": term.rule.magnitude_activation,
         "DIRECTION": term.rule.direction,
     }
@@ -188,10 +204,10 @@ def _activate(P, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _random_signs(seed, rows, first_column, k, COLUMNS: tl.constexpr):
-    """The tile of `random_signs`. Its first column is a multiple of 32, where a word begins."""
-    words = first_column // 32 + tl.arange(0, COLUMNS // 32)
-    counter = tl.load(seed) + rows[:, None] * ((k + 31) // 32) + words[None, :]
+def _random_signs(seed, rows, first_word, row_words, COLUMNS: tl.constexpr):
+    """The tile of `random_signs` from a word of 32 columns on, of the `row_words` of a row."""
+    words = first_word + tl.arange(0, COLUMNS // 32)
+    counter = tl.load(seed) + rows[:, None] * row_words + words[None, :]
     z = counter.to(tl.uint64) * 0x9E3779B97F4A7C15
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB
@@ -233,6 +249,9 @@ def _add_update(
     amplitude,
     per_row,
     seed,
+    words,
+    first_row,
+    first_word,
     ROUNDED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     DIRECTION: tl.constexpr,
@@ -249,7 +268,7 @@ def _add_update(
     P = _product(B, A, rows, columns, d, k, r1, ROWS, COLUMNS)
     M, _ = _activate(P, ACTIVATION)
     if DIRECTION == "fixed":
-        Z = _random_signs(seed, rows, first_column, k, COLUMNS)
+        Z = _random_signs(seed, first_row + rows, first_word + first_column // 32, words, COLUMNS)
     else:
         Z = _product(D, C, rows, columns, d, k, r2, ROWS, COLUMNS)
     S = _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION)
@@ -260,7 +279,7 @@ def _add_update(
     tl.store(at, W.to(ROUNDED).to(result.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["first_strip"])
+@triton.jit(do_not_specialize=["first_strip", "first_row", "first_word"])
 def _add_gradients(
     G,
     across_A,
@@ -280,6 +299,9 @@ def _add_gradients(
     amplitude,
     per_row,
     seed,
+    words,
+    first_row,
+    first_word,
     CLIP: tl.constexpr,
     PRECISION: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -309,7 +331,7 @@ def _add_gradients(
         P = _product(B, A, rows, columns, d, k, r1, ROWS, COLUMNS)
         M, slope = _activate(P, ACTIVATION)
         if DIRECTION == "fixed":
-            Z = _random_signs(seed, rows, first_column, k, COLUMNS)
+            Z = _random_signs(seed, first_row + rows, first_word + first_column // 32, words, COLUMNS)
         else:
             Z = _product(D, C, rows, columns, d, k, r2, ROWS, COLUMNS)
         H = g * _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION) * slope

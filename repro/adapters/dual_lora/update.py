@@ -151,23 +151,25 @@ class _DualLoraLinear(torch.autograd.Function):
         with _without_autocast(grad):
             terms = [Term(update) for update in _updates(ctx.rules, tensors)]
             trained = [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(tensors), _TENSORS)]
-            found: list[list[list[Tensor]]] = [[] for _ in terms]
+            found: list[list[list[Tensor]]] = []
             code = _code(terms, weight, grad)
             for columns in slices(k, d, code.block_elements(grad.device)):
                 parts = [term.block(ALL, columns) for term in terms]
-                if needs_x:
-                    grad_x.append(grad @ code.updated_weight(weight[:, columns], parts, grad.dtype))
+                base = weight[:, columns] if needs_x else None
                 if x is None:
-                    continue
-                G = grad.t() @ x[:, columns]
-                if grad_weight is not None:
-                    grad_weight[:, columns] = G
-                for part, gradients, wanted in zip(parts, found, trained, strict=True):
-                    if wanted:
-                        gradients.append(code.gradients(G, part))
+                    updated = None if base is None else code.updated_weight(base, parts, grad.dtype)
+                else:
+                    G = grad.t() @ x[:, columns]
+                    if grad_weight is not None:
+                        grad_weight[:, columns] = G
+                    updated, gradients = code.backward(G, parts, trained, base)
+                    found.append(gradients)
+                    del G
+                if updated is not None:
+                    grad_x.append(grad @ updated)
         grad_tensors: list[Tensor | None] = []
-        for gradients in found:
-            whole = _whole_gradients(gradients)
+        for term in range(len(terms)):
+            whole = _whole_gradients([gradients[term] for gradients in found])
             grad_tensors += [None, *whole, *[None] * (_TENSORS - 1 - len(whole))]
         grad_bias = grad.sum(0) if needs_bias else None
         return _side_by_side(grad_x) if needs_x else None, grad_weight, grad_bias, None, None, *grad_tensors

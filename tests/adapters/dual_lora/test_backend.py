@@ -33,6 +33,19 @@ def test_c_computes_on_a_cpu_in_its_precisions_and_torch_the_rest() -> None:
     assert backend.choose([f.to("meta") for f in FACTORS], WEIGHT.to("meta")) is plain
 
 
+def test_one_can_have_torch_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    with backend.torch_only():
+        assert backend.choose(FACTORS, WEIGHT) is plain
+    assert backend.choose(FACTORS, WEIGHT) is c_kernels
+    monkeypatch.setenv("REPRO_KERNEL", "torch")
+    with backend.torch_only():
+        pass
+    assert backend.choose(FACTORS, WEIGHT) is plain
+    monkeypatch.setenv("REPRO_KERNEL", "fortran")
+    with pytest.raises(ValueError, match="REPRO_KERNEL='fortran' is not possible, it must be auto or torch"):
+        backend.choose(FACTORS, WEIGHT)
+
+
 def test_triton_computes_on_its_devices_up_to_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     triton_kernels = pytest.importorskip("repro.adapters.dual_lora.triton_kernels")
     assert (
