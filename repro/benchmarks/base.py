@@ -114,7 +114,7 @@ class Benchmark(Frozen):
         micro_batch_size: int,
         evaluation_tokens: int,
     ) -> FineTuningData:
-        """The tokenised data; `evaluation_tokens` bounds the padded size of a test batch."""
+        """The tokenised data; `evaluation_tokens` bounds the size of a test batch."""
 
     @abstractmethod
     def module(

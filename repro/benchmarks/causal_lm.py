@@ -165,31 +165,42 @@ def encode_options(tokenizer: PreTrainedTokenizerBase, context: str, continuatio
 def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id: int) -> list[list[float]]:
     """log p(continuation | context) in nats, for every continuation of every item, in one pass.
 
-    A row holds an item's context once and all its continuations behind it; the mask lets a continuation see
+    An item's context stands in a row once, all its continuations behind it; the mask lets a continuation see
     the context and itself but no other, and its positions count on from the context's end. So the context,
-    which is most of the text, is computed once an item and not once an option.
+    which is most of the text, is computed once an item and not once an option. Items share rows, which takes
+    less padding; none sees another.
     """
     device = next(model.parameters()).device
-    width = max(len(item) for item in items)
-    input_ids = torch.full((len(items), width), pad_id)
-    positions = torch.zeros((len(items), width), dtype=torch.long)
-    # 0 is the context, i > 0 the i-th continuation, -1 padding.
-    part = torch.full((len(items), width), -1)
-    for row, item in enumerate(items):
-        start = len(item.context)
-        input_ids[row, :start] = torch.tensor(item.context)
-        positions[row, :start] = torch.arange(start)
-        part[row, :start] = 0
-        for index, continuation in enumerate(item.continuations, 1):
-            end = start + len(continuation)
-            input_ids[row, start:end] = torch.tensor(continuation)
-            positions[row, start:end] = torch.arange(len(continuation)) + len(item.context)
-            part[row, start:end] = index
-            start = end
+    rows = pack([len(item) for item in items])
+    width = max(sum(len(items[index]) for index in members) for members in rows)
+    input_ids = torch.full((len(rows), width), pad_id)
+    positions = torch.zeros((len(rows), width), dtype=torch.long)
+    # Whose a position is, -1 for padding; and 0 in the context, i > 0 in the i-th continuation.
+    owner = torch.full((len(rows), width), -1)
+    part = torch.zeros((len(rows), width), dtype=torch.long)
+    # A target is predicted from its source: its left neighbour, for a first token the context's end.
+    sources: list[list[int]] = [[] for _ in items]
+    for row, members in enumerate(rows):
+        start = 0
+        for index in members:
+            item = items[index]
+            texts = (item.context, *item.continuations)
+            behind = len(item.context)
+            owner[row, start : start + len(item)] = index
+            for number, text in enumerate(texts):
+                end = start + len(text)
+                input_ids[row, start:end] = torch.tensor(text)
+                positions[row, start:end] = torch.arange(len(text)) + (behind if number else 0)
+                part[row, start:end] = number
+                if number:
+                    sources[index] += [row * width + p for p in (last_of_context, *range(start, end - 1))]
+                else:
+                    last_of_context = end - 1
+                start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     same_part = part[:, :, None] == part[:, None, :]
     from_context = (part == 0)[:, None, :]
-    visible = causal & (same_part | from_context)
+    visible = causal & (owner[:, :, None] == owner[:, None, :]) & (same_part | from_context)
 
     hidden = hidden_states(
         model,
@@ -198,18 +209,10 @@ def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id
         attention_mask=_additive(visible, _activation_dtype(model)).to(device),
     )
 
-    # A target is predicted from its source: its left neighbour, for a first token the context's end.
-    sources: list[int] = []
-    targets: list[int] = []
-    for row, item in enumerate(items):
-        start = len(item.context)
-        for continuation in item.continuations:
-            left = [len(item.context) - 1, *range(start, start + len(continuation) - 1)]
-            sources += [row * width + position for position in left]
-            targets += continuation
-            start += len(continuation)
-    chosen = hidden.reshape(len(items) * width, -1)[torch.tensor(sources, device=device)]
-    every = torch.ones(len(sources), dtype=torch.bool, device=device)
+    targets = [token for item in items for continuation in item.continuations for token in continuation]
+    places = torch.tensor([place for item in sources for place in item], device=device)
+    chosen = hidden.reshape(len(rows) * width, -1)[places]
+    every = torch.ones(len(places), dtype=torch.bool, device=device)
     log_p = torch.log_softmax(logits_at(model, chosen, every), dim=-1)
     token_log_p = log_p.gather(1, torch.tensor(targets, device=device)[:, None])[:, 0].cpu()
     sums = (

@@ -114,15 +114,22 @@ def load_from_hub(path: str, configuration: str | None, split: str, revision: st
         ) from error
 
 
-def batches_by_tokens(items: Sequence[T], lengths: Sequence[int], tokens: int) -> Iterator[list[T]]:
-    """Cut items, longest first, into batches of so many padded tokens; an item too long stands alone."""
+def batches_by_tokens(
+    items: Sequence[T], lengths: Sequence[int], tokens: int, *, packed: bool = False
+) -> Iterator[list[T]]:
+    """Cut items, longest first, into batches of so many tokens; an item too long stands alone.
+
+    Padding counts, an item being a row as wide as the longest, unless they are `packed` into shared rows.
+    """
     batch: list[T] = []
-    width = 0
+    taken = width = 0
     for item, length in zip(items, lengths, strict=True):
-        if batch and (len(batch) + 1) * width > tokens:
+        if batch and taken + (length if packed else width) > tokens:
             yield batch
-            batch = []
-        width = width if batch else length
+            batch, taken = [], 0
+        if packed or not batch:
+            width = length
         batch.append(item)
+        taken += width
     if batch:
         yield batch

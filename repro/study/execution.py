@@ -24,7 +24,7 @@ class Execution(Frozen):
             gives each device less.
         gradient_checkpointing: whether the backward pass computes each block's activations again in the
             place of keeping them. Takes a third more time and the memory of one block's activations.
-        evaluation_tokens: padded tokens in one forward pass of evaluation.
+        evaluation_tokens: in one forward pass of evaluation, padding included where items are not packed.
         checkpoint_every: optimiser steps between two checkpoints; None keeps none, and an interrupted run
             starts over.
         keep_adapter_mb: a finished run keeps trained weights up to this size (MiB); a fully tuned model is

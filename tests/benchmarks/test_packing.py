@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from repro.benchmarks.data import batches_by_tokens
 from repro.benchmarks.packing import pack
 
 
@@ -32,3 +33,10 @@ def test_the_width_is_the_one_that_pads_least() -> None:
 
 def test_texts_of_one_length_keep_a_row_and_their_order() -> None:
     assert pack([7, 7, 7], 100) == [[0], [1], [2]]
+
+
+def test_batches_hold_so_many_tokens_padded_or_packed() -> None:
+    lengths = [9, 5, 4, 4, 1, 1]
+    assert list(batches_by_tokens(lengths, lengths, 10)) == [[9], [5, 4], [4, 1], [1]]
+    assert list(batches_by_tokens(lengths, lengths, 10, packed=True)) == [[9], [5, 4], [4, 1, 1]]
+    assert list(batches_by_tokens(lengths, lengths, 3)) == [[9], [5], [4], [4], [1, 1]]

@@ -139,9 +139,10 @@ class Commonsense(Benchmark):
     def test_batches(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, tokens: int
     ) -> list[list[TestItem]]:
-        """Test items in batches of up to so many padded tokens."""
+        """Test items in batches of up to so many tokens."""
         items = self._items(records, tokenizer)
-        return list(batches_by_tokens(items, [item.tokens for item in items], tokens))
+        packed = not isinstance(self.protocol, GenerateSettings)  # as `option_log_likelihoods` does
+        return list(batches_by_tokens(items, [item.tokens for item in items], tokens, packed=packed))
 
     def module(
         self,
