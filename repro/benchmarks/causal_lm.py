@@ -184,18 +184,16 @@ def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id
         start = 0
         for index in members:
             item = items[index]
-            texts = (item.context, *item.continuations)
-            behind = len(item.context)
+            context_end = start + len(item.context)
             owner[row, start : start + len(item)] = index
-            for number, text in enumerate(texts):
+            for number, text in enumerate((item.context, *item.continuations)):
                 end = start + len(text)
                 input_ids[row, start:end] = torch.tensor(text)
-                positions[row, start:end] = torch.arange(len(text)) + (behind if number else 0)
+                positions[row, start:end] = torch.arange(len(text)) + (len(item.context) if number else 0)
                 part[row, start:end] = number
                 if number:
-                    sources[index] += [row * width + p for p in (last_of_context, *range(start, end - 1))]
-                else:
-                    last_of_context = end - 1
+                    left = (context_end - 1, *range(start, end - 1))
+                    sources[index] += [row * width + position for position in left]
                 start = end
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     same_part = part[:, :, None] == part[:, None, :]
