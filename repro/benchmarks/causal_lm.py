@@ -171,8 +171,10 @@ def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id
     less padding; none sees another.
     """
     device = next(model.parameters()).device
-    rows = pack([len(item) for item in items])
-    width = max(sum(len(items[index]) for index in members) for members in rows)
+    lengths = [len(item) for item in items]
+    # In two rows at least, or the probes, of a few short items, would not see what rows do to each other.
+    rows = pack(lengths, min(ROW_TOKENS, sum(lengths) // 2))
+    width = max(sum(lengths[index] for index in members) for members in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
     # Whose a position is, -1 for padding; and 0 in the context, i > 0 in the i-th continuation.
