@@ -68,6 +68,7 @@ def adapter_configs(rank: int) -> dict[str, PeftConfig]:
 
 
 FLOOR = "three products"
+WITHOUT_KERNELS = "Dual LoRA in torch"
 
 
 def passes(shape: Shape) -> dict[str, Callable[[], None]]:
@@ -83,6 +84,14 @@ def passes(shape: Shape) -> dict[str, Callable[[], None]]:
         wrapped = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=name == "Dual LoRA")
         models[name] = wrapped.train()
     return {name: _pass(model, x, upstream) for name, model in models.items()}
+
+
+def _without_kernels(run: Callable[[], None]) -> Callable[[], None]:
+    def computed_by_torch() -> None:
+        with backend.torch_only():
+            run()
+
+    return computed_by_torch
 
 
 def _pass(model: nn.Module, x: Tensor, upstream: Tensor) -> Callable[[], None]:
@@ -126,18 +135,24 @@ def figures(small: bool = False) -> Iterator[Figure]:
     rounds = 2 if small else 7
     for shape in _SMALL if small else _SHAPES:
         cases = passes(shape)
+        cases[WITHOUT_KERNELS] = _without_kernels(cases["Dual LoRA"])
         tdk = shape.tokens * shape.width**2
         flops = {name: counted_flops(run) / tdk for name, run in cases.items()}
         times = take_turns(cases, rounds=rounds)
-        for other, target in ((FLOOR, 1.12), ("HiRA (peft)", 1.0), ("LoRA", None)):
+        for one, other, target in (
+            ("Dual LoRA", FLOOR, 1.12),
+            ("Dual LoRA", "HiRA (peft)", 1.0),
+            ("Dual LoRA", "LoRA", None),
+            (WITHOUT_KERNELS, FLOOR, None),
+        ):
             yield Figure(
-                name=f"Dual LoRA / {other}",
+                name=f"{one} / {other}",
                 at=str(shape),
-                ratio=ratio(times["Dual LoRA"], times[other]),
+                ratio=ratio(times[one], times[other]),
                 target=target,
                 note=" against ".join(
                     f"{1e3 * times[name].median:.0f} ms, {flops[name]:.2f} T d k counted"
-                    for name in ("Dual LoRA", other)
+                    for name in (one, other)
                 ),
             )
         yield _merged(shape, rounds)
