@@ -132,9 +132,10 @@ def counted_flops(run: Callable[[], None]) -> int:
 
 def figures(small: bool = False) -> Iterator[Figure]:
     """Dual LoRA against the floor, peft's HiRA and LoRA; merged, against the plain layer."""
-    rounds = 2 if small else 7
+    rounds = 2 if small else 15
     for shape in _SMALL if small else _SHAPES:
-        cases = passes(shape)
+        every = passes(shape)
+        cases = {name: every[name] for name in (FLOOR, "LoRA", "HiRA (peft)", "Dual LoRA")}
         cases[WITHOUT_KERNELS] = _without_kernels(cases["Dual LoRA"])
         tdk = shape.tokens * shape.width**2
         flops = {name: counted_flops(run) / tdk for name, run in cases.items()}
