@@ -74,7 +74,7 @@ INLINE vec load(const element *p) { return at(p); }
 INLINE void store(element *p, vec v) { put(p, v); }
 #endif
 
-// e^x within some 2e-7 of itself: 2^n times a series for what is left, |r| <= ln(2) / 2.
+// e^x as 2^n times a series for what is left, |r| <= ln(2) / 2. A sigmoid of it is within 2.4e-7 of itself, torch's within 1.5e-7.
 INLINE vec exponential(vec x) {
   x = pick(x > 88, all(88), pick(x < -87, all(-87), x));
   vec n = x * 1.44269504f + 12582912.0f - 12582912.0f;  // rounds: 1.5 * 2^23 leaves no room for a fraction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from repro.adapters.dual_lora import backend, c_kernels, compiler, plain
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 WEIGHT = torch.ones(6, 4)
 FACTORS = [torch.ones(2, 4), torch.ones(6, 2)]

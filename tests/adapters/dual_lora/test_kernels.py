@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(module, "_ROW_TILES", 2)
     else:
         module = c_kernels
-        assert c_kernels.usable(), "these tests need a C compiler"
+        if not shutil.which("cc"):
+            pytest.skip("there is no C compiler")
     monkeypatch.setattr(backend, "choose", lambda *_: module)
     return module
 
