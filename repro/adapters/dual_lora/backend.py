@@ -1,7 +1,7 @@
 """Which code computes the update: the kernels where they can, plain torch elsewhere.
 
-`plain`, `c_kernels` and `triton_kernels` offer the same: `NAME`, `block_elements`, `updated_weight` and
-`gradients`.
+`plain`, `c_kernels` and `triton_kernels` offer the same: `NAME`, `block_elements`, `updated_weight`,
+`gradients` and `backward`.
 """
 
 from __future__ import annotations

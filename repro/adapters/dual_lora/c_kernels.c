@@ -334,17 +334,16 @@ INLINE void upstream(const struct term *u, const struct work *w, long band, long
 // dA (r1, k), dB (d, r1), dC (r2, k) and dD (d, r2), contiguous, for G = dL/d(dW), its rows `stride` elements
 // apart. A thread has rows of its own; what they add to dA and dC is summed thread by thread in the end, so the
 // same number of threads gives the same bits. If there is a weight, result = weight + dW besides. Returns 0, or 1
-// where there is no memory.
+// where there is no memory for those parts, the most that it takes.
 int gradients(const struct term *u, const element *G, long stride, float *dA, float *dB, float *dC, float *dD,
               const element *weight, long weight_stride, element *result) {
   long ranks = u->r1 + u->r2, pad1 = rounded_up(u->r1, LANES), pad2 = rounded_up(u->r2, LANES);
   long width = rounded_up(u->k, PANEL);
-  int threads = omp_get_max_threads();
-  float *parts = calloc(threads * ranks * width, 4);
+  float *parts = calloc(omp_get_max_threads() * ranks * width, 4);
   if (!parts) return 1;
 #pragma omp parallel
   {
-    threads = omp_get_num_threads();
+    long threads = omp_get_num_threads();
     float *part = parts + omp_get_thread_num() * ranks * width;
     struct work w = take_rows(u);
     float *memory = calloc((PANEL + w.rows) * (pad1 + pad2) + 2 * BAND * PANEL, 4);
@@ -380,7 +379,7 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
         float *out = r < u->r1 ? dA + r * u->k : dC + (r - u->r1) * u->k;
         for (long j = 0; j < least(PANEL, u->k - panel); j++) {
           float sum = 0;
-          for (int t = 0; t < threads; t++) sum += parts[(t * width + panel) * ranks + r * PANEL + j];
+          for (long t = 0; t < threads; t++) sum += parts[(t * width + panel) * ranks + r * PANEL + j];
           out[panel + j] = sum;
         }
       }
