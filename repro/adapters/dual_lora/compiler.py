@@ -1,7 +1,7 @@
 """Compiles a C file for this machine's processor, once, and loads it.
 
-The C compiler is all that it takes: headers of Python and torch, which torch's own way of building extensions
-includes, are missing on many a cluster's nodes, and take half a minute to compile.
+The C compiler is all that it takes. torch's own way of building extensions also wants ninja and the headers
+of Python, which are missing where Python comes without its development files.
 """
 
 from __future__ import annotations
