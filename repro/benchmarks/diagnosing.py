@@ -127,8 +127,10 @@ def _direction_factors(module: Any) -> dict[str, tuple[Tensor, Tensor]]:
 def _measures(
     layer: Any, start: tuple[Tensor, Tensor] | None, before: tuple[Tensor, Tensor] | None
 ) -> dict[str, float | None]:
-    norm = float(weight_update(layer).norm())
+    change = weight_update(layer)
+    norm = float(change.norm())
     measures: dict[str, float | None] = {
+        "unchanged": _share(change == 0),
         "update_norm": norm,
         "relative_norm": norm / float(_weight(layer).detach().float().norm()),
     }

@@ -19,6 +19,7 @@ class Diagnostics(Frozen):
         steps: optimiser steps behind each look; the first is 0, before training, and the last after it.
         layers: by layer and measure, a number for each look, None where it is not defined.
 
+            unchanged       share of the d x k entries of dW that are exactly 0: weights left as they were
             update_norm     ||dW||, Frobenius
             relative_norm   ||dW|| / ||W0||
             gradient/...    norm of the loss's gradient with respect to each group of parameters, unclipped,

@@ -22,7 +22,7 @@ _PANELS = {
     "flipped_in_step": "signs that turned in one step (%)",
     "relative_norm": "||ΔW|| / ||W0||",
 }
-_SHARES = ("dead", "zero", "flipped", "flipped_in_step")
+_SHARES = ("unchanged", "dead", "zero", "flipped", "flipped_in_step")
 _GROUPS = {"A, B": ("dual_lora_A", "dual_lora_B"), "C, D": ("dual_lora_C", "dual_lora_D")}
 _MARKERS = "oDs^vP*X<>hd"
 

@@ -57,11 +57,13 @@ class Row(Settings):
         preset: published settings in the place of the experiment's preset.
         init_from: tasks that start from another task's run.
         vary: axes of a sweep; the row then stands for one row a point of their grid.
+        extra: whether the row is this project's own, and the paper's table has none like it.
     """
 
     id: str
     method: dict[str, Any]
     label: str | None = None
+    extra: bool = False
     targets: tuple[str, ...] | None = None
     preset: str | None = None
     init_from: InitRule | None = None
@@ -171,6 +173,7 @@ class PlannedRow:
 
     Attributes:
         curve: id of the row in the file that this is a point of, where that row varies.
+        extra: as the file says.
     """
 
     block: str
@@ -178,6 +181,7 @@ class PlannedRow:
     label: str
     specs: tuple[RunSpec, ...]
     curve: str | None = None
+    extra: bool = False
 
     def specs_for(self, column: str) -> list[RunSpec]:
         """The runs behind a column."""
@@ -438,7 +442,7 @@ def _planned_row(
         linear_shapes(model.architecture, specs[0].adapted_modules)
     except ValueError as error:
         raise ConfigError(f"{source}: targets: {error}") from error
-    return PlannedRow(block.model, row.id, row.label or method.label, specs, curve)
+    return PlannedRow(block.model, row.id, row.label or method.label, specs, curve, row.extra)
 
 
 def _differing(rows: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:

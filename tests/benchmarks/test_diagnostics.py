@@ -87,6 +87,7 @@ def test_a_dual_lora_run_is_looked_at_as_the_formulas_have_it(tmp_path: Path) ->
         # Entries a rounding away from zero may count either way.
         share = 3 / update.numel()
         assert series["dead"][-1] == pytest.approx(((B @ A) <= 0).double().mean().item(), abs=share)
+        assert series["unchanged"][-1] == pytest.approx((update == 0).double().mean().item(), abs=share)
         assert series["flipped"][-1] == pytest.approx(
             ((D @ C < 0) != (D0 @ C0 < 0)).double().mean().item(), abs=share
         )
@@ -132,7 +133,15 @@ def test_the_gradient_is_the_whole_batchs_before_clipping(tmp_path: Path) -> Non
         store = execute_in(spec, tmp_path / f"{micro_batch_size}-{clip}", execution)
         series = next(iter(looks(spec, store).layers.values()))
         found.append(series["gradient/lora_B"][1])  # in step 1, before anything differs
-        assert set(series) == {"update_norm", "relative_norm", "gradient/lora_A", "gradient/lora_B"}
+        assert set(series) == {
+            "unchanged",
+            "update_norm",
+            "relative_norm",
+            "gradient/lora_A",
+            "gradient/lora_B",
+        }
+        # LoRA starts with B = 0; a trained product of two factors has no entry that is exactly 0.
+        assert (series["unchanged"][0], series["unchanged"][-1]) == (1, 0)
         assert series["update_norm"][0] == 0 < series["update_norm"][-1]
     assert found[0] > 1e-3
     assert found == pytest.approx([found[0]] * 3, rel=2e-3)
