@@ -18,3 +18,6 @@ RESULTS = Path(os.environ.get("REPRO_RESULTS_DIR", ROOT / "results"))
 # Committed runs and what is rendered from them: a results folder like any other, which
 # REPRO_RESULTS_DIR may name.
 REFERENCE = ROOT / "results" / "reference"
+
+# What the paper prints and states, which no run of this project changes.
+PAPER = ROOT / "results" / "paper"

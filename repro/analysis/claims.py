@@ -1,110 +1,52 @@
 """The claims ledger: statements of the paper, each tested against the runs of a profile.
 
-A comparison pairs two rows over the same items and the same seeds. It is tested twice, one-sided: that the
-better row is not better at all, and that it is better by the margin or more. p-values are Student's on the
-paired differences, which cover items and seeds (`statistics.mean_over_tasks`).
+A comparison pairs two rows over the same items and the same seeds. What is claimed is that the difference is
+above a bound: 0 where the paper says "better", its number where it gives one ("by 0.8 points"); and below
+another, where it says "marginal". One-sided p-values are Student's on the paired differences, which cover
+items and seeds (`statistics.mean_over_tasks`). Three things are tested:
 
-A claim holds if all of its comparisons do. So it is reproduced where the first test is rejected in every one,
-for which the largest p-value speaks and needs no correction (an intersection-union test, Berger 1982). It is
-contradicted where the second is rejected in any one, for which the smallest speaks, times their number
-(Bonferroni). That also happens where both rows are equal up to the margin: "beats" is then wrong. Holm's
-correction is over both p-values of every claim in the ledger.
+    holds   that the difference is at or below the bound (or at or above the other); rejected: as claimed
+    fails   that it is at or above the bound (and at or below the other); rejected: not as claimed
+    equal   that it is a margin or more, either way; both rejected: the rows are equal up to the margin (two
+            one-sided tests, Schuirmann 1987)
+
+A claim holds if all of its comparisons do. So it is reproduced, or its rows are equal, where the test is
+rejected in every one, for which the largest p-value speaks and needs no correction (an intersection-union
+test, Berger 1982). It is contradicted where the second is rejected in any one, for which the smallest speaks,
+times their number (Bonferroni). Holm's correction is over the three p-values of every claim with finished
+runs.
 
 A claim about time is tested on the rounds of `repro bench`: its comparisons are the readings of what the
-paper left open, their difference is the time that was claimed less the time that was measured, in percent of
-the other method's, and the two tests are of that difference being at or below zero, and at or above it.
+paper left open, their difference is what was claimed less what was measured, in percent of the other
+method's. A claim about sizes, ranks, zeros or bytes is counted (`repro.analysis.facts`), without a p-value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from numpy.typing import NDArray
 
+from repro.analysis.facts import Fact, facts, matches
+from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
+from repro.analysis.power import Spread, spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks, outcomes_array
-from repro.config import ConfigError, Frozen, load_yaml
-from repro.paths import EXPERIMENTS
+from repro.config import ConfigError
 from repro.study.experiment import Plan, PlannedRow
 from repro.study.result import Result
-from repro.study.speed import Measured, read_speed
+from repro.study.speed import Figure, Measured, read_speed
 from repro.study.states import RunState, State, run_states
 from repro.study.store import Store
 
 # A verdict's largest p-value after the correction.
 LEVEL = 0.05
-# Seeds beyond these are not proposed: nobody runs them.
-_MOST_SEEDS = 100
+# More seeds are not proposed, nor more than so many times the items: nobody runs them.
+_MOST_SEEDS, _MOST_ITEMS = 100, 1000
 
-Verdict = Literal["reproduced", "contradicted", "undecided"]
-
-
-class Comparison(Frozen):
-    """Rows that are said to be better than others of the same block, by patterns of their ids.
-
-    Attributes:
-        equal_size: compare rows only whose trained parameters differ by less than a tenth.
-        columns: of the tables, those that are compared; none named: all.
-    """
-
-    better: tuple[str, ...]
-    worse: tuple[str, ...]
-    equal_size: bool = False
-    columns: tuple[str, ...] = ()
-
-
-class Overhead(Frozen):
-    """Time that a method takes beyond another's, at most.
-
-    Attributes:
-        percent: of the other's time.
-        ratios: names of figures of `repro bench`, one for each reading of the claim.
-    """
-
-    percent: float
-    ratios: tuple[str, ...] = Field(min_length=1)
-
-
-class Claim(Frozen):
-    """A statement of the paper. It holds if every one of its comparisons does.
-
-    Attributes:
-        where: its place in the paper.
-        overhead: what it says about time, where that is what it is about.
-        margin: difference in points that is too small for its words, where the ledger's is not meant.
-        unmeasured: why no run of this project can decide it, where that is so.
-    """
-
-    id: str
-    text: str
-    where: str
-    experiment: str | None = None
-    comparisons: tuple[Comparison, ...] = ()
-    margin: float | None = Field(default=None, gt=0)
-    overhead: Overhead | None = None
-    unmeasured: str = ""
-
-
-class Ledger(Frozen):
-    """The file `experiments/claims.yaml`.
-
-    Attributes:
-        margin: difference in points of the average that counts as none.
-    """
-
-    margin: float = Field(gt=0)
-    claims: tuple[Claim, ...]
-
-    @property
-    def experiments(self) -> list[str]:
-        """Names of those that decide a claim."""
-        return list(dict.fromkeys(claim.experiment for claim in self.claims if claim.experiment))
-
-    def margin_of(self, claim: Claim) -> float:
-        return self.margin if claim.margin is None else claim.margin
+Verdict = Literal["reproduced", "contradicted", "equal", "undecided", "by formula", "not tested"]
 
 
 @dataclass(frozen=True)
@@ -112,19 +54,60 @@ class Tested:
     """One comparison of two rows, or of a time with the claimed one.
 
     Attributes:
-        difference: better less worse, in points of the mean over the columns; None without a common seed. Of
-            times: claimed less measured, in percent of the other method's; its runs are rounds.
-        p_no_better, p_by_margin: of the two tests, not corrected; 1 without a difference.
+        column: None where it is the average that is compared.
+        at_least, at_most: the claimed difference.
+        margin: below which difference the rows are equal.
+        difference: better less worse, in points; None without a common seed. Of times: claimed less measured,
+            in percent of the other method's; its runs are rounds.
+        spread: of the difference, from which more seeds and items are projected.
         collapsed: runs of the two rows that gave every item of some task one answer, or that failed.
     """
 
     block: str
     better: str
     worse: str
+    column: str | None
+    at_least: float
+    at_most: float | None
+    margin: float
     difference: Estimate | None
-    p_no_better: float
-    p_by_margin: float
-    collapsed: int
+    spread: Spread | None = None
+    collapsed: int = 0
+
+    def p_holds(self, difference: Estimate | None = None) -> float:
+        """Of the difference not being as claimed, in the one at hand or another; 1 without any."""
+        found = difference or self.difference
+        if found is None:
+            return 1.0
+        above = found.p_above(self.at_most) if self.at_most is not None else 0.0
+        return max(found.p_below(self.at_least), above)
+
+    def p_fails(self, difference: Estimate | None = None) -> float:
+        """Of its being as claimed."""
+        found = difference or self.difference
+        if found is None:
+            return 1.0
+        if self.at_most is None:
+            return found.p_above(self.at_least)
+        return min(1.0, 2 * min(found.p_above(self.at_least), found.p_below(self.at_most)))
+
+    def p_equal(self, difference: Estimate | None = None) -> float:
+        """Of its being the margin or more, either way."""
+        found = difference or self.difference
+        return 1.0 if found is None else max(found.p_below(-self.margin), found.p_above(self.margin))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What would decide a claim if differences and spreads stay as they are; None where that much would not.
+
+    Attributes:
+        seeds: in all, with the items there are.
+        items: a task, with the seeds there are.
+    """
+
+    seeds: int | None
+    items: int | None
 
 
 @dataclass(frozen=True)
@@ -132,29 +115,50 @@ class Scored:
     """A claim, and what became of it.
 
     Attributes:
-        tested: its comparisons; none where no run can decide it.
-        p_holds, p_fails: corrected; small where it is reproduced, and where it is contradicted.
+        tested, facts: what it was tested by, and what was counted.
+        untouched: why the profile has nothing to say of it.
+        p_holds, p_fails, p_equal: corrected.
+        wanted: what would decide it, where it is undecided.
     """
 
     claim: Claim
-    tested: tuple[Tested, ...]
-    p_holds: float
-    p_fails: float
+    tested: tuple[Tested, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    untouched: str = ""
+    p_holds: float = 1.0
+    p_fails: float = 1.0
+    p_equal: float = 1.0
+    wanted: Wanted | None = None
 
     @property
     def verdict(self) -> Verdict:
+        if self.claim.by_formula:
+            return "by formula"
+        if self.untouched or self.claim.unmeasured or not self.has_data:
+            return "not tested"
+        if any(fact.holds is False for fact in self.facts):
+            return "contradicted"
+        if not self.tested:
+            return "reproduced" if self.complete else "undecided"
         if self.p_holds <= LEVEL:
             return "reproduced"
-        return "contradicted" if self.p_fails <= LEVEL else "undecided"
+        if self.p_fails <= LEVEL:
+            return "contradicted"
+        return "equal" if self.p_equal <= LEVEL else "undecided"
 
+    @property
+    def has_data(self) -> bool:
+        """Whether anything of it was measured or counted."""
+        return any(t.difference for t in self.tested) or any(f.holds is not None for f in self.facts)
 
-def load_ledger() -> Ledger:
-    """The paper's claims."""
-    return load_yaml(EXPERIMENTS / "claims.yaml", Ledger)
+    @property
+    def complete(self) -> bool:
+        """Whether everything was."""
+        return all(t.difference for t in self.tested) and all(f.holds is not None for f in self.facts)
 
 
 def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> list[Scored]:
-    """Every claim, by the comparisons that its experiment allows, on the finished runs of its plan.
+    """Every claim, by what its experiments allow, on the finished runs of their plans.
 
     Args:
         plans: by name, the experiments of the ledger under one profile.
@@ -164,22 +168,57 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
         ConfigError: a claim's patterns match no rows.
     """
     speed = read_speed(store.folder.parent)
+    plans = {name: plans[name] for name in ledger.experiments}
+    states = {
+        name: {state.spec.hash: state for state in run_states(planned, store)}
+        for name, planned in plans.items()
+    }
+    scored = [_scored(claim, ledger, plans, states, store, speed) for claim in ledger.claims]
+    measured = [s for s in scored if s.tested and s.has_data]
+    ps = [
+        [max(t.p_holds() for t in s.tested) for s in measured],
+        [min(1.0, len(s.tested) * min(t.p_fails() for t in s.tested)) for s in measured],
+        [max(t.p_equal() for t in s.tested) for s in measured],
+    ]
+    corrected = holm([p for kind in ps for p in kind])
+    count = len(measured)
+    for place, one in enumerate(measured):
+        holds, fails, equal = corrected[place :: count or 1]
+        found = replace(one, p_holds=holds, p_fails=fails, p_equal=equal)
+        if found.verdict == "undecided" and not one.claim.overhead:
+            # The level of Holm's first step, which is the strictest.
+            found = replace(found, wanted=wanted(one.tested, LEVEL / len(corrected)))
+        scored[scored.index(one)] = found
+    return scored
 
-    def compared(claim: Claim) -> tuple[Tested, ...]:
-        if claim.overhead:
-            return tuple(_timed(claim.overhead, speed))
-        if claim.experiment:
-            return tuple(_compared(claim, plans[claim.experiment], store, ledger.margin_of(claim)))
-        return ()
 
-    tested = [compared(claim) for claim in ledger.claims]
-    decidable = [own for own in tested if own]
-    holds = [max(t.p_no_better for t in own) for own in decidable]
-    fails = [min(1.0, len(own) * min(t.p_by_margin for t in own)) for own in decidable]
-    corrected = iter(holm([*holds, *fails]))
-    p_holds = [next(corrected) if own else 1.0 for own in tested]
-    p_fails = [next(corrected) if own else 1.0 for own in tested]
-    return [Scored(*parts) for parts in zip(ledger.claims, tested, p_holds, p_fails, strict=True)]
+def _scored(
+    claim: Claim,
+    ledger: Ledger,
+    plans: Mapping[str, Plan],
+    states: Mapping[str, Mapping[str, RunState]],
+    store: Store,
+    speed: Measured | None,
+) -> Scored:
+    if claim.overhead:
+        return Scored(claim, tuple(_timed(claim.overhead, speed)), tuple(_weighed(claim.overhead, speed)))
+    blocks = dict.fromkeys(row.block for name in claim.experiments for row in plans[name].rows)
+    if claim.models and not blocks.keys() & set(claim.models):
+        profile = plans[next(claim.experiments)].profile.name
+        about, has = ", ".join(claim.models), ", ".join(blocks)
+        return Scored(claim, untouched=f"it is about {about}; profile {profile} has {has} in that place")
+    if claim.comparisons:
+        tested = [
+            pair
+            for comparison in claim.comparisons
+            for pair in _compared(
+                claim, comparison, ledger, plans[comparison.experiment], states[comparison.experiment]
+            )
+        ]
+        return Scored(claim, tested=tuple(tested))
+    if claim.sizes or claim.ranks or claim.unchanged:
+        return Scored(claim, facts=facts(claim, plans, store))
+    return Scored(claim)
 
 
 ByColumn = Mapping[str, Mapping[int, Result]]
@@ -191,8 +230,16 @@ def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str])
 
     None where they have no seed in common, or were not tested on the same items.
     """
+    differences = paired_outcomes(better, worse, columns)
+    return None if differences is None else mean_over_tasks(differences)
+
+
+def paired_outcomes(
+    better: ByColumn, worse: ByColumn, columns: Sequence[str]
+) -> list[NDArray[np.float64]] | None:
+    """The differences themselves: for each column an array (seeds, items)."""
     shared = [better[column].keys() & worse[column].keys() for column in columns]
-    seeds = sorted(set.intersection(*map(set, shared)))
+    seeds = sorted(set.intersection(*map(set, shared))) if shared else []
     if not seeds:
         return None
     differences = []
@@ -202,52 +249,70 @@ def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str])
             return None
         outcomes = [outcomes_array([r.scores[column].outcomes for r in runs]) for runs in (one, other)]
         differences.append(outcomes[0] - outcomes[1])
-    return mean_over_tasks(differences)
+    return differences
 
 
-def _compared(claim: Claim, planned: Plan, store: Store, margin: float) -> Iterator[Tested]:
-    states = {state.spec.hash: state for state in run_states(planned, store)}
-    for comparison in claim.comparisons:
-        pairs = list(_pairs(comparison, planned))
-        if not pairs:
-            raise ConfigError(
-                f"experiments/claims.yaml, {claim.id}: no rows of {claim.experiment} under profile "
-                f"{planned.profile.name} match {', '.join(comparison.better)} "
-                f"and {', '.join(comparison.worse)}"
-            )
-        for better, worse in pairs:
-            columns = [c for c in better.columns if not comparison.columns or c in comparison.columns]
-            difference = paired_difference(
-                runs_by_column(better, states), runs_by_column(worse, states), columns
-            )
+def _compared(
+    claim: Claim, comparison: Comparison, ledger: Ledger, planned: Plan, states: Mapping[str, RunState]
+) -> Iterator[Tested]:
+    pairs = list(_pairs(claim, comparison, planned))
+    if not pairs:
+        raise ConfigError(
+            f"results/paper/claims.yaml, {claim.id}: no rows of {comparison.experiment} under profile "
+            f"{planned.profile.name} match {', '.join(comparison.better)} "
+            f"and {', '.join(comparison.worse)}"
+        )
+    for better, worse in pairs:
+        one, other = runs_by_column(better, states), runs_by_column(worse, states)
+        both = [column for column in better.columns if column in worse.columns]
+        wanted = [column for column in comparison.columns if column in both]
+        collapsed = sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs))
+        for column, columns in [(c, [c]) for c in wanted] if comparison.columns else [(None, both)]:
+            outcomes = paired_outcomes(one, other, columns)
             yield Tested(
                 block=better.block,
                 better=better.label,
                 worse=worse.label,
-                difference=difference,
-                p_no_better=difference.p_below(0) if difference else 1.0,
-                p_by_margin=difference.p_above(margin) if difference else 1.0,
-                collapsed=sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs)),
+                column=column,
+                at_least=comparison.at_least,
+                at_most=comparison.at_most,
+                margin=ledger.margin_of(comparison, column),
+                difference=None if outcomes is None else mean_over_tasks(outcomes),
+                spread=None if outcomes is None else spread(outcomes),
+                collapsed=collapsed,
             )
 
 
 def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
-    figures = {figure.name: figure for figure in speed.figures} if speed else {}
-    for name in overhead.ratios:
-        figure, difference = figures.get(name), None
-        if figure is not None and len(figure.ratio.rounds) > 1:
+    """Of figures that vary from round to round."""
+    for figure in _figures(overhead, speed):
+        if len(figure.ratio.rounds) > 1:
             rounds = overhead.percent - 100 * (np.array([figure.ratio.rounds]) - 1)
             # Rounds vary as items do.
-            difference = replace(mean_over_tasks([rounds]), runs=rounds.shape[1])
-        yield Tested(
-            block=figure.at if figure else "",
-            better=name,
-            worse=f"{overhead.percent:g} % more time",
-            difference=difference,
-            p_no_better=difference.p_below(0) if difference else 1.0,
-            p_by_margin=difference.p_above(0) if difference else 1.0,
-            collapsed=0,
-        )
+            yield Tested(
+                block=figure.at,
+                better=figure.name,
+                worse=f"{overhead.percent:g} % more",
+                column=None,
+                at_least=0.0,
+                at_most=None,
+                margin=overhead.percent / 2,
+                difference=replace(mean_over_tasks([rounds]), runs=rounds.shape[1]),
+            )
+
+
+def _weighed(overhead: Overhead, speed: Measured | None) -> Iterator[Fact]:
+    """Of figures that do not vary, as bytes."""
+    for figure in _figures(overhead, speed):
+        if len(figure.ratio.rounds) == 1:
+            more = 100 * (figure.ratio.median - 1)
+            found = f"{more:+.2f} %, {overhead.percent:g} % claimed as the limit; {figure.note}"
+            yield Fact(figure.at, figure.name, found, more < overhead.percent)
+
+
+def _figures(overhead: Overhead, speed: Measured | None) -> Iterator[Figure]:
+    for name in overhead.ratios:
+        yield from (figure for figure in (speed.figures if speed else ()) if figure.name == name)
 
 
 def runs_by_column(row: PlannedRow, states: Mapping[str, RunState]) -> ByColumn:
@@ -269,33 +334,52 @@ def _collapsed(state: RunState) -> bool:
     return any(score.constant for score in state.result.scores.values())
 
 
-def _pairs(comparison: Comparison, planned: Plan) -> Iterator[tuple[PlannedRow, PlannedRow]]:
-    for better in planned.rows:
-        for worse in planned.rows:
-            if better.block != worse.block or better.id == worse.id:
-                continue
+def _pairs(claim: Claim, comparison: Comparison, planned: Plan) -> Iterator[tuple[PlannedRow, PlannedRow]]:
+    rows = [
+        row
+        for row in planned.rows
+        if (comparison.extra or not row.extra) and (not claim.models or row.block in claim.models)
+    ]
+    for better in (row for row in rows if matches(row.id, comparison.better)):
+        for worse in (row for row in rows if matches(row.id, comparison.worse)):
+            same_block = better.block == worse.block and better.id != worse.id
             sizes = (better.trainable_parameters, worse.trainable_parameters)
-            if comparison.equal_size and max(sizes) > 1.1 * min(sizes):
-                continue
-            if _matches(better, comparison.better) and _matches(worse, comparison.worse):
+            if same_block and fits(comparison.size, *sizes):
                 yield better, worse
 
 
-def _matches(row: PlannedRow, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(row.id, pattern) for pattern in patterns)
+def fits(size: str, better: float, worse: float) -> bool:
+    """Whether two sizes are such that `Comparison.size` lets their rows be compared."""
+    if size == "equal":
+        return max(better, worse) <= 1.1 * min(better, worse)
+    return size == "any" or better <= 1.1 * worse
 
 
-def seeds_to_settle(difference: Estimate, margin: float) -> int | None:
-    """Seeds at which one of the two tests would come out, if difference and spread stayed as they are.
+def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
+    """The fewest seeds, and the fewest items a task, at which a claim would be decided at a level.
 
-    As an approximation the whole variance is taken to fall with the number of seeds, which items that every
-    seed gets wrong do not: it is a lower bound. Without the correction for being several.
+    None where one of its comparisons has no spread to project from.
     """
-    if difference.error is None:
+    spreads = [t.spread for t in tested if t.spread]
+    if len(spreads) < len(tested):
         return None
-    distance = max(difference.mean, margin - difference.mean)
-    for seeds in range(difference.runs + 1, _MOST_SEEDS + 1):
-        error = difference.error * np.sqrt(difference.runs / seeds)
-        if replace(difference, mean=distance, error=float(error)).p_below(0) <= LEVEL:
-            return seeds
-    return None
+
+    def decided(seeds: int | None, more_items: float) -> bool:
+        projected = [
+            (t, t.spread.projected(t.difference.mean, seeds or t.spread.runs, more_items))
+            for t in tested
+            if t.spread and t.difference
+        ]
+        return (
+            max(t.p_holds(e) for t, e in projected) <= level
+            or len(projected) * min(t.p_fails(e) for t, e in projected) <= level
+            or max(t.p_equal(e) for t, e in projected) <= level
+        )
+
+    first = min(s.runs for s in spreads) + 1
+    seeds = next((n for n in range(first, _MOST_SEEDS + 1) if decided(n, 1.0)), None)
+    # In steps of a tenth: nobody plans finer.
+    factors = [1.1**step for step in range(1, int(np.log(_MOST_ITEMS) / np.log(1.1)) + 1)]
+    factor = next((f for f in factors if decided(None, f)), None)
+    per_task = max(s.per_task for s in spreads)
+    return Wanted(seeds, None if factor is None else int(np.ceil(factor * per_task)))

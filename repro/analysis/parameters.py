@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
-from repro.analysis.paper import PaperRow, paper_rows
-from repro.study.experiment import Plan, PlannedRow, load_experiment, plan
+from repro.analysis.paper import paper_rows
+from repro.study.experiment import load_experiment, plan
 from repro.study.profile import load_profile
 from repro.study.spec import RunSpec
 
-TABLES = ("table1", "table2", "table4", "table5")
+TABLES = ("table1", "table2", "table3", "table4", "table5")
 """The tables of the paper that have the column."""
 
 
@@ -20,6 +20,8 @@ class ParameterEntry:
     """One entry of the column.
 
     Attributes:
+        row: id of the row in `experiments/`.
+        label: as the paper prints it.
         printed: as the paper has it, in `unit`.
         count: trained parameters without classification heads.
         built: how `count` was had: `built`, from the adapter attached on the meta device; `formula`, where
@@ -29,10 +31,8 @@ class ParameterEntry:
 
     table: str
     block: str
-    method: str
-    rank: str
+    row: str
     label: str
-    paper_label: str | None
     printed: str
     unit: str
     count: int
@@ -45,7 +45,7 @@ class ParameterEntry:
 
 
 def parameter_entries(build: bool = True) -> Iterator[ParameterEntry]:
-    """Every entry of the paper's columns that a row of the shipped experiments stands for.
+    """Every entry of the paper's columns, in its order.
 
     Args:
         build: attach every adapter to its model on the meta device, where 70 billion weights take no memory,
@@ -53,10 +53,9 @@ def parameter_entries(build: bool = True) -> Iterator[ParameterEntry]:
     """
     for table in TABLES:
         planned = plan(load_experiment(table), load_profile("paper"), [0])
+        rows = {(row.block, row.id): row for row in planned.rows}
         for printed in paper_rows(table):
-            row = _row_for(printed, planned)
-            if row is None:
-                continue
+            row = rows[printed.block, printed.row]
             spec = row.specs[0]
             by_building = build and not spec.method.calibration_examples and spec.method.trains
             count = _built(spec) if by_building else row.trainable_parameters
@@ -69,29 +68,14 @@ def parameter_entries(build: bool = True) -> Iterator[ParameterEntry]:
             yield ParameterEntry(
                 table=table,
                 block=printed.block,
-                method=printed.method,
-                rank=printed.rank,
-                label=row.label if not printed.rank or printed.label else f"{row.label} r={printed.rank}",
-                paper_label=printed.label,
+                row=printed.row,
+                label=printed.label,
                 printed=printed.params,
                 unit="%" if percent else "M",
                 count=count,
                 built="built" if by_building else "formula",
                 recomputed=_like(printed.params, row.trainable_percent if percent else count / 1e6),
             )
-
-
-def _row_for(printed: PaperRow, planned: Plan) -> PlannedRow | None:
-    for row in planned.rows:
-        method = row.specs[0].method
-        if row.block != printed.block or method.name != printed.method:
-            continue
-        if printed.label is not None:
-            if row.label == printed.label:
-                return row
-        elif not printed.rank or str(method.printed_rank) == printed.rank:
-            return row
-    return None
 
 
 def _built(spec: RunSpec) -> int:

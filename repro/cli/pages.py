@@ -33,22 +33,28 @@ def show_parameters(options: argparse.Namespace) -> int:
 
 def show_audit(options: argparse.Namespace) -> int:
     """`audit`: what does not add up in the paper, and what it leaves open."""
-    from repro.analysis.audit import audit_items, averages
+    from repro.analysis.claims_on_paper import claims_on_paper
+    from repro.analysis.ledger import load_ledger
     from repro.report.audit import audit_page
 
-    return _print_page("audit", audit_page(audit_items(), list(averages())))
+    return _print_page("audit", audit_page(claims_on_paper(load_ledger())))
 
 
 def show_claims(options: argparse.Namespace) -> int:
-    """`claims`: the paper's statements, tested on the finished runs of a profile."""
-    from repro.analysis.claims import load_ledger, score_claims
+    """`claims`: the paper's statements, tested on a profile's finished runs or on the paper's own numbers."""
+    from repro.analysis.claims import score_claims
+    from repro.analysis.claims_on_paper import claims_on_paper
+    from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
-    from repro.report.claims import claims_page
+    from repro.report.claims import claims_page, paper_claims_page
     from repro.study.experiment import load_experiment, plan
     from repro.study.profile import load_profile
     from repro.study.store import Store
 
-    ledger, profile = load_ledger(), load_profile(options.profile)
+    ledger = load_ledger()
+    if options.paper:
+        return _print_page("paper_claims", paper_claims_page(claims_on_paper(ledger)))
+    profile = load_profile(options.profile)
     plans = {name: plan(load_experiment(name), profile) for name in ledger.experiments}
     scored = score_claims(ledger, plans, Store(RESULTS / "runs"))
     return _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
@@ -57,7 +63,8 @@ def show_claims(options: argparse.Namespace) -> int:
 def write_report(options: argparse.Namespace) -> int:
     """`report`: one HTML page."""
     from repro.analysis.audit import audit_items
-    from repro.analysis.claims import load_ledger, score_claims
+    from repro.analysis.claims import score_claims
+    from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
     from repro.report.output import write_text
     from repro.report.page import build_page

@@ -99,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("claims", help="test the paper's statements on the finished runs of a profile")
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
+    verb.add_argument("--paper", action="store_true", help="test them on the paper's own tables instead")
     verb.set_defaults(verb=pages.show_claims)
 
     verb = verbs.add_parser("report", help="one HTML page over everything that a profile has finished")

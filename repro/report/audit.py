@@ -2,47 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
-from repro.analysis.audit import AuditItem, Average, explanation
+from repro.analysis.audit import (
+    AuditItem,
+    Average,
+    Bold,
+    Copied,
+    FromSource,
+    audit_items,
+    averages,
+    bold_errors,
+    copied_rows,
+    explanation,
+    sources,
+)
+from repro.analysis.claims_on_paper import OnPaper
+from repro.analysis.paper import PaperRow
 from repro.analysis.parameters import ParameterEntry
+from repro.report.formats import markdown_table
 
 _HEADINGS = {
     "average": "Averages",
     "parameters": "Printed parameter counts",
-    "source": "Rows that differ from the works they are taken from",
+    "source": "Rows beside the works they are taken from",
+    "bold": "Figures in bold",
     "contradiction": "Statements that cannot both hold",
     "ambiguity": "What has to be known to repeat the work, and is not said",
 }
 
 
-def audit_page(items: Sequence[AuditItem], averages: Sequence[Average]) -> str:
-    """Every item under its heading, and the averages that were recomputed."""
-    off = [average for average in averages if average.verdict != "equal"]
+def audit_page(claims: Sequence[OnPaper]) -> str:
+    """What was recomputed from the paper's tables, and every item of `audit.yaml`, under their headings.
+
+    Args:
+        claims: the ledger on the paper's own numbers, for the gains that its text quotes.
+    """
+    recomputed = {
+        "average": _averages(list(averages())),
+        "source": [*_sources(list(sources())), "", *_copied(list(copied_rows()))],
+        "bold": _bold(list(bold_errors())),
+    }
     lines = [
         "# Audit of the paper",
         "",
-        "Dual LoRA (arXiv 2512.03402): what does not add up, what it leaves open, what is done here.",
-        "",
-        f"{len(averages)} rows of Tables 1 and 2 have every cell at hand; of their averages "
-        f"{len(averages) - len(off)} are those of their cells.",
+        "Dual LoRA (arXiv 2512.03402): what does not add up, what it leaves open, what is done here. "
+        "Recomputed from `results/paper/`, in exact decimals.",
     ]
     for kind, heading in _HEADINGS.items():
-        lines += ["", f"## {heading}", ""]
-        if kind == "average" and off:
-            lines += ["| row | printed | own mean | |", "|---|---:|---:|---|"]
-            for a in off:
-                place = " ".join(filter(None, [f"{a.table}, {a.block}, {a.method}", a.rank]))
-                lines.append(f"| {place} | {a.printed} | {a.mean:.4f} | {_VERDICTS[a.verdict]} |")
-            lines.append("")
-        for item in items:
-            if item.kind == kind:
-                source = f" Source: {item.source}." if item.source else ""
-                lines.append(f"- **{item.where}.** {_sentence(item.found)}{source} *Here:* {item.here}.")
+        lines += ["", f"## {heading}", "", *recomputed.get(kind, [])]
+        items = [_item(item) for item in audit_items() if item.kind == kind]
+        lines += ["", *items] if kind in recomputed else items
+        if kind == "average":
+            lines += ["", "## Gains that the text quotes", "", *_gains(claims)]
     return "\n".join(lines) + "\n"
 
 
+def _item(item: AuditItem) -> str:
+    source = f" Source: {item.source}." if item.source else ""
+    return f"- **{item.where}.** {_sentence(item.found)}{source} *Here:* {item.here}."
+
+
+def _averages(found: Sequence[Average]) -> list[str]:
+    off = [average for average in found if average.verdict != "equal"]
+    return [
+        f"{len(found)} rows print an average beside their tasks; {len(found) - len(off)} of them are that of "
+        "their cells.",
+        "",
+        *markdown_table(
+            ["row", "printed", "own mean", ""],
+            [[_place(a.row), str(a.printed), f"{a.mean:.4f}", _VERDICTS[a.verdict]] for a in off],
+        ),
+    ]
+
+
 _VERDICTS = {"boundary": "half way between two roundings", "differs": "differs"}
+
+
+def _gains(claims: Sequence[OnPaper]) -> list[str]:
+    """What the text says that Dual LoRA gains on one base model, beside the least that the tables have."""
+    rows = []
+    for one in claims:
+        differences = [pair.difference for pair in one.pairs if isinstance(pair.difference, Decimal)]
+        quoted = [comparison.at_least for comparison in one.claim.comparisons if comparison.at_least]
+        if one.claim.models and quoted and differences:
+            agrees = "" if min(differences) == Decimal(str(quoted[0])) else "differs"
+            rows.append([one.claim.text, one.claim.where, f"{quoted[0]:g}", str(min(differences)), agrees])
+    wrong = sum(row[-1] != "" for row in rows)
+    said = "all of them are" if not wrong else f"{len(rows) - wrong} are"
+    return [
+        f"{len(rows)} gains; {said} the difference of two printed averages.",
+        "",
+        *markdown_table(["statement", "in the paper", "quoted", "by the table", ""], rows),
+    ]
+
+
+def _sources(found: Sequence[FromSource]) -> list[str]:
+    cells, off = sum(f.compared for f in found), sum(len(f.differing) for f in found)
+    return [
+        f"{cells} cells of {len(found)} rows have a source; {off} differ from it by more than rounding. Of "
+        "each of those, the paper's less the source's; `results/paper/README.md` names the sources.",
+        "",
+        *markdown_table(
+            ["row", "source", "cells", "differ", "differences"],
+            [
+                [_place(f.row), f.source.source, str(f.compared), str(len(f.differing)), _differences(f)]
+                for f in found
+            ],
+        ),
+    ]
+
+
+def _differences(found: FromSource) -> str:
+    return ", ".join(f"{column} {a - b:+}" for column, (a, b) in found.differing.items())
+
+
+def _copied(found: Sequence[Copied]) -> list[str]:
+    pairs = [
+        [
+            f"{c.one.table}, {c.one.block}",
+            c.one.label,
+            c.other.label,
+            f"{len(c.equal)} of {c.compared}: {', '.join(c.equal)}",
+        ]
+        for c in found
+    ]
+    return [
+        "Rows of one base model that are equal in half of their cells or more:",
+        "",
+        *markdown_table(["in", "row", "row", "equal"], pairs),
+    ]
+
+
+def _bold(found: Sequence[Bold]) -> list[str]:
+    return [
+        f"In {len(found)} columns the bold figures are not the highest ones.",
+        "",
+        *markdown_table(
+            ["in", "column", "bold", "highest"],
+            [[f"{b.table}, {b.block}", b.column, _labels(b.bold), _labels(b.best)] for b in found],
+        ),
+    ]
+
+
+def _labels(rows: Mapping[str, Decimal]) -> str:
+    return ", ".join(f"{label} {value}" for label, value in rows.items())
+
+
+def _place(row: PaperRow) -> str:
+    return f"{row.table}, {row.block}, {row.label}"
 
 
 def parameters_page(entries: Sequence[ParameterEntry]) -> str:
@@ -93,7 +202,7 @@ def parameters_page(entries: Sequence[ParameterEntry]) -> str:
 
 
 def _why(entry: ParameterEntry) -> str:
-    item = explanation(entry.table, entry.block, entry.method, entry.rank, entry.paper_label)
+    item = explanation(entry.table, entry.block, entry.row)
     return "unexplained" if item is None else _sentence(item.found)
 
 

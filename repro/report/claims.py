@@ -1,75 +1,207 @@
-"""The claims ledger as one page of Markdown."""
+"""The claims ledger as pages of Markdown: tested on finished runs, and on the paper's own numbers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 
-from repro.analysis.claims import LEVEL, Ledger, Scored, Tested, seeds_to_settle
+from repro.analysis.claims import LEVEL, Scored, Tested
+from repro.analysis.claims_on_paper import OnPaper, PrintedPair
+from repro.analysis.ledger import Ledger
+from repro.report.formats import markdown_table
 from repro.study.profile import Profile
 
 
 def claims_page(ledger: Ledger, scored: Sequence[Scored], profile: Profile) -> str:
-    """Verdicts first, then the comparisons behind them."""
+    """Verdicts first, then the comparisons and counts behind them."""
     lines = [f"# The paper's claims, profile {profile.name}", ""]
     if profile.watermark:
         lines += [f"**{profile.watermark}**", ""]
-    lines += ["| claim | in the paper | verdict | p, it holds | p, it fails |", "|---|---|---|---|---|"]
-    for s in scored:
-        ps = [f"{s.p_holds:.3f}", f"{s.p_fails:.3f}"] if s.tested else ["", ""]
-        lines.append("| " + " | ".join([s.claim.text, s.claim.where, verdict_in_words(s), *ps]) + " |")
-    lines += ["", "| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
-    lines += [_line(s, t, ledger.margin_of(s.claim)) for s in scored for t in s.tested]
+    counts = Counter(s.verdict for s in scored)
+    lines += [
+        f"{len(scored)} statements: " + ", ".join(f"{n} {v}" for v, n in counts.most_common()) + ".",
+        "",
+    ]
+    verdicts = [
+        [s.claim.text, s.claim.where, verdict_in_words(s), *_ps(s), wanted_in_words(s)] for s in scored
+    ]
+    lines += markdown_table(
+        ["claim", "in the paper", "verdict", "p, holds", "p, fails", "p, equal", "would decide it"], verdicts
+    )
+    pairs = [_pair(s, t) for s in scored for t in s.tested]
+    if pairs:
+        head = ["claim", "model", "better", "worse", "of", "claimed", "difference", "p, holds", "p, fails"]
+        lines += ["", "## Compared", "", *markdown_table([*head, "p, equal", "runs", "collapsed"], pairs)]
+    facts = [[s.claim.id, f.block, f.of, f.found, _YES[f.holds]] for s in scored for f in s.facts]
+    if facts:
+        lines += [
+            "",
+            "## Counted",
+            "",
+            *markdown_table(["claim", "model", "of", "found", "as claimed"], facts),
+        ]
     return "\n".join([*lines, "", *_notes(ledger)]) + "\n"
 
 
+_YES = {True: "yes", False: "no", None: ""}
+
+
 def verdict_in_words(scored: Scored) -> str:
-    """The verdict, and in how many of several comparisons the better row was ahead."""
-    if scored.claim.unmeasured:
-        return f"not tested: {scored.claim.unmeasured}"
-    differences = [t.difference for t in scored.tested if t.difference]
-    if not differences:
-        lacking = (
-            "`make bench` has not measured it" if scored.claim.overhead else "no finished runs to compare"
-        )
-        return f"undecided: {lacking}"
+    """The verdict, its reason where nothing was tested, and how many of several comparisons are so."""
+    claim, verdict = scored.claim, scored.verdict
+    if verdict == "by formula":
+        return f"by formula: {claim.by_formula}"
+    if verdict == "not tested":
+        lacking = "`make bench` has not measured it" if claim.overhead else "no finished runs"
+        return f"not tested: {claim.unmeasured or scored.untouched or lacking}"
+    words = "equal within the margin" if verdict == "equal" else verdict
+    if scored.facts:
+        known = [fact.holds for fact in scored.facts if fact.holds is not None]
+        return f"{words} (counted; as claimed in {sum(known)} of {len(scored.facts)})"
     if len(scored.tested) == 1:
-        return scored.verdict
-    ahead = sum(difference.mean > 0 for difference in differences)
-    return f"{scored.verdict} (ahead in {ahead} of {len(scored.tested)} comparisons)"
+        return words
+    inside = sum(
+        t.at_least < t.difference.mean < (t.at_most or float("inf")) for t in scored.tested if t.difference
+    )
+    return f"{words} (as claimed in {inside} of {len(scored.tested)} comparisons)"
 
 
-_COLUMNS = [
-    *("claim", "model", "better", "worse", "difference", "p, no better", "p, by the margin", "runs"),
-    *("collapsed", "seeds to settle it"),
-]
+def wanted_in_words(scored: Scored) -> str:
+    """What would decide an undecided claim."""
+    found = scored.wanted
+    if found is None:
+        return ""
+    one_seed = any(t.spread is not None and t.spread.runs == 1 for t in scored.tested)
+    options = [f"{found.seeds} seeds"] if found.seeds else []
+    options += [f"{found.items:,} items a task"] if found.items else []
+    if not options:
+        return "neither 100 seeds nor 1,000 times the items"
+    return ("at least " if one_seed else "") + ", or ".join(options)
+
+
+def _ps(scored: Scored) -> list[str]:
+    if not scored.tested or not scored.has_data:
+        return ["", "", ""]
+    return [f"{p:.3f}" for p in (scored.p_holds, scored.p_fails, scored.p_equal)]
+
+
+def _pair(scored: Scored, t: Tested) -> list[str]:
+    claimed = f"≥ {t.at_least:g}" if t.at_least else "> 0"
+    claimed += f", < {t.at_most:g}" if t.at_most else ""
+    cells = [scored.claim.id, t.block, t.better, t.worse, t.column or "average", claimed]
+    if t.difference is None:
+        return [*cells, "-", "", "", "", "0", str(t.collapsed)]
+    width = "" if t.difference.half_width is None else f" ± {_points(t.difference.half_width, t)}"
+    cells.append(f"{t.difference.mean:+.{_decimals(t)}f}{width}")
+    cells += [f"{p:.3f}" for p in (t.p_holds(), t.p_fails(), t.p_equal())]
+    return [*cells, str(t.difference.runs), str(t.collapsed)]
+
+
+def _points(value: float, t: Tested) -> str:
+    return f"{value:.{_decimals(t)}f}"
+
+
+def _decimals(t: Tested) -> int:
+    """Of a difference: two where the margin is a tenth, as of NIST and CIDEr."""
+    return 2 if t.margin < 0.2 else 1
 
 
 def _notes(ledger: Ledger) -> list[str]:
+    margins = f"{ledger.margin:g} points" + "".join(f", {v:g} of {k}" for k, v in ledger.margins.items())
     return [
-        "- difference: points of the mean over the columns, paired by item and seed, with its 95 % interval "
-        "over items and seeds (over items alone where there is one seed).",
-        f"- a claim is reproduced where 'no better' is rejected at {LEVEL:.0%} in all of its comparisons, "
-        f"contradicted where 'better by the margin or more' is in one: {ledger.margin:g} points"
-        + "".join(f", {c.margin:g} for '{c.id}'" for c in ledger.claims if c.margin is not None)
-        + ". Its p-values are corrected for its comparisons and for all claims on this page (Holm), "
-        "those of comparisons are not.",
-        "- a claim about time is tested on the rounds of `make bench`: its difference is the time that was "
-        "claimed less the time that was measured, in percent of the other method's, and its runs are rounds.",
-        "- seeds to settle it: at least, if difference and spread stay as they are; none where seeds alone "
-        "would not do it, or where the claim is settled.",
+        "- difference: points of the mean over the columns, or of one column, paired by item and seed, with "
+        "its 95 % interval over items and seeds (over items alone where there is one seed).",
+        "- a claim holds if everything does that it is tested by. It is reproduced where 'not as claimed' is "
+        f"rejected at {LEVEL:.0%} in all of its comparisons, contradicted where 'as claimed' is in one, and "
+        f"its rows are equal where 'apart by {margins} or more, or by half of what is claimed' is rejected "
+        "both ways in all. A claim with a number is tested at its number: 0.8 is not 'better'. p-values of "
+        "claims are corrected for their comparisons and for all claims on this page (Holm), those of "
+        "comparisons are not.",
+        "- would decide it: seeds in all with these items, or items a task with these seeds, at the "
+        "corrected level, if differences and spreads stay as they are. With one seed it is a lower bound, "
+        "for nothing is known of the spread between seeds.",
+        "- a claim about time is tested on the rounds of `make bench`: its difference is what was claimed "
+        "less what was measured, in percent of the other method's, and its runs are rounds.",
+        "- counted: sizes of the paper's own models from their shapes, ranks and zeros in finished runs as "
+        "means over layers and seeds, bytes; there is no p-value.",
+        "- a claim about one base model is not tested on another one that stands in for it; the general "
+        "claim beside it is.",
         "- collapsed: runs that failed, or gave one answer to every item of a task; the latter are part of "
         "the means.",
     ]
 
 
-def _line(scored: Scored, t: Tested, margin: float) -> str:
-    cells = [scored.claim.id, t.block, t.better, t.worse]
-    if t.difference is None:
-        cells += ["-", "", "", "0", str(t.collapsed), ""]
-    else:
-        width = "" if t.difference.half_width is None else f" ± {t.difference.half_width:.1f}"
-        cells += [f"{t.difference.mean:+.1f}{width}", f"{t.p_no_better:.3f}", f"{t.p_by_margin:.3f}"]
-        open_still = scored.verdict == "undecided" and scored.claim.overhead is None
-        wanted = seeds_to_settle(t.difference, margin) if open_still else None
-        cells += [str(t.difference.runs), str(t.collapsed), str(wanted or "")]
-    return "| " + " | ".join(cells) + " |"
+def paper_claims_page(found: Sequence[OnPaper]) -> str:
+    """Every claim beside the paper's own numbers, then the pairs of rows that do not carry it, or barely."""
+    counts = Counter(one.verdict for one in found)
+    lines = [
+        "# The paper's claims on its own numbers",
+        "",
+        f"{len(found)} statements: " + ", ".join(f"{n} {v}" for v, n in counts.most_common()) + ".",
+        "",
+        *markdown_table(
+            ["claim", "in the paper", "its tables", "difference"],
+            [[one.claim.text, one.claim.where, _on_paper(one), _range(one)] for one in found],
+        ),
+    ]
+    failing = [_printed(one, pair) for one in found for pair in one.pairs if not pair.holds]
+    head = ["claim", "model", "better", "worse", "of", "printed"]
+    if failing:
+        lines += ["", "## Rows that do not carry their sentence", "", *markdown_table(head, failing)]
+    close = [
+        [*_printed(one, pair), f"{pair.by_seeds:.2f}"]
+        for one in found
+        for pair in one.pairs
+        if pair.within_seeds and pair.by_seeds is not None
+    ]
+    if close:
+        lines += [
+            "",
+            "## Margins below the published spread over seeds",
+            "",
+            *markdown_table([*head, "by seeds alone"], close),
+        ]
+    return (
+        "\n".join(
+            [
+                *lines,
+                "",
+                "- a sentence is supported where all rows that it is about are as it says, to the digit. "
+                "Sizes are those that the paper prints. A tie supports no 'better'.",
+                "- by seeds alone: what two runs of one method differ by 95 % of the time, from the standard "
+                "deviations over seeds that the LoRA paper publishes for LoRA on the same base model "
+                "(`results/paper/spread.csv`). The paper prints no spread of its own; where none is "
+                "published, as on LLaMA, nothing is said.",
+                "- no number: the paper prints none that its tables could be held to, as for ranks, time and "
+                "memory.",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _on_paper(one: OnPaper) -> str:
+    if one.verdict == "no number":
+        return one.verdict
+    words: str = one.verdict
+    if one.verdict == "not supported":
+        words += f" ({sum(not pair.holds for pair in one.pairs)} of {len(one.pairs)} rows are not so)"
+    within = sum(pair.within_seeds for pair in one.pairs)
+    if within:
+        what = "which is" if len(one.pairs) == 1 else f"{within} of {len(one.pairs)}"
+        words += f", {what} below the published spread over seeds"
+    return words
+
+
+def _range(one: OnPaper) -> str:
+    differences = [pair.difference for pair in one.pairs if isinstance(pair.difference, Decimal)]
+    if not differences:
+        return ""
+    least, most = min(differences), max(differences)
+    return f"{least:+.4g}" if least == most else f"{least:+.4g} to {most:+.4g}"
+
+
+def _printed(one: OnPaper, pair: PrintedPair) -> list[str]:
+    shown = pair.difference if isinstance(pair.difference, str) else f"{pair.difference:+.4g}"
+    return [one.claim.id, pair.block, pair.better, pair.worse, pair.column, shown]

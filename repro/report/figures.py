@@ -6,8 +6,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from repro.analysis.paper import AVERAGE
 from repro.files import whole_file
-from repro.report.tables import AVERAGE, GAIN, Table, TableRow
+from repro.report.tables import GAIN, Table, TableRow
 
 # Of a title in 11 points. Table 3's takes an inch for 12.6.
 _CHARACTERS_PER_INCH = 11.5

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from repro.report.tables import AVERAGE, GAIN, Table, TableRow
+from repro.analysis.paper import AVERAGE
+from repro.report.tables import GAIN, Table, TableRow
 
 HOLE = "-"
 
@@ -29,7 +30,7 @@ def grid(table: Table) -> list[str]:
     rows: list[list[str]] = []
     for group in table.groups:
         rows.append([f"**{group.heading}**", *[""] * (len(header) - 1)])
-        rows += [cell_texts(table, row) for row in group.rows]
+        rows += [cell_texts(table, row, bold="**{}**".format) for row in group.rows]
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: list[str]) -> str:
@@ -45,6 +46,15 @@ def grid(table: Table) -> list[str]:
     return [line(header), rule, *(line(row) for row in rows)]
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table that is not a `Table`, unaligned; a bar in a cell is kept a bar."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+    ]
+
+
 def to_csv(table: Table) -> str:
     """One line a cell: its place, whether it was measured or printed, value and interval's half-width."""
     out = io.StringIO()
@@ -55,8 +65,8 @@ def to_csv(table: Table) -> str:
         for row in group.rows:
             for column in table.columns:
                 estimate = row.values.get(column)
-                figures: list[object] = ["", "", ""]
-                if estimate is not None:
+                figures: list[object] = [row.printed.get(column, ""), "", ""]
+                if estimate is not None and column not in row.printed:
                     width = "" if estimate.half_width is None else f"{estimate.half_width:.4f}"
                     figures = [f"{estimate.mean:.4f}", width, estimate.runs if row.runs else ""]
                 writer.writerow([table.name, profile, group.source, group.block, row.id, column, *figures])
@@ -73,7 +83,11 @@ def to_latex(table: Table) -> str:
             r"\midrule",
             rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{_escape(group.heading)}}}}} \\",
         ]
-        lines += [" & ".join(_escape(cell) for cell in cell_texts(table, row)) + r" \\" for row in group.rows]
+        lines += [
+            " & ".join(_escape(cell) for cell in cell_texts(table, row, bold=r"\textbf{{{}}}".format))
+            + r" \\"
+            for row in group.rows
+        ]
     lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
@@ -82,10 +96,16 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, 
 """Rendering by file ending."""
 
 
-def cell_texts(table: Table, row: TableRow) -> list[str]:
-    """A row as it is printed: label, parameters, a text for every column, finished of expected runs."""
+def cell_texts(table: Table, row: TableRow, bold: Callable[[str], str] = str) -> list[str]:
+    """A row as it is printed: label, parameters, a text for every column, finished of expected runs.
+
+    Args:
+        bold: sets a text in bold.
+    """
+    texts = {column: _value(row, column, table) for column in table.columns}
     values = [
-        _value(row, column, table) + ("*" if column in row.collapsed else "") for column in table.columns
+        (bold(text) if column in row.bold else text) + ("*" if column in row.collapsed else "")
+        for column, text in texts.items()
     ]
     runs = "" if row.runs is None else f"{row.runs[0]}/{row.runs[1]}"
     return [row.label, row.params, *values, runs]
@@ -94,6 +114,8 @@ def cell_texts(table: Table, row: TableRow) -> list[str]:
 def _value(row: TableRow, column: str, table: Table) -> str:
     if column not in row.values:
         return ""
+    if column in row.printed:
+        return row.printed[column]
     estimate = row.values[column]
     if estimate is None:
         return HOLE
@@ -109,4 +131,4 @@ def _value(row: TableRow, column: str, table: Table) -> str:
 def _escape(text: str) -> str:
     for character in "&%_#":
         text = text.replace(character, rf"\{character}")
-    return text.replace("±", r"$\pm$")
+    return text.replace("±", r"$\pm$").replace("†", r"$\dagger$")

@@ -96,11 +96,14 @@ def _row(table: Table, group: TableGroup, row: TableRow, planned: PlannedRow | N
     texts = cell_texts(table, row)
     cells = [f"<td>{escape(text)}</td>" for text in texts]
     for position, column in enumerate(table.columns, 2):
+        if column in row.bold:
+            cells[position] = f"<td><b>{escape(texts[position])}</b></td>"
+    for position, column in enumerate(table.columns, 2):
         if group.source != "measured" or planned is None or row.values.get(column) is None:
             continue
         specs = planned.specs_for(column) or planned.specs
         hashes = " ".join(spec.hash for spec in specs)
-        difference = _difference(table, group, planned, column, row)
+        difference = _difference(table, group, column, row)
         cells[position] = (
             f'<td class="cell {difference[0]}" data-runs="{hashes}" data-column="{escape(column)}" '
             f'title="{escape(difference[1])}">{escape(texts[position])}</td>'
@@ -108,18 +111,14 @@ def _row(table: Table, group: TableGroup, row: TableRow, planned: PlannedRow | N
     return f'<tr class="{group.source}">' + "".join(cells) + "</tr>"
 
 
-def _difference(
-    table: Table, group: TableGroup, planned: PlannedRow, column: str, row: TableRow
-) -> tuple[str, str]:
-    """Class and words for a cell beside the paper's, if model, method and rank are the same."""
-    method = planned.specs[0].method
-    name = f"{method.name}-r{method.printed_rank or ''}"
+def _difference(table: Table, group: TableGroup, column: str, row: TableRow) -> tuple[str, str]:
+    """Class and words for a cell beside the paper's, where the paper has this row on this model."""
     own = row.values[column]
     for other in table.groups:
         if other.source == "paper" and other.block == group.block:
             for printed in other.rows:
                 paper = printed.values.get(column)
-                if paper is not None and own is not None and printed.id == name:
+                if paper is not None and own is not None and printed.id == row.id:
                     distance = own.mean - paper.mean
                     kind = "near" if abs(distance) < 1 else "above" if distance > 0 else "below"
                     return kind, f"{distance:+.1f} beside the paper's {paper.mean:g}; click for the runs"
@@ -162,10 +161,9 @@ def _run(state: RunState) -> dict[str, Any]:
 def _claims(scored: Sequence[Scored]) -> str:
     lines = ["<table><tr><th>claim</th><th>in the paper</th><th>verdict</th></tr>"]
     for s in scored:
-        found = "not" if s.claim.unmeasured else s.verdict
         lines.append(
             f"<tr><td>{escape(s.claim.text)}</td><td>{escape(s.claim.where)}</td>"
-            f'<td class="{found}">{escape(verdict_in_words(s))}</td></tr>'
+            f'<td class="{s.verdict.replace(" ", "-")}">{escape(verdict_in_words(s))}</td></tr>'
         )
     return "\n".join([*lines, "</table>"])
 

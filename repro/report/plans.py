@@ -72,7 +72,8 @@ def summarise(states: Sequence[RunState]) -> str:
 
 def _row(row: PlannedRow, by_hash: Mapping[str, RunState]) -> Iterator[str]:
     """The row's size; its method's settings, above the first runs that have them; and its runs, by task."""
-    yield f"  {row.label}: {row.trainable_parameters:,} trained ({row.trainable_percent:.4g} %)"
+    size = f"{row.trainable_parameters:,} trained ({row.trainable_percent:.4g} %)"
+    yield f"  {row.label}: {size}" + ("; not in the paper's table" if row.extra else "")
     above = ""
     for task, group in groupby(row.specs, key=lambda spec: spec.task):
         specs = list(group)

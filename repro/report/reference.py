@@ -12,19 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from repro.analysis.audit import audit_items
-from repro.analysis.claims import (
-    Scored,
-    load_ledger,
-    paired_difference,
-    runs_by_column,
-    score_claims,
-)
+from repro.analysis.claims import paired_difference, runs_by_column, score_claims
+from repro.analysis.ledger import load_ledger
+from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
 from repro.report.claims import claims_page
 from repro.report.formats import grid, to_markdown
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
-from repro.report.tables import AVERAGE, Table, build_table
+from repro.report.standing import standing
+from repro.report.tables import Table, build_table
 from repro.study.experiment import Plan
 from repro.study.profile import Profile
 from repro.study.result import Result
@@ -62,7 +59,7 @@ class ReferencePage:
     def parts(self) -> Parts:
         """The generated parts of the page."""
         return {
-            "standing": self._standing,
+            "standing": partial(standing, self.scored),
             "readings": _readings,
             "runs": self._runs,
             "speed": self._speed,
@@ -153,42 +150,6 @@ class ReferencePage:
             "",
         ]
 
-    def _standing(self) -> list[str]:
-        """The claims by their verdict, each with its difference."""
-        lines = []
-        for heading, verdict in _VERDICTS.items():
-            found = [s for s in self.scored if _standing(s) == verdict]
-            lines += [f"**{heading} ({len(found)} of {len(self.scored)})**", ""]
-            lines += [f"- {s.claim.text} {self._difference(s)} ({s.claim.where})" for s in found] or [
-                "- none"
-            ]
-            lines.append("")
-        return lines[:-1]
-
-    def _difference(self, s: Scored) -> str:
-        """What was measured of a claim, in words."""
-        if s.claim.unmeasured:
-            return f"{s.claim.unmeasured[0].upper()}{s.claim.unmeasured[1:]}."
-        found = [(t, t.difference) for t in s.tested if t.difference]
-        if not found:
-            return "Nothing of it is among the committed results yet."
-        if s.claim.overhead:
-            claimed = s.claim.overhead.percent
-            measured = [f"{t.better} {claimed - d.mean:+.0f} ± {d.half_width:.0f} percent" for t, d in found]
-            return f"{'; '.join(measured)}; {found[0][1].runs} rounds of `make bench`."
-        seeds = min(difference.runs for _, difference in found)
-        margin = f", claimed to be {s.claim.margin:g} or more" if s.claim.margin is not None else ""
-        counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
-        if len(found) == 1:
-            t, difference = found[0]
-            width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
-            return f"{t.better} less {t.worse}: {difference.mean:+.1f}{width} points{margin}; {counted}."
-        means = [difference.mean for _, difference in found]
-        return (
-            f"Ahead in {sum(mean > 0 for mean in means)} of {len(found)} comparisons, by {min(means):+.1f} "
-            f"to {max(means):+.1f} points{margin}; {counted}."
-        )
-
     def _speed(self) -> list[str]:
         if self.speed is None:
             return ["Not measured yet."]
@@ -220,19 +181,6 @@ class ReferencePage:
 
 def _results(states: Sequence[RunState]) -> list[Result]:
     return [state.result for state in states if state.result is not None]
-
-
-# What a reader wants to know of a claim, by what `_standing` says of it.
-_VERDICTS = {
-    "Reproduced at this scale": "reproduced",
-    "Contradicted at this scale": "contradicted",
-    "Tested, and not decided": "undecided",
-    "Not tested": "untested",
-}
-
-
-def _standing(s: Scored) -> str:
-    return s.verdict if any(t.difference for t in s.tested) else "untested"
 
 
 def _readings() -> list[str]:

@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from repro.analysis.paper import AVERAGE
 from repro.report.figures import STYLE, pyplot, save_figure
-from repro.report.tables import AVERAGE, Table, TableRow
+from repro.report.tables import Table, TableRow
 from repro.study.experiment import Plan, PlannedRow, Sweep
 from repro.study.spec import flatten
 
@@ -94,7 +95,7 @@ def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
         if estimate is None:
             continue
         if row.id.startswith("dual_lora"):
-            place = float(row.id.rpartition("-r")[2])
+            place = float(row.id.rpartition("-")[2])
             panel.errorbar(place, estimate.mean, label=row.label, **_LOOKS[0])
             panel.set_xlim(0, 2 * place)
         else:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from repro.analysis.paper import PaperRow, paper_rows
+from repro.analysis.paper import AVERAGE, PaperRow, paper_rows
 from repro.analysis.statistics import Estimate, mean_over_tasks, outcomes_array
-from repro.methods.registry import METHODS
 from repro.study.experiment import Plan, PlannedRow
 from repro.study.result import Result
 from repro.study.states import RunState
 
-AVERAGE = "avg"
-"""The column behind the tasks: their unweighted mean, as in the paper."""
-
 GAIN = "gain"
-"""The column behind that: the average less the untrained model's, paired over the same items."""
+"""The column behind the average: it, less the untrained model's, paired over the same items."""
+
+EXTRA = " †"
+"""Behind the label of a row that the paper's table does not have."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class TableRow:
         runs: finished and expected runs, None for a row of the paper.
         collapsed: columns in which at least one run gave every item the same answer.
         averaged: the columns behind the average, where they are not all of the table's.
+        printed: of a row of the paper, the digits of every value.
+        bold: columns that the paper prints bold; of ours, none.
     """
 
     id: str
@@ -36,6 +37,8 @@ class TableRow:
     runs: tuple[int, int] | None = None
     collapsed: frozenset[str] = frozenset()
     averaged: tuple[str, ...] | None = None
+    printed: Mapping[str, str] = field(default_factory=dict)
+    bold: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def _measured(
     finished = [result for spec in row.specs if (result := results[spec.hash]) is not None]
     return TableRow(
         id=row.id,
-        label=row.label,
+        label=row.label + (EXTRA if row.extra else ""),
         params=shown if count else "0",
         values=values,
         runs=(len(finished), len(row.specs)),
@@ -187,11 +190,18 @@ def _paper_groups(printed: Sequence[PaperRow]) -> list[TableGroup]:
 
 
 def _printed(row: PaperRow) -> TableRow:
-    label = row.label or METHODS[row.method].label + (f" r={row.rank}" if row.rank else "")
     values = {
-        column: None if value is None else Estimate(value, None, 1) for column, value in row.values.items()
+        column: None if (number := row.number(column)) is None else Estimate(float(number), None, 1)
+        for column in row.values
     }
-    return TableRow(id=f"{row.method}-r{row.rank}", label=label, params=row.params, values=values)
+    return TableRow(
+        id=row.row,
+        label=row.label,
+        params=row.params,
+        values=values,
+        printed={column: text for column, text in row.values.items() if text},
+        bold=row.bold,
+    )
 
 
 def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> list[str]:
@@ -227,6 +237,12 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
             f"Measured with scorer version {', '.join(versions)}, code {', '.join(commits)}, "
             f"on {', '.join(machines)}."
         )
+    if any(group.source == "paper" for group in groups):
+        notes.append(
+            "Rows headed 'Paper' are quoted as printed, with its bold figures and dashes; none was measured."
+        )
+    if any(row.extra for row in plan.rows):
+        notes.append(f"{EXTRA.strip()} a row of this project; the paper's has none like it.")
     if any(row.collapsed for group in groups for row in group.rows):
         notes.append("* in at least one run every item of this task got the same answer.")
     return notes

@@ -9,6 +9,7 @@ trained by itself), checked before anything runs.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -319,8 +320,7 @@ class Plan:
 def list_experiments(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all experiments."""
     files = [*experiments.glob("*.yaml"), *experiments.glob("sweeps/*.yaml")]
-    names = (path.relative_to(experiments).with_suffix("").as_posix() for path in files)
-    return sorted(name for name in names if name != "claims")  # a ledger over experiments, and none itself
+    return sorted(path.relative_to(experiments).with_suffix("").as_posix() for path in files)
 
 
 def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:
@@ -376,9 +376,20 @@ def plan(
         for row in block.rows
         for point in row.points()
     )
-    planned = Plan(experiment, profile, rows, local_data)
+    planned = Plan(experiment, profile, _told_apart(rows), local_data)
     planned.check_fairness()
     return planned
+
+
+def _told_apart(rows: Sequence[PlannedRow]) -> tuple[PlannedRow, ...]:
+    """The rows, those of one block with the same label by their ranks."""
+    counts = Counter((row.block, row.label) for row in rows)
+    return tuple(
+        replace(row, label=f"{row.label}, r {row.specs[0].method.printed_rank}")
+        if counts[row.block, row.label] > 1 and row.specs[0].method.printed_rank
+        else row
+        for row in rows
+    )
 
 
 def _planned_row(

@@ -1,0 +1,82 @@
+"""What would decide a difference: its spread, and what it would be with more seeds or more items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.analysis.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the variance of a mean difference comes from, as variances of that mean.
+
+    Attributes:
+        items: of the items' own differences, the same for every seed, at the items there are.
+        noise: of what a seed changes in single items, for one seed.
+        seeds: of the seeds' own means, for one seed.
+        runs, per_task: seeds, and the mean number of items a task.
+        item_freedom: degrees of freedom of the items' part.
+
+    With one seed the three cannot be told apart. All of it is then taken as `noise`, which falls with seeds
+    and with items: what is projected from it is a lower bound.
+    """
+
+    items: float
+    noise: float
+    seeds: float
+    runs: int
+    per_task: float
+    item_freedom: float
+
+    def projected(self, mean: float, seeds: int, more_items: float = 1.0) -> Estimate:
+        """The estimate that `mean_over_tasks` would give with so many seeds and so many times the items."""
+        noise = self.noise / (seeds * more_items)
+        parts = [(self.items / more_items + noise, self.item_freedom * more_items)]
+        if seeds > 1 and self.runs > 1:
+            parts.append((self.seeds / seeds + noise, seeds - 1.0))
+        variance = sum(part for part, _ in parts)
+        if not variance:
+            return Estimate(mean, None, seeds)
+        freedom = variance**2 / sum(part**2 / df for part, df in parts)
+        return Estimate(mean, None, seeds, float(np.sqrt(variance)), float(freedom))
+
+
+def spread(tasks: Sequence[NDArray[np.float64]]) -> Spread | None:
+    """Of differences as `mean_over_tasks` takes them, (runs, items) a task; None where a task has one item.
+
+    A two-way layout without replication for every task: what remains after the means of items and of seeds
+    is the noise, and is taken off the variances of both.
+    """
+    runs = tasks[0].shape[0]
+    if any(task.shape[1] < 2 for task in tasks):
+        return None
+    weight = len(tasks) ** 2
+    own = [np.var(task.mean(axis=0), ddof=1) / task.shape[1] / weight for task in tasks]
+    freedoms = [task.shape[1] - 1 for task in tasks]
+    total = sum(own)
+    item_freedom = (
+        total**2 / sum(part**2 / df for part, df in zip(own, freedoms, strict=True)) if total else 1
+    )
+    per_task = float(np.mean([task.shape[1] for task in tasks]))
+    if runs == 1:
+        return Spread(0.0, float(total), 0.0, 1, per_task, float(item_freedom))
+    noise = sum(_residual_variance(task) / task.shape[1] / weight for task in tasks)
+    means = np.mean([task.mean(axis=1) for task in tasks], axis=0)
+    return Spread(
+        items=max(0.0, float(total - noise / runs)),
+        noise=float(noise),
+        seeds=max(0.0, float(np.var(means, ddof=1) - noise)),
+        runs=runs,
+        per_task=per_task,
+        item_freedom=float(item_freedom),
+    )
+
+
+def _residual_variance(task: NDArray[np.float64]) -> float:
+    residual = task - task.mean(axis=0, keepdims=True) - task.mean(axis=1, keepdims=True) + task.mean()
+    return float((residual**2).sum() / ((task.shape[0] - 1) * (task.shape[1] - 1)))

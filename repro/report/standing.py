@@ -1,0 +1,87 @@
+"""The claims in short, for the page of the committed results: by verdict, each with what was found of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from repro.analysis.claims import Scored, Verdict
+from repro.report.claims import wanted_in_words
+
+# What a reader wants to know of a claim, by its verdict.
+_VERDICTS: dict[str, Verdict] = {
+    "Reproduced at this scale": "reproduced",
+    "Contradicted at this scale": "contradicted",
+    "Equal within the margin": "equal",
+    "Tested, and not decided": "undecided",
+    "Settled by the formulas": "by formula",
+    "Not tested": "not tested",
+}
+
+
+def standing(scored: Sequence[Scored]) -> list[str]:
+    """Lines of Markdown. Statements about models that the profile does not have are counted, not listed."""
+    lines = []
+    for heading, verdict in _VERDICTS.items():
+        found = [s for s in scored if s.verdict == verdict]
+        lines += [f"**{heading} ({len(found)} of {len(scored)})**", ""]
+        told = [f"- {s.claim.text} {_found(s)} ({s.claim.where})" for s in found if not s.untouched]
+        models = dict.fromkeys(model for s in found if s.untouched for model in s.claim.models)
+        if models:
+            told.append(
+                f"- {sum(bool(s.untouched) for s in found)} statements are about single base models that this "
+                f"profile does not have ({', '.join(models)})."
+            )
+        lines += [*(told or ["- none"]), ""]
+    return lines[:-1]
+
+
+def _found(s: Scored) -> str:
+    """What was measured or counted of a claim, in words."""
+    reason = s.claim.unmeasured or s.claim.by_formula
+    if reason:
+        return f"{reason[0].upper()}{reason[1:]}."
+    if not s.has_data:
+        return "Nothing of it is among the committed results yet."
+    if s.facts and not s.tested:
+        return _counted(s)
+    return _timed(s) if s.claim.overhead else _compared(s)
+
+
+def _counted(s: Scored) -> str:
+    known = [fact for fact in s.facts if fact.holds is not None]
+    failing = [fact for fact in known if not fact.holds]
+    shown = "; ".join(f"{fact.of}: {fact.found}" for fact in (failing or known)[:2])
+    so = sum(bool(fact.holds) for fact in known)
+    return f"As claimed in {so} of {len(known)} counts. {shown}." if len(known) > 1 else f"{shown}."
+
+
+def _timed(s: Scored) -> str:
+    differences = [(t, t.difference) for t in s.tested if t.difference]
+    assert s.claim.overhead is not None
+    measured = [
+        f"{t.better}{f', {t.block}' if len(s.tested) > len(s.claim.overhead.ratios) else ''} "
+        f"{s.claim.overhead.percent - difference.mean:+.0f} ± {difference.half_width:.0f} percent"
+        for t, difference in differences
+    ]
+    return f"{'; '.join(measured)}; {differences[0][1].runs} rounds of `make bench`."
+
+
+def _compared(s: Scored) -> str:
+    differences = [(t, t.difference) for t in s.tested if t.difference]
+    seeds = min(difference.runs for _, difference in differences)
+    counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
+    decide = wanted_in_words(s)
+    decide = f"; {decide} would decide it" if decide else ""
+    claimed = max(t.at_least for t, _ in differences)
+    least = f", {claimed:g} or more claimed" if claimed else ""
+    if len(differences) == 1:
+        t, difference = differences[0]
+        width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
+        found = f"{t.better} less {t.worse}: {difference.mean:+.1f}{width} points{least}"
+    else:
+        means = [difference.mean for _, difference in differences]
+        found = (
+            f"Ahead in {sum(mean > 0 for mean in means)} of {len(means)} comparisons, by {min(means):+.2g} "
+        )
+        found += f"to {max(means):+.2g}{least}"
+    return f"{found}; {counted}{decide}."
