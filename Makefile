@@ -46,8 +46,8 @@ params: $(READY) ## every printed parameter count of the paper beside the count
 audit: $(READY) ## what does not add up in the paper, what it leaves open, and what is done about it
 	$(BIN)/repro audit
 
-claims: $(READY) ## the paper's statements, tested on the finished runs of the profile
-	$(BIN)/repro claims --profile $(PROFILE)
+claims: $(READY) ## the paper's statements, tested on the profile's finished runs; ARGS=--paper: on its own tables
+	$(BIN)/repro claims --profile $(PROFILE) $(ARGS)
 
 sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
 	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, log
 from typing import Literal
 
 import numpy as np
@@ -103,11 +104,13 @@ class Wanted:
 
     Attributes:
         seeds: in all, with the items there are.
-        items: a task, with the seeds there are.
+        items: a task, with the seeds there are; of a claim about time, rounds.
+        both: seeds and items a task together, those whose product is the smallest.
     """
 
     seeds: int | None
     items: int | None
+    both: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
     for place, one in enumerate(measured):
         holds, fails, equal = corrected[place :: count or 1]
         found = replace(one, p_holds=holds, p_fails=fails, p_equal=equal)
-        if found.verdict == "undecided" and not one.claim.overhead:
+        if found.verdict == "undecided":
             # The level of Holm's first step, which is the strictest.
             found = replace(found, wanted=wanted(one.tested, LEVEL / len(corrected)))
         scored[scored.index(one)] = found
@@ -287,7 +290,7 @@ def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
     """Of figures that vary from round to round."""
     for figure in _figures(overhead, speed):
         if len(figure.ratio.rounds) > 1:
-            rounds = overhead.percent - 100 * (np.array([figure.ratio.rounds]) - 1)
+            less = overhead.percent - 100 * (np.array([figure.ratio.rounds]) - 1)
             # Rounds vary as items do.
             yield Tested(
                 block=figure.at,
@@ -297,7 +300,8 @@ def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
                 at_least=0.0,
                 at_most=None,
                 margin=overhead.percent / 2,
-                difference=replace(mean_over_tasks([rounds]), runs=rounds.shape[1]),
+                difference=replace(mean_over_tasks([less]), runs=less.shape[1]),
+                spread=spread([less]),
             )
 
 
@@ -377,9 +381,22 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
         )
 
     first = min(s.runs for s in spreads) + 1
-    seeds = next((n for n in range(first, _MOST_SEEDS + 1) if decided(n, 1.0)), None)
-    # In steps of a tenth: nobody plans finer.
-    factors = [1.1**step for step in range(1, int(np.log(_MOST_ITEMS) / np.log(1.1)) + 1)]
-    factor = next((f for f in factors if decided(None, f)), None)
     per_task = max(s.per_task for s in spreads)
-    return Wanted(seeds, None if factor is None else int(np.ceil(factor * per_task)))
+
+    def fewest_seeds(more_items: float) -> int | None:
+        return next((n for n in range(first, _MOST_SEEDS + 1) if decided(n, more_items)), None)
+
+    # In steps of a tenth, and of a factor of two: nobody plans finer.
+    factor = next((f for f in _steps(1.1) if decided(None, f)), None)
+    together = [(seeds, f) for f in _steps(2.0) if (seeds := fewest_seeds(f)) is not None]
+    both = min(together, key=lambda pair: pair[0] * pair[1], default=None)
+    return Wanted(
+        seeds=fewest_seeds(1.0),
+        items=None if factor is None else ceil(factor * per_task),
+        both=None if both is None else (both[0], ceil(both[1] * per_task)),
+    )
+
+
+def _steps(factor: float) -> list[float]:
+    """Powers of a factor up to the most items that are proposed."""
+    return [factor**step for step in range(1, int(log(_MOST_ITEMS) / log(factor)) + 1)]

@@ -72,11 +72,15 @@ def wanted_in_words(scored: Scored) -> str:
     found = scored.wanted
     if found is None:
         return ""
+    if scored.claim.overhead:
+        return f"{found.items:,} rounds" if found.items else "not even 1,000 times the rounds"
     one_seed = any(t.spread is not None and t.spread.runs == 1 for t in scored.tested)
     options = [f"{found.seeds} seeds"] if found.seeds else []
     options += [f"{found.items:,} items a task"] if found.items else []
+    if len(options) < 2 and found.both:
+        options.append(f"{found.both[0]} seeds and {found.both[1]:,} items a task")
     if not options:
-        return "neither 100 seeds nor 1,000 times the items"
+        return "not even 100 seeds and 1,000 times the items"
     return ("at least " if one_seed else "") + ", or ".join(options)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from repro.analysis.audit import audit_items
 from repro.analysis.claims import paired_difference, runs_by_column, score_claims
+from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.ledger import load_ledger
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
@@ -20,7 +21,7 @@ from repro.report.claims import claims_page
 from repro.report.formats import grid, to_markdown
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
-from repro.report.standing import standing
+from repro.report.standing import on_paper, standing
 from repro.report.tables import Table, build_table
 from repro.study.experiment import Plan
 from repro.study.profile import Profile
@@ -60,6 +61,7 @@ class ReferencePage:
         """The generated parts of the page."""
         return {
             "standing": partial(standing, self.scored),
+            "on_paper": partial(on_paper, claims_on_paper(self.ledger)),
             "readings": _readings,
             "runs": self._runs,
             "speed": self._speed,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from repro.analysis.claims import Scored, Verdict
+from repro.analysis.claims_on_paper import OnPaper
 from repro.report.claims import wanted_in_words
 
 # What a reader wants to know of a claim, by its verdict.
@@ -25,14 +27,27 @@ def standing(scored: Sequence[Scored]) -> list[str]:
         found = [s for s in scored if s.verdict == verdict]
         lines += [f"**{heading} ({len(found)} of {len(scored)})**", ""]
         told = [f"- {s.claim.text} {_found(s)} ({s.claim.where})" for s in found if not s.untouched]
-        models = dict.fromkeys(model for s in found if s.untouched for model in s.claim.models)
-        if models:
+        untouched = [s for s in found if s.untouched]
+        if untouched:
+            models = dict.fromkeys(model for s in untouched for model in s.claim.models)
             told.append(
-                f"- {sum(bool(s.untouched) for s in found)} statements are about single base models that this "
-                f"profile does not have ({', '.join(models)})."
+                f"- {len(untouched)} statements are about single base models that this profile does not have "
+                f"({', '.join(models)})."
             )
         lines += [*(told or ["- none"]), ""]
     return lines[:-1]
+
+
+def on_paper(found: Sequence[OnPaper]) -> list[str]:
+    """What the paper's own tables say of its statements, in a sentence."""
+    counts = Counter(one.verdict for one in found)
+    close = sum(one.verdict == "supported" and any(pair.within_seeds for pair in one.pairs) for one in found)
+    return [
+        f"On the paper's own tables (`make claims ARGS=--paper`) {counts['supported']} of the {len(found)} "
+        f"statements are supported, {counts['not supported']} are not, and of {counts['no number']} it "
+        f"prints no number. Of the supported ones {close} rest, in part, on a margin below the published "
+        "spread over seeds."
+    ]
 
 
 def _found(s: Scored) -> str:

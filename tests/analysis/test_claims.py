@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.claims import (
-    Claim,
-    Ledger,
-    Tested,
-    load_ledger,
-    paired_difference,
-    score_claims,
-    seeds_to_settle,
-)
+from repro.analysis.claims import LEVEL, Tested, paired_difference, score_claims, wanted
+from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
+from repro.analysis.power import Spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
-from repro.config import ConfigError
+from repro.config import ConfigError, parse
 from repro.report.claims import claims_page
 from repro.study.environment import environment
 from repro.study.experiment import Plan, load_experiment, plan
@@ -101,87 +95,145 @@ def test_differences_are_paired_by_item_seed_and_column() -> None:
     assert paired_difference(better, {"a": {0: result({"a": "1100"}, items="other")}}, ["a"]) is None
 
 
+def made(mean: float, error: float = 1.0, margin: float = 1.0, **bounds: float) -> Tested:
+    """A comparison with this difference, on as many degrees of freedom as there are of a normal one."""
+    estimate = Estimate(mean, 2 * error, 1, error=error, freedom=1e6)
+    return Tested("m", "a", "b", None, bounds.get("at_least", 0.0), bounds.get("at_most"), margin, estimate)
+
+
 @pytest.mark.parametrize(
-    ("ps", "expected"),
+    ("tested", "holds", "fails", "equal"),
     [
-        # (no better, by the margin) of each comparison, beside a claim whose p-values are 1 and 1.
-        (
-            [(0.012, 1.0), (0.001, 1.0)],
-            "reproduced",
-        ),  # 4 * 0.012 is below 5 %: the largest, not corrected within
-        ([(0.013, 1.0), (0.001, 1.0)], "undecided"),
-        ([(0.001, 1.0), (1.0, 0.006)], "contradicted"),  # 4 * 2 * 0.006: any one is enough, of two
-        ([(0.001, 1.0), (1.0, 0.007)], "undecided"),
+        # "Better": above 0. Quantiles of the normal distribution, by hand.
+        (made(1.645), 0.05, 0.95, 0.741),
+        # A claimed gain of 0.8 is tested as 0.8: a difference of 0.8 is neither shown nor refuted.
+        (made(0.8, at_least=0.8, margin=0.4), 0.5, 0.5, 0.655),
+        (made(2.445, at_least=0.8, margin=0.4), 0.05, 0.95, 0.980),
+        (made(-0.845, at_least=0.8, margin=0.4), 0.95, 0.05, 0.672),
+        # "Marginally worse": above 0 and below 2, both one-sided, and outside of it on either side.
+        (made(1.0, 0.5, at_most=2.0), 0.0228, 1.0, 0.5),
+        (made(4.0, 0.5, at_most=2.0), 1.0, 2 * 3.17e-5, 1.0),
+        # Two one-sided tests: 0 with an error of a third of the margin.
+        (made(0.0, 1 / 3), 0.5, 0.5, 0.00135),
     ],
 )
-def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(
-    ps: list[tuple[float, float]], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_comparison_is_tested_at_what_is_claimed(
+    tested: Tested, holds: float, fails: float, equal: float
 ) -> None:
-    made = {
-        "one": [Tested("m", "a", "b", None, p, q, 0) for p, q in ps],
-        "other": [Tested("m", "a", "b", None, 1.0, 1.0, 0)],
-    }
-    monkeypatch.setattr("repro.analysis.claims._compared", lambda claim, *_: made[claim.id])
-    claims = tuple(Claim(id=name, text="x", where="x", experiment="table1") for name in made)
-    unmeasured = Claim(id="none", text="x", where="x", unmeasured="because")
-    ledger = Ledger(margin=1, claims=(unmeasured, *claims))
-    scored = score_claims(ledger, _plans("laptop"), Store(tmp_path))
-    assert [s.verdict for s in scored] == ["undecided", expected, "undecided"]
-    assert scored[0].tested == () and (scored[0].p_holds, scored[0].p_fails) == (1, 1)
+    assert tested.p_holds() == pytest.approx(holds, rel=0.01)
+    assert tested.p_fails() == pytest.approx(fails, rel=0.01)
+    assert tested.p_equal() == pytest.approx(equal, rel=0.01)
 
 
-def test_a_ledger_of_true_nulls_is_rarely_wrong_about_any_claim(
+def simulated(claims: dict[str, list[Tested]], monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """Verdicts of a ledger whose claims have these comparisons."""
+    monkeypatch.setattr("repro.analysis.claims._compared", lambda claim, *_: claims[claim.id])
+    comparison = Comparison(experiment="table1", better=("a",), worse=("b",))
+    ledger = Ledger(
+        margin=1,
+        claims=tuple(Claim(id=name, text="x", where="x", comparisons=(comparison,)) for name in claims),
+    )
+    plans = {"table1": plan(load_experiment("table1"), load_profile("laptop"))}
+    return [s.verdict for s in score_claims(ledger, plans, Store(folder))]
+
+
+def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Eight claims of three comparisons, no difference anywhere: a wrong verdict in 5 % of the ledgers."""
+    """Six p-values are corrected: two claims with data, three each; a third one has none."""
+    nothing = [Tested("m", "a", "b", None, 0.0, None, 1.0, None)]
+
+    def verdict(*tested: Tested) -> str:
+        claims = {"one": list(tested), "other": [made(0.0, 100.0)], "none": nothing}
+        found = simulated(claims, monkeypatch, tmp_path)
+        assert found[1:] == ["undecided", "not tested"]
+        return found[0]
+
+    # Quantiles of the normal distribution: 2.394 is 0.05 / 6, 2.638 is 0.05 / 6 / 2, of one in two.
+    assert verdict(made(2.41), made(9.0)) == "reproduced"
+    assert verdict(made(2.38), made(9.0)) == "undecided"
+    assert verdict(made(9.0), made(-2.65)) == "contradicted"
+    assert verdict(made(9.0), made(-2.63)) == "undecided"
+    assert verdict(made(0.0, 0.3), made(0.2, 0.3)) == "equal"
+    assert verdict(made(0.0, 0.3), made(0.5, 0.3)) == "undecided"
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_a_ledger_is_rarely_wrong_about_any_claim(
+    truth: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Eight claims of three comparisons: a wrong verdict in 5 % of the ledgers.
+
+    Where no row is better, "reproduced" and "contradicted" are wrong; where one is by the margin, "equal" is.
+    """
     rng = np.random.default_rng(3)
-    claims = tuple(Claim(id=str(i), text="x", where="x", experiment="table1") for i in range(8))
-
-    def compared(*_: object) -> list[Tested]:
-        differences = [mean_over_tasks([rng.normal(0, 1, (1, 30))]) for _ in range(3)]
-        return [Tested("m", "a", "b", d, d.p_below(0), d.p_above(0), 0) for d in differences]
-
-    monkeypatch.setattr("repro.analysis.claims._compared", compared)
-    trials, plans, store = 300, _plans("laptop"), Store(tmp_path)
-    wrong = sum(
-        any(s.verdict != "undecided" for s in score_claims(Ledger(margin=1, claims=claims), plans, store))
-        for _ in range(trials)
-    )
-    assert 0 < wrong / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+    wrong_verdicts = {"reproduced", "contradicted"} if truth == 0 else {"contradicted", "equal"}
+    trials, wrong = 200, 0
+    for _ in range(trials):
+        claims = {}
+        for name in "abcdefgh":
+            drawn = [mean_over_tasks([rng.normal(truth, 1, (1, 30))]) for _ in range(3)]
+            claims[name] = [Tested("m", "a", "b", None, 0.0, None, 1.0, d) for d in drawn]
+        wrong += bool(wrong_verdicts & set(simulated(claims, monkeypatch, tmp_path)))
+    assert wrong / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
 
 
-def test_more_seeds_settle_a_difference_that_is_there() -> None:
-    clear = mean_over_tasks([np.random.default_rng(0).normal(3, 20, (3, 200))])
-    wanted = seeds_to_settle(clear, margin=1)
-    assert wanted is None or wanted > 3
-    faint = Estimate(mean=2.0, half_width=4.0, runs=2, error=2.0, freedom=30)
-    # By hand: 2 / (2 sqrt(2 / n)) must exceed Student's 1.697, so n > 2 * 1.697^2 = 5.76.
-    assert seeds_to_settle(faint, margin=1) == 6
-    assert seeds_to_settle(Estimate(0.5, None, 1), margin=1) is None
-    assert seeds_to_settle(Estimate(0.5, 90.0, 1, error=45.0, freedom=30), margin=1) is None
+def test_what_would_decide_a_claim() -> None:
+    """By hand: a difference of 2 on a variance of 4 a seed, shared by 100 items, is clear from n seeds on."""
+    one = made(2.0, 2.0)
+    (faint,) = [Tested("m", "a", "b", None, 0.0, None, 1.0, one.difference, Spread(0, 4.0, 0, 1, 100, 1e6))]
+    # 2 / sqrt(4 / n) > 1.645, so n > 2.7; likewise 2.7 times the items, in steps of a tenth.
+    found = wanted([faint], LEVEL)
+    assert found is not None and found.seeds == 3
+    assert found.items is not None and 270 < found.items < 300
+    # At a stricter level it takes more, and a difference that items alone make is not decided by seeds.
+    strict = wanted([faint], 0.001)
+    assert strict is not None and strict.seeds is not None and strict.seeds > 3
+    fixed = Tested("m", "a", "b", None, 0.0, None, 1.0, one.difference, Spread(4.0, 0, 0, 2, 100, 1e6))
+    assert wanted([fixed], LEVEL) == wanted([fixed, fixed], LEVEL)
+    assert wanted([fixed], LEVEL).seeds is None  # type: ignore[union-attr]
+    # Seeds and items each leave a part that the other does not touch. 3.09 is the quantile of 0.001.
+    mixed = Tested("m", "a", "b", None, 0.0, None, 1.0, one.difference, Spread(2.0, 0, 4.0, 2, 100, 1e6))
+    found = wanted([mixed], 0.001)
+    assert found is not None and (found.seeds, found.items) == (None, None)
+    assert found.both is not None
+    seeds, items = found.both
+    assert 2 / np.sqrt(4 / seeds + 2 * 100 / items) > 3.09
+    assert wanted([made(2.0)], LEVEL) is None
 
 
 @pytest.mark.parametrize("profile", list_profiles())
-def test_every_claim_finds_its_rows_and_says_undecided_where_nothing_has_run(
-    profile: str, tmp_path: Path
-) -> None:
+def test_every_claim_finds_its_rows_where_nothing_has_run(profile: str, tmp_path: Path) -> None:
     ledger = load_ledger()
     scored = score_claims(ledger, _plans(profile), Store(tmp_path))
-    assert {s.claim.id for s in scored if s.tested} == {c.id for c in ledger.claims if not c.unmeasured}
-    assert {s.verdict for s in scored} == {"undecided"}
-    assert all(c.experiment or c.overhead or c.unmeasured for c in ledger.claims)
+    tested = {s.claim.id for s in scored if s.tested}
+    assert tested == {s.claim.id for s in scored if s.claim.comparisons and not s.untouched}
+    # Formulas and sizes need no run; of everything else nothing is said.
+    counted = {s.claim.id for s in scored if s.claim.sizes}
+    for s in scored:
+        expected = {"by formula"} if s.claim.by_formula else {"reproduced", "contradicted"}
+        assert s.verdict in (expected if s.claim.by_formula or s.claim.id in counted else {"not tested"})
     page = claims_page(ledger, scored, load_profile(profile))
     assert all(claim.text in page for claim in ledger.claims)
+
+
+def test_a_profile_says_which_models_it_does_not_have(tmp_path: Path) -> None:
+    laptop, paper = (
+        {s.claim.id: s for s in score_claims(load_ledger(), _plans(profile), Store(tmp_path))}
+        for profile in ("laptop", "paper")
+    )
+    assert "profile laptop has smollm2-135m-instruct" in laptop["gain-llama3-70b"].untouched
+    assert not any(s.untouched for s in paper.values())
+    assert {t.block for t in paper["gain-llama3-70b"].tested} == {"llama3-70b"}
+    assert {t.at_least for t in paper["gain-llama3-70b"].tested} == {1.9}
+    # Against every row of the paper's block, and none of this project's own.
+    assert [t.worse for t in paper["gain-llama3-70b"].tested] == ["LoRA", "DoRA"]
 
 
 @pytest.mark.parametrize(
     ("efficient", "dropout", "verdict"),
     [
-        (
-            (1.40, 1.42, 1.41, 1.43, 1.39),
-            (1.0, 1.1, 1.04, 1.06, 1.02),
-            "contradicted",
-        ),  # one reading is enough
+        ((1.40, 1.42, 1.41, 1.43, 1.39), (1.0, 1.1, 1.04, 1.06, 1.02), "contradicted"),  # one is enough
         ((1.01, 1.02, 1.01, 1.02, 1.01), (0.99, 1.0, 1.0, 0.99, 1.0), "reproduced"),
         ((1.01, 1.02, 1.01, 1.02, 1.01), (1.0, 1.1, 1.04, 1.06, 1.02), "undecided"),
     ],
@@ -189,44 +241,69 @@ def test_every_claim_finds_its_rows_and_says_undecided_where_nothing_has_run(
 def test_a_claim_about_time_is_tested_on_the_benchmark_in_all_its_readings(
     efficient: tuple[float, ...], dropout: tuple[float, ...], verdict: str, tmp_path: Path
 ) -> None:
-    ledger = load_ledger()
-    (claim,) = [claim for claim in ledger.claims if claim.overhead]
-    assert claim.overhead is not None
-    figures = [
-        Figure(name=name, at="here", ratio=Ratio(rounds=rounds))
-        for name, rounds in zip(claim.overhead.ratios, (efficient, dropout), strict=True)
-    ]
+    time, memory = (c for c in load_ledger().claims if c.id in ("time", "memory"))
+    assert time.overhead is not None and memory.overhead is not None
+    rounds = [*zip(time.overhead.ratios, (efficient, dropout), strict=True)]
+    rounds += [(name, (1.003,)) for name in memory.overhead.ratios]
+    figures = [Figure(name=name, at="here", ratio=Ratio(rounds=r)) for name, r in rounds]
     measured = Measured(figures=tuple(figures), points=(), environment=environment())
     write_json(speed_file(tmp_path), measured)
-    (scored,) = [
-        s for s in score_claims(ledger, _plans("laptop"), Store(tmp_path / "runs")) if s.claim.id == claim.id
-    ]
-    assert scored.verdict == verdict
-    first = scored.tested[0]
+    scored = {s.claim.id: s for s in score_claims(load_ledger(), _plans("laptop"), Store(tmp_path / "runs"))}
+    assert scored["time"].verdict == verdict
+    first = scored["time"].tested[0]
     reference = stats.ttest_1samp(100 * (np.array(efficient) - 1), 5, alternative="less").pvalue
-    assert first.p_no_better == pytest.approx(reference)
-    assert first.p_by_margin == pytest.approx(1 - reference)
+    assert first.p_holds() == pytest.approx(reference)
+    assert first.p_fails() == pytest.approx(1 - reference)
+    # Bytes do not vary: they are counted.
+    assert scored["memory"].verdict == "reproduced" and not scored["memory"].tested
 
 
-def test_the_benchmark_measures_what_the_claim_about_time_names() -> None:
-    from repro.bench.step import figures
+def test_the_benchmark_measures_what_the_claims_about_it_name() -> None:
+    from repro.bench import layer, step
 
-    (claim,) = [claim for claim in load_ledger().claims if claim.overhead]
-    assert claim.overhead is not None
-    assert {*claim.overhead.ratios} <= {figure.name for figure in figures(small=True)}
+    named = {name for claim in load_ledger().claims if claim.overhead for name in claim.overhead.ratios}
+    measured = {figure.name for figure in step.figures(small=True)}
+    assert named - measured == {"Dual LoRA merged / plain, forward"}
+    assert '"Dual LoRA merged / plain, forward"' in Path(layer.__file__).read_text(encoding="utf-8")
 
 
 def test_every_ratio_means_every_ratio(tmp_path: Path) -> None:
-    scored = score_claims(load_ledger(), _plans("paper"), Store(tmp_path))
-    assert [len(s.tested) for s in scored if s.claim.id == "every-ratio"] == [15 * 2]
+    scored = {s.claim.id: s for s in score_claims(load_ledger(), _plans("paper"), Store(tmp_path))}
+    lines = {"lora": 2, "dora": 2, "hira": 1}
+    for method, ranks in lines.items():
+        assert len(scored[f"ratios-over-{method}"].tested) == 15 * ranks
 
 
 def test_a_pattern_without_rows_is_one_line(tmp_path: Path) -> None:
     ledger = load_ledger()
-    broken = ledger.claims[0].model_copy(
-        update={"comparisons": (ledger.claims[0].comparisons[0].model_copy(update={"worse": ("lora9",)}),)}
-    )
+    (claim,) = [claim for claim in ledger.claims if claim.id == "beats-lora"]
+    comparison = claim.comparisons[0].model_copy(update={"worse": ("lora9",)})
+    broken = claim.model_copy(update={"comparisons": (comparison,)})
     with pytest.raises(
         ConfigError, match=r"beats-lora: no rows of table1 under profile laptop match .* lora9"
     ):
         score_claims(ledger.model_copy(update={"claims": (broken,)}), _plans("laptop"), Store(tmp_path))
+
+
+COMPARISON = {"experiment": "table1", "better": ["a"], "worse": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unmeasured": "because"}, "one of them alone"),
+        ({"comparisons": []}, "one of them alone"),
+        (
+            {
+                "comparisons": [
+                    {"experiment": "t", "better": ["a"], "worse": ["b"], "at_least": 3, "at_most": 2}
+                ]
+            },
+            "at_most",
+        ),
+    ],
+)
+def test_a_claim_that_says_nothing_or_two_things_is_refused(change: dict[str, object], message: str) -> None:
+    content = {"id": "c", "where": "here", "text": "x", "comparisons": [COMPARISON]} | change
+    with pytest.raises(ConfigError, match=message):
+        parse(content, Claim, "claims.yaml")

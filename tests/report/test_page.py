@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from repro.analysis.audit import audit_items
-from repro.analysis.claims import load_ledger, score_claims
+from repro.analysis.claims import score_claims
+from repro.analysis.ledger import load_ledger
 from repro.report.figures import draw_table
 from repro.report.page import build_page
 from repro.report.tables import build_table

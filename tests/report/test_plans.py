@@ -31,7 +31,7 @@ def test_every_run_is_named_within_120_columns(name: str, profile: str, tmp_path
 
 def test_runs_stand_by_state_with_their_seeds(tmp_path: Path) -> None:
     planned = plan(load_experiment("fig2"), load_profile("laptop"), seeds=(0, 1))
-    first, second = next(row for row in planned.rows if row.id == "lora").specs
+    first, second = next(row for row in planned.rows if row.id == "lora-r16").specs
     (tmp_path / first.slug).mkdir()
     shutil.copy(REFERENCE / "runs" / first.slug / "result.json", tmp_path / first.slug)
     assert f"  done 0:{first.hash}, missing 1:{second.hash}\n" in described(planned, tmp_path)

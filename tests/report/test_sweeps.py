@@ -35,12 +35,12 @@ def planned() -> Plan:
 
 
 def test_curves_and_lines_are_named_and_missing_points_left_out(planned: Plan, tmp_path: Path) -> None:
-    heights = {"lora": 40.0} | {f"dual_lora-{r1}": 40.0 + r1 for r1 in (1, 5, 15)}
+    heights = {"lora-r16": 40.0} | {f"dual_lora-{r1}": 40.0 + r1 for r1 in (1, 5, 15)}
     png, svg = draw_sweep(planned, table_of(planned, heights), tmp_path)
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     texts = ["".join(node.itertext()) for node in ElementTree.parse(svg).iter() if node.tag.endswith("text")]
-    assert "Dual LoRA" in texts and "LoRA" in texts
-    assert "DoRA" not in texts and "Dual LoRA, constant scale" not in texts
+    assert "Dual LoRA" in texts and "LoRA, r 16" in texts
+    assert "DoRA, r 16" not in texts and "Dual LoRA, constant scale" not in texts
     assert planned.experiment.sweep is not None and planned.experiment.sweep.label in texts
 
 

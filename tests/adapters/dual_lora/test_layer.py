@@ -261,3 +261,21 @@ def test_weight_that_cannot_be_unpacked_is_refused(monkeypatch: pytest.MonkeyPat
     use_backend(monkeypatch, supports_merge=False)
     with pytest.raises(ValueError, match="0: Dual LoRA needs the weight itself, which steps does not unpack"):
         adapt(Int8Linear(nn.Linear(20, 12)))
+
+
+@pytest.mark.parametrize("group", "ABCD")
+def test_a_magnitude_factor_of_zero_never_trains_and_a_direction_factor_of_zero_does(group: str) -> None:
+    """Section 3.3: 1{BA>0} or ReLU(BA) is in every gradient of Eq. 12; with C or D zero, dW is not zero."""
+    torch.manual_seed(0)
+    adapted = adapt(nn.Linear(20, 12)).train()
+    layer = adapted_layer(adapted)
+    factors = {name: getattr(layer, f"dual_lora_{name}")["default"] for name in "ABCD"}
+    with torch.no_grad():
+        factors[group].zero_()
+    adapted(torch.randn(5, 20)).square().sum().backward()
+    moving = [name for name, factor in factors.items() if factor.grad is not None and factor.grad.any()]
+    if group in "AB":
+        assert moving == [] and not dense_delta(layer).any()
+    else:
+        assert {"A", "B"} <= set(moving) and {"C": "D", "D": "C"}[group] not in moving
+        assert group in moving and dense_delta(layer).any()

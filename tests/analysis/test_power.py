@@ -1,0 +1,67 @@
+"""What more seeds and items would do, held against simulated experiments of that size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from repro.analysis.power import spread
+from repro.analysis.statistics import mean_over_tasks
+
+ITEM_SD, NOISE_SD, SEED_SD = 20.0, 30.0, 2.0
+
+
+def draw(rng: np.random.Generator, seeds: int, items: int, tasks: int = 4) -> list[NDArray[np.float64]]:
+    luck = rng.normal(0, SEED_SD, (seeds, 1))
+    return [
+        1.0 + luck + rng.normal(0, ITEM_SD, (1, items)) + rng.normal(0, NOISE_SD, (seeds, items))
+        for _ in range(tasks)
+    ]
+
+
+def test_a_spread_is_taken_apart_as_it_was_put_together() -> None:
+    """Means over 200 experiments of 5 seeds and 50 items in 4 tasks."""
+    rng = np.random.default_rng(0)
+    found = [spread(draw(rng, 5, 50)) for _ in range(200)]
+    parts = np.array([[s.items, s.noise, s.seeds] for s in found if s])
+    expected = np.array([ITEM_SD**2 / 200, NOISE_SD**2 / 200, SEED_SD**2])
+    # Of the seeds the mean over 200 has a standard error of a tenth.
+    np.testing.assert_allclose(parts.mean(axis=0), expected, rtol=0.25)
+
+
+@pytest.mark.parametrize(("seeds", "more_items"), [(5, 1.0), (10, 1.0), (5, 4.0), (20, 2.0)])
+def test_a_projection_is_what_an_experiment_of_that_size_reports(seeds: int, more_items: float) -> None:
+    rng = np.random.default_rng(1)
+    projected, reported = [], []
+    for _ in range(200):
+        found = spread(draw(rng, 5, 40))
+        assert found is not None
+        error = found.projected(1.0, seeds, more_items).error
+        assert error is not None
+        projected.append(error**2)
+        other = mean_over_tasks(draw(rng, seeds, int(40 * more_items)))
+        assert other.error is not None
+        reported.append(other.error**2)
+    assert np.mean(projected) == pytest.approx(np.mean(reported), rel=0.12)
+
+
+def test_at_its_own_size_it_is_the_estimate_itself() -> None:
+    tasks = draw(np.random.default_rng(2), 4, 60)
+    found, estimate = spread(tasks), mean_over_tasks(tasks)
+    assert found is not None
+    assert found.projected(estimate.mean, 4).error == pytest.approx(estimate.error)
+
+
+def test_one_seed_says_nothing_of_seeds_and_is_a_lower_bound() -> None:
+    tasks = draw(np.random.default_rng(3), 1, 60)
+    found, estimate = spread(tasks), mean_over_tasks(tasks)
+    assert found is not None and found.seeds == found.items == 0
+    assert found.projected(1.0, 1).error == pytest.approx(estimate.error)
+    four = found.projected(1.0, 4).error
+    assert four is not None and estimate.error is not None
+    assert four == pytest.approx(estimate.error / 2)
+
+
+def test_a_single_item_has_no_spread() -> None:
+    assert spread([np.ones((3, 1))]) is None
