@@ -29,8 +29,8 @@ def test_a_log_gets_a_line_now_and_then_with_what_is_left(monkeypatch: pytest.Mo
         watch.report("evaluate", 2, 10)
         watch.end("done")
     assert out.getvalue().splitlines() == [
-        "[1/1] tiny-llama base seed 0: train 102/200, 0:06:32 left",
-        "[1/1] tiny-llama base seed 0: train 110/200, 0:06:00 left",
-        "[1/1] tiny-llama base seed 0: train 118/200, 0:05:28 left",
-        "[1/1] tiny-llama base seed 0: done (132 s)",
+        "[1/1] tiny-llama adapter_p seed 0: train 102/200, 0:06:32 left",
+        "[1/1] tiny-llama adapter_p seed 0: train 110/200, 0:06:00 left",
+        "[1/1] tiny-llama adapter_p seed 0: train 118/200, 0:05:28 left",
+        "[1/1] tiny-llama adapter_p seed 0: done (132 s)",
     ]

@@ -30,8 +30,8 @@ GOLDEN = """\
 set -euo pipefail
 
 runs=(
-  [0]={first.hash}  # tiny-llama base seed 0
-  [2]={second.hash}  # tiny-llama fft seed 0
+  [0]={first.hash}  # tiny-llama adapter_p seed 0
+  [2]={second.hash}  # tiny-llama randlora seed 0
 )
 export OMP_NUM_THREADS=8
 # exec, so that SLURM's signals reach the run itself.
