@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# Tiny models, which the tests of training and of benchmarks share.
+pytest_plugins = ("tests.tiny_models",)
+
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
 
@@ -28,7 +31,7 @@ def token_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty folder in the place of the user's; converted base models, slow to make, stay shared."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repro.benchmarks.token_cache.user_cache_path", lambda name: folder / name)
+        patch.setattr("repro.training.token_cache.user_cache_path", lambda name: folder / name)
         yield folder
 
 

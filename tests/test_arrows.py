@@ -12,18 +12,24 @@ import repro
 
 ROOT = Path(repro.__file__).parent
 
-# What a package may import, beside itself and the plain modules (config, files, paths).
+# From the bottom to the top. A package imports those of earlier lines, itself and the plain modules (config,
+# files, paths). Packages of one line know nothing of each other.
+ROOMS = [
+    ["adapters", "optimizers", "models"],
+    ["methods"],
+    ["training"],
+    ["benchmarks"],
+    ["plans"],
+    ["runs"],
+    ["slurm", "analysis"],
+    ["report"],
+    ["speed"],
+    ["cli"],
+]
 BELOW = {
-    "adapters": set(),
-    "optimizers": set(),
-    "models": set(),
-    "methods": {"adapters", "optimizers", "models"},
-    "benchmarks": {"methods", "models", "adapters", "optimizers"},
-    "study": {"benchmarks", "methods", "models", "adapters", "optimizers"},
-    "analysis": {"study", "benchmarks", "methods", "models", "adapters", "optimizers"},
-    "report": {"analysis", "study", "benchmarks", "methods", "models", "adapters", "optimizers"},
-    "cli": {"bench", "report", "analysis", "study", "benchmarks", "methods", "models"},
-    "bench": {"report", "analysis", "study", "benchmarks", "methods", "models", "adapters", "optimizers"},
+    package: {below for line in ROOMS[:place] for below in line}
+    for place, line in enumerate(ROOMS)
+    for package in line
 }
 
 

@@ -16,12 +16,12 @@ import yaml
 from repro.benchmarks.commonsense import scoring
 from repro.cli import main
 from repro.paths import EXPERIMENTS, REFERENCE
-from repro.study import experiment
-from repro.study.bases import BaseModels
-from repro.study.interruption import Interrupted
-from repro.study.profile import load_profile
-from repro.study.runner import execute
-from repro.study.store import Store
+from repro.plans import experiment
+from repro.plans.profile import load_profile
+from repro.runs.bases import BaseModels
+from repro.runs.interruption import Interrupted
+from repro.runs.runner import execute
+from repro.runs.store import Store
 
 
 @pytest.fixture

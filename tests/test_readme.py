@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from repro.paths import ROOT
+from repro.plans.experiment import list_experiments
 from repro.report.readme import make_targets, with_generated_parts
-from repro.study.experiment import list_experiments
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -36,11 +36,11 @@ from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
 from repro.analysis.power import Spread, spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks, outcomes_array
 from repro.config import ConfigError
-from repro.study.experiment import Plan, PlannedRow
-from repro.study.result import Result
-from repro.study.speed import Figure, Measured, read_speed
-from repro.study.states import RunState, State, run_states
-from repro.study.store import Store
+from repro.plans.experiment import Plan, PlannedRow
+from repro.runs.measurements import Figure, Measured, read_speed
+from repro.runs.result import Result
+from repro.runs.states import RunState, State, run_states
+from repro.runs.store import Store
 
 # A verdict's largest p-value after the correction.
 LEVEL = 0.05

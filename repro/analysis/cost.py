@@ -39,8 +39,8 @@ from typing import Literal
 from repro.analysis.gpu import Gpu
 from repro.methods.base import AdapterCost
 from repro.models.shapes import LinearShape, base_parameters, linear_shapes, surroundings
-from repro.study.execution import Execution
-from repro.study.spec import RunSpec
+from repro.plans.execution import Execution
+from repro.plans.spec import RunSpec
 
 # Assumed until a run is measured on the GPU: the share of its peak that a training reaches. In bf16 it is
 # about what the HiRA paper's LoRA training reached on an A100, 117 of 312 TFLOP/s as worked out from its

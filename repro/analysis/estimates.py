@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from repro.analysis.cost import TrainingCost, training_cost
 from repro.analysis.gpu import Gpu
-from repro.study.execution import Execution
-from repro.study.spec import RunSpec
-from repro.study.states import RunState
+from repro.plans.execution import Execution
+from repro.plans.spec import RunSpec
+from repro.runs.states import RunState
 
 
 @dataclass(frozen=True)

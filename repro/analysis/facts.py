@@ -10,10 +10,10 @@ from functools import cache
 from repro.analysis.known_ranks import Rank, known_run_ranks
 from repro.analysis.ledger import Claim, Ranks, Sizes, Unchanged
 from repro.config import ConfigError
-from repro.study.experiment import Plan, PlannedRow, load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.spec import RunSpec
-from repro.study.store import Store
+from repro.plans.experiment import Plan, PlannedRow, load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
+from repro.runs.store import Store
 
 # Sizes that differ by a smaller share are the same: with the three digits of the paper they look so.
 SAME_SIZE = 0.005

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from repro.config import ConfigError
-from repro.study.experiment import Plan
-from repro.study.result import Result
-from repro.study.spec import RunSpec, flatten
-from repro.study.store import Store
+from repro.plans.experiment import Plan
+from repro.plans.spec import RunSpec, flatten
+from repro.runs.result import Result
+from repro.runs.store import Store
 
 
 def runs_frame(plan: Plan, store: Store) -> pd.DataFrame:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from repro.config import Frozen
-from repro.study.spec import RunSpec
-from repro.study.store import RANKS, Store, read_json
+from repro.plans.spec import RunSpec
+from repro.runs.store import RANKS, Store, read_json
 
 
 class Rank(Frozen):

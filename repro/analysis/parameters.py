@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from repro.analysis.paper import paper_rows
-from repro.study.experiment import load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.spec import RunSpec
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
 
 TABLES = ("table1", "table2", "table3", "table4", "table5")
 """The tables of the paper that have the column."""

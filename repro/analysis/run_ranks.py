@@ -6,10 +6,10 @@ from pathlib import Path
 
 from repro.analysis.known_ranks import RandomRanks, RunRanks, known_random_ranks, known_run_ranks
 from repro.analysis.rank import random_update, ranks
-from repro.study.bases import BaseModels
-from repro.study.spec import RunSpec
-from repro.study.starting import trained_model, untrained_model
-from repro.study.store import RANKS, Store, write_json
+from repro.plans.spec import RunSpec
+from repro.runs.bases import BaseModels
+from repro.runs.starting import trained_model, untrained_model
+from repro.runs.store import RANKS, Store, write_json
 
 
 def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from repro.benchmarks.finetuning import FineTuning, FineTuningData, Prediction
-    from repro.benchmarks.training import TrainingSpec
     from repro.methods.base import Method
+    from repro.training.finetuning import FineTuning, FineTuningData, Prediction
+    from repro.training.spec import TrainingSpec
 
 
 class TaskScore(Frozen):

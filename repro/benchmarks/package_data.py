@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.benchmarks.data import DataError
+from repro.training.data import DataError
 
 # Half and half leaves enough of the smallest sets for either purpose: RTE 140 items, WinoGrande some 630.
 TRAIN_SHARE = 0.5

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from repro.cli.parser import build_parser
 from repro.config import ConfigError
 from repro.files import describe_fault, storage_fault
-from repro.study.interruption import stop, told_to_stop
+from repro.runs.interruption import stop, told_to_stop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,17 +7,17 @@ import sys
 from typing import TYPE_CHECKING
 
 from repro.cli.shared import execute_here, load, submissions
-from repro.study.interruption import Interrupted, told_to_stop
+from repro.runs.interruption import Interrupted, told_to_stop
 
 if TYPE_CHECKING:
-    from repro.study.experiment import Plan
-    from repro.study.slurm.settings import Cluster
-    from repro.study.spec import RunSpec
+    from repro.plans.cluster import Cluster
+    from repro.plans.experiment import Plan
+    from repro.plans.spec import RunSpec
 
 
 def submit_runs(options: argparse.Namespace) -> int:
     """`submit`: what is missing as SLURM arrays, or the scripts of them."""
-    from repro.study.slurm.submit import submit
+    from repro.slurm.submit import submit
 
     plan, store = load(options)
     command = [sys.executable, "-m", "repro.cli", "task", options.experiment, "--profile", options.profile]
@@ -50,7 +50,7 @@ def submit_runs(options: argparse.Namespace) -> int:
 def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
     """What the profile asks of a cluster, and over it what the flags ask."""
     from repro.config import parse
-    from repro.study.slurm.settings import Cluster
+    from repro.plans.cluster import Cluster
 
     names = ("partition", "account", "time", "gpus", "cpus", "memory", "concurrent")
     flags = {name: value for name in names if (value := getattr(options, name)) is not None}
@@ -59,7 +59,7 @@ def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
 
 def cancel_runs(options: argparse.Namespace) -> int:
     """`cancel`: take the experiment's tasks out of the queue."""
-    from repro.study.slurm.commands import cancel, queue
+    from repro.slurm.commands import cancel, queue
 
     plan, _ = load(options)
     queued = submissions().queued(queue())
@@ -72,7 +72,7 @@ def cancel_runs(options: argparse.Namespace) -> int:
 
 def execute_task(options: argparse.Namespace) -> int:
     """`task`: one run inside a SLURM job, requeued if it is told to stop."""
-    from repro.study.slurm.commands import requeue_this_task, restarts
+    from repro.slurm.commands import requeue_this_task, restarts
 
     plan, store = load(options)
     spec = plan.run(options.run)

@@ -11,18 +11,18 @@ from repro.cli.shared import execute_here, load, short, submissions
 from repro.config import ConfigError
 
 if TYPE_CHECKING:
-    from repro.study.experiment import Plan
-    from repro.study.states import RunState
-    from repro.study.store import Store
+    from repro.plans.experiment import Plan
+    from repro.runs.states import RunState
+    from repro.runs.store import Store
 
 
 def show_names(options: argparse.Namespace) -> int:
     """What there is, by kind."""
     from repro.methods.registry import METHODS
     from repro.models.spec import list_models
-    from repro.study.experiment import list_experiments
-    from repro.study.profile import list_profiles
-    from repro.study.settings import list_presets
+    from repro.plans.experiment import list_experiments
+    from repro.plans.profile import list_profiles
+    from repro.plans.settings import list_presets
 
     for kind, names in [
         ("experiments", list_experiments()),
@@ -41,7 +41,7 @@ def show_plan(options: argparse.Namespace) -> int:
     from repro.analysis.gpu import load_gpu
     from repro.report.costs import describe_costs
     from repro.report.plans import describe_plan
-    from repro.study.states import run_states
+    from repro.runs.states import run_states
 
     gpu = load_gpu(options.gpu)
     plan, store = load(options)
@@ -54,8 +54,8 @@ def show_plan(options: argparse.Namespace) -> int:
 def show_status(options: argparse.Namespace) -> int:
     """`status`: a line for each run, with its place in SLURM's queue where there is one."""
     from repro.report.plans import summarise
-    from repro.study.slurm.commands import answers, queue
-    from repro.study.states import State, run_states
+    from repro.runs.states import State, run_states
+    from repro.slurm.commands import answers, queue
 
     plan, store = load(options)
     tasks = queue() if answers() else None
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if options.file is not None:
         return _repeat(options)
     from repro.report.plans import describe_batches
-    from repro.study.states import run_states, to_execute
+    from repro.runs.states import run_states, to_execute
 
     plan, store = load(options)
     states = run_states(plan.only(options.rows) if options.rows else plan, store)
@@ -100,13 +100,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _repeat(options: argparse.Namespace) -> int:
     """Execute the run of a result file, unless it is done here, and hold the two against each other."""
-    from repro.analysis.repetition import compare
+    from repro.analysis.rerun_comparison import compare
     from repro.paths import RESULTS
+    from repro.plans.profile import load_profile
     from repro.report.repetition import describe_repetition
-    from repro.study.profile import load_profile
-    from repro.study.repeating import read_run
-    from repro.study.states import run_state
-    from repro.study.store import RESULT, Store
+    from repro.runs.rerun import read_run
+    from repro.runs.states import run_state
+    from repro.runs.store import RESULT, Store
 
     spec, before = read_run(options.file)
     store = Store(RESULTS / "runs")
@@ -131,8 +131,8 @@ def _repeat(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """`score`: the stored predictions once more, by the scorers as they are now."""
-    from repro.study.result import score_warnings
-    from repro.study.states import State, run_states
+    from repro.runs.result import score_warnings
+    from repro.runs.states import State, run_states
 
     plan, store = load(options)
     states = run_states(plan, store)
@@ -164,7 +164,7 @@ def score(options: argparse.Namespace) -> int:
 
 def render(options: argparse.Namespace) -> int:
     """`render`: print and write the table and its figures."""
-    from repro.study.states import run_states
+    from repro.runs.states import run_states
 
     plan, store = load(options)
     _print_experiment(plan, run_states(plan, store), store)
@@ -175,7 +175,7 @@ def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list
     """Work out the ranks of finished runs that are not known yet. Returns why some are not, a line each."""
     from repro.analysis.run_ranks import random_ranks, run_ranks
     from repro.quiet import quiet_libraries
-    from repro.study.bases import BaseModels
+    from repro.runs.bases import BaseModels
 
     bases, problems = BaseModels(), []
     for state in states:
@@ -196,7 +196,7 @@ def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list
 
 
 def _problems(states: Sequence[RunState]) -> list[str]:
-    from repro.study.states import State
+    from repro.runs.states import State
 
     lines = []
     for state in states:

@@ -10,9 +10,9 @@ from repro.cli.shared import short
 def draw_fig1(options: argparse.Namespace) -> int:
     """`fig1`: a layer under LoRA and under Dual LoRA."""
     from repro.paths import RESULTS
+    from repro.plans.experiment import load_experiment, plan
+    from repro.plans.profile import load_profile
     from repro.report.architecture import draw_architecture
-    from repro.study.experiment import load_experiment, plan
-    from repro.study.profile import load_profile
 
     profile = load_profile(options.profile)
     drawn = draw_architecture(plan(load_experiment("table1"), profile), RESULTS / "figures" / profile.name)
@@ -46,10 +46,10 @@ def show_claims(options: argparse.Namespace) -> int:
     from repro.analysis.claims_on_paper import claims_on_paper
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
+    from repro.plans.experiment import load_experiment, plan
+    from repro.plans.profile import load_profile
     from repro.report.claims import claims_page, paper_claims_page
-    from repro.study.experiment import load_experiment, plan
-    from repro.study.profile import load_profile
-    from repro.study.store import Store
+    from repro.runs.store import Store
 
     ledger = load_ledger()
     if options.paper:
@@ -66,12 +66,12 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.analysis.claims import score_claims
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
+    from repro.plans.experiment import list_experiments, load_experiment, plan
+    from repro.plans.profile import load_profile
     from repro.report.output import write_text
     from repro.report.page import build_page
-    from repro.study.experiment import list_experiments, load_experiment, plan
-    from repro.study.profile import load_profile
-    from repro.study.states import run_states
-    from repro.study.store import Store
+    from repro.runs.states import run_states
+    from repro.runs.store import Store
 
     profile, store = load_profile(options.profile), Store(RESULTS / "runs")
     plans = {name: plan(load_experiment(name), profile) for name in list_experiments()}
@@ -88,12 +88,12 @@ def write_report(options: argparse.Namespace) -> int:
 def write_reference(options: argparse.Namespace) -> int:
     """`reference`: results/README.md and what it links, from the committed runs."""
     from repro.paths import REFERENCE
+    from repro.plans.profile import load_profile
     from repro.report.output import write_experiment, write_text
     from repro.report.reference import ReferencePage, page_texts
     from repro.report.speed import write_speed
-    from repro.study.profile import load_profile
-    from repro.study.reference import reference_plans, take_over
-    from repro.study.store import Store
+    from repro.runs.reference import reference_plans, take_over
+    from repro.runs.store import Store
 
     profile, store = load_profile(options.profile), Store(REFERENCE / "runs")
     if options.add is not None:
@@ -122,9 +122,9 @@ def renew_readme(options: argparse.Namespace) -> int:
 
 def measure_speed(options: argparse.Namespace) -> int:
     """`bench`: the ratios, as a table and as files."""
-    from repro.bench.suite import measure
     from repro.paths import RESULTS
     from repro.report.speed import write_speed
+    from repro.speed.suite import measure
 
     table, written = write_speed(measure(options.only, small=options.small), RESULTS)
     print(f"{table}\nwritten: " + ", ".join(short(path) for path in written))

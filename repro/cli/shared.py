@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 from repro.files import check_writable
 
 if TYPE_CHECKING:
-    from repro.study.execution import Execution
-    from repro.study.experiment import Plan
-    from repro.study.profile import Profile
-    from repro.study.slurm.submissions import Submissions
-    from repro.study.spec import RunSpec
-    from repro.study.store import Store
+    from repro.plans.execution import Execution
+    from repro.plans.experiment import Plan
+    from repro.plans.profile import Profile
+    from repro.plans.spec import RunSpec
+    from repro.runs.store import Store
+    from repro.slurm.submissions import Submissions
 
 
 def load(options: argparse.Namespace) -> tuple[Plan, Store]:
     """The plan that the options ask for, and the store of this machine's runs."""
     from repro.paths import RESULTS
-    from repro.study.experiment import load_experiment, plan
-    from repro.study.profile import load_profile
-    from repro.study.store import Store
+    from repro.plans.experiment import load_experiment, plan
+    from repro.plans.profile import load_profile
+    from repro.runs.store import Store
 
     experiment = load_experiment(options.experiment)
     if options.preset:
@@ -41,8 +41,8 @@ def execute_here(
 
     from rich.console import Console
 
-    from repro.study.local import run_here
-    from repro.study.watch import Watch
+    from repro.runs.local import run_here
+    from repro.runs.progress import Watch
 
     def execution(spec: RunSpec) -> Execution:
         settings = profile.execution_for(spec.benchmark.family, spec.model.name)
@@ -65,6 +65,6 @@ def short(path: Path) -> str:
 def submissions() -> Submissions:
     """What was submitted to SLURM from this machine."""
     from repro.paths import RESULTS
-    from repro.study.slurm.submissions import Submissions
+    from repro.slurm.submissions import Submissions
 
     return Submissions(RESULTS / "slurm")

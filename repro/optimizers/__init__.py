@@ -1,6 +1,6 @@
 """Optimisers that torch lacks, for methods that act on the update and not on the network."""
 
 from repro.optimizers.galore import ProjectedAdamW
-from repro.optimizers.memory import state_bytes
+from repro.optimizers.state_bytes import state_bytes
 
 __all__ = ["ProjectedAdamW", "state_bytes"]

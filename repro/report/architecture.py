@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from repro.plans.experiment import Plan
+from repro.plans.spec import RunSpec
 from repro.report.figures import STYLE, pyplot, save_figure
-from repro.study.experiment import Plan
-from repro.study.spec import RunSpec
 
 
 class LayerShapes(NamedTuple):

@@ -9,8 +9,8 @@ from decimal import Decimal
 from repro.analysis.claims import LEVEL, Scored, Tested
 from repro.analysis.claims_on_paper import OnPaper, PrintedPair
 from repro.analysis.ledger import Ledger
+from repro.plans.profile import Profile
 from repro.report.formats import markdown_table
-from repro.study.profile import Profile
 
 
 def claims_page(ledger: Ledger, scored: Sequence[Scored], profile: Profile) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates
 from repro.analysis.gpu import Gpu
+from repro.plans.experiment import Plan
 from repro.report.durations import duration
-from repro.study.experiment import Plan
-from repro.study.states import RunState, State
+from repro.runs.states import RunState, State
 
 _GIB = 2**30
 

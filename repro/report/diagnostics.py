@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from repro.benchmarks.diagnostics import Diagnostics
+from repro.plans.experiment import Plan
 from repro.report.figures import STYLE, pyplot, save_figure
-from repro.study.experiment import Plan
+from repro.training.diagnostics import Diagnostics
 
 # Rows that one picture shows; more would be told apart by nobody.
 _MOST_ROWS = 12

@@ -12,16 +12,16 @@ import pandas as pd
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.config import ConfigError, Frozen
 from repro.files import write_whole
+from repro.plans.experiment import Plan
+from repro.plans.spec import RunSpec
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics
 from repro.report.figures import draw_table
 from repro.report.formats import FORMATS, grid
 from repro.report.ranks import draw_ranks, rank_table
 from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, build_table
-from repro.study.experiment import Plan
-from repro.study.spec import RunSpec
-from repro.study.states import RunState
-from repro.study.store import Store
+from repro.runs.states import RunState
+from repro.runs.store import Store
 
 T = TypeVar("T", bound=Frozen)
 

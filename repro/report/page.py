@@ -11,12 +11,12 @@ from typing import Any
 
 from repro.analysis.audit import AuditItem
 from repro.analysis.claims import Scored
+from repro.plans.experiment import Plan, PlannedRow
 from repro.report.claims import verdict_in_words
 from repro.report.formats import cell_texts
 from repro.report.tables import Table, TableGroup, TableRow, build_table
-from repro.study.experiment import Plan, PlannedRow
-from repro.study.result import Result
-from repro.study.states import RunState
+from repro.runs.result import Result
+from repro.runs.states import RunState
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 

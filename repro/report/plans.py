@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 
+from repro.plans.experiment import Plan, PlannedRow
+from repro.plans.spec import RunSpec
 from repro.report.durations import duration
-from repro.study.experiment import Plan, PlannedRow
-from repro.study.spec import RunSpec
-from repro.study.states import RunState, State, expected_seconds
+from repro.runs.states import RunState, State, expected_seconds
 
 # What a terminal is usually wide enough for.
 _WIDTH = 120

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
+from repro.plans.experiment import Plan
 from repro.report.figures import STYLE, pyplot, save_figure
-from repro.study.experiment import Plan
 
 _MEASURES = {
     "numerical": "numerical rank",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from repro.methods.registry import METHODS
 from repro.paths import ROOT
-from repro.study.profile import list_profiles, load_profile
+from repro.plans.profile import list_profiles, load_profile
 
 Parts = Mapping[str, Callable[[], list[str]]]
 """What writes the lines of a part, by the part's name."""

@@ -17,26 +17,26 @@ from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.ledger import load_ledger
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
+from repro.plans.experiment import Plan
+from repro.plans.profile import Profile
+from repro.plans.spec import flatten
 from repro.report.claims import claims_page
 from repro.report.formats import grid, to_markdown
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
 from repro.report.tables import Table, build_table
-from repro.study.experiment import Plan
-from repro.study.profile import Profile
-from repro.study.result import Result
-from repro.study.spec import flatten
-from repro.study.speed import read_speed
-from repro.study.states import RunState, run_states
-from repro.study.store import Store
+from repro.runs.measurements import read_speed
+from repro.runs.result import Result
+from repro.runs.states import RunState, run_states
+from repro.runs.store import Store
 
 
 class ReferencePage:
     """What the committed runs of a profile say.
 
     Args:
-        plans: by name, as `repro.study.reference.reference_plans` gives them.
+        plans: by name, as `repro.runs.reference.reference_plans` gives them.
     """
 
     def __init__(self, profile: Profile, plans: Mapping[str, Plan], store: Store) -> None:

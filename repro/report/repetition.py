@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repro.analysis.repetition import Repetition
+from repro.analysis.rerun_comparison import Repetition
 
 _WORDS = {
     (True, True): "identical",

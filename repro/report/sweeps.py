@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from repro.analysis.paper import AVERAGE
+from repro.plans.experiment import Plan, PlannedRow, Sweep
+from repro.plans.spec import flatten
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.report.tables import Table, TableRow
-from repro.study.experiment import Plan, PlannedRow, Sweep
-from repro.study.spec import flatten
 
 # An axis whose ends are further apart than this is drawn logarithmically.
 _LOGARITHMIC = 15

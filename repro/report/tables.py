@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows
 from repro.analysis.statistics import Estimate, mean_over_tasks, outcomes_array
-from repro.study.experiment import Plan, PlannedRow
-from repro.study.result import Result
-from repro.study.states import RunState
+from repro.plans.experiment import Plan, PlannedRow
+from repro.runs.result import Result
+from repro.runs.states import RunState
 
 GAIN = "gain"
 """The column behind the average: it, less the untrained model's, paired over the same items."""

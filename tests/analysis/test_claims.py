@@ -14,13 +14,13 @@ from repro.analysis.power import Spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
 from repro.config import ConfigError, parse
+from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.profile import list_profiles, load_profile
 from repro.report.claims import claims_page
-from repro.study.environment import environment
-from repro.study.experiment import Plan, load_experiment, plan
-from repro.study.profile import list_profiles, load_profile
-from repro.study.result import Result
-from repro.study.speed import Figure, Measured, Ratio, speed_file
-from repro.study.store import Store, write_json
+from repro.runs.environment import environment
+from repro.runs.measurements import Figure, Measured, Ratio, speed_file
+from repro.runs.result import Result
+from repro.runs.store import Store, write_json
 
 
 def _plans(profile: str) -> dict[str, Plan]:
@@ -259,7 +259,7 @@ def test_a_claim_about_time_is_tested_on_the_benchmark_in_all_its_readings(
 
 
 def test_the_benchmark_measures_what_the_claims_about_it_name() -> None:
-    from repro.bench import layer, step
+    from repro.speed import layer, step
 
     named = {name for claim in load_ledger().claims if claim.overhead for name in claim.overhead.ratios}
     measured = {figure.name for figure in step.figures(small=True)}

@@ -15,9 +15,9 @@ from repro.analysis.cost import training_cost
 from repro.methods import OptimizerSettings
 from repro.models import ModelSpec, load_model_spec
 from repro.models.gpt2 import split_attention_inputs
-from repro.optimizers.memory import state_bytes
-from repro.study.execution import Execution
-from repro.study.spec import RunSpec
+from repro.optimizers.state_bytes import state_bytes
+from repro.plans.execution import Execution
+from repro.plans.spec import RunSpec
 
 EXECUTION = Execution(micro_batch_size=8)
 

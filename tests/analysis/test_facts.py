@@ -10,10 +10,10 @@ from repro.analysis.claims import score_claims
 from repro.analysis.facts import size_holds
 from repro.analysis.known_ranks import Rank, RunRanks
 from repro.analysis.ledger import load_ledger
-from repro.benchmarks.diagnostics import Diagnostics
-from repro.study.experiment import Plan, load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.store import DIAGNOSTICS, RANKS, Store, write_json
+from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.runs.store import DIAGNOSTICS, RANKS, Store, write_json
+from repro.training.diagnostics import Diagnostics
 
 PLANS = {name: plan(load_experiment(name), load_profile("laptop")) for name in load_ledger().experiments}
 

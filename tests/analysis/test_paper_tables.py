@@ -18,8 +18,8 @@ import pytest
 from repro.analysis.audit import TABLES
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows, published_spreads, source_rows
 from repro.paths import PAPER
-from repro.study.experiment import load_experiment, plan
-from repro.study.profile import load_profile
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
 
 HEADER = ["block", "row", "label", "params", "column", "value", "bold"]
 

@@ -11,14 +11,14 @@ import torch
 from repro.analysis.known_ranks import known_run_ranks
 from repro.analysis.run_ranks import random_ranks, run_ranks
 from repro.config import ConfigError
-from repro.study.bases import BaseModels
-from repro.study.execution import Execution
-from repro.study.experiment import load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.runner import execute
-from repro.study.spec import RunSpec
-from repro.study.starting import untrained_model
-from repro.study.store import RunWaits, Store
+from repro.plans.execution import Execution
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
+from repro.runs.bases import BaseModels
+from repro.runs.runner import execute
+from repro.runs.starting import untrained_model
+from repro.runs.store import RunWaits, Store
 
 EXECUTION = Execution(wandb=False, micro_batch_size=4, evaluation_tokens=8192)
 

@@ -14,7 +14,7 @@ from repro.benchmarks.e2e.records import pairs
 from repro.benchmarks.e2e.sources import get_source as e2e_source
 from repro.benchmarks.glue.records import get_task
 from repro.benchmarks.glue.sources import get_source as glue_source
-from repro.benchmarks.training import TrainingSpec
+from repro.training.spec import TrainingSpec
 
 TRAINING = TrainingSpec(
     epochs=1, batch_size=8, learning_rate=1e-3, warmup_steps=0, loss_on="completion", append_eos=True

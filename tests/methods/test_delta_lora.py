@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from repro.adapters.delta_lora import DeltaLoraConfig
-from repro.benchmarks.finetuning import trained_state
 from repro.methods import OptimizerSettings
 from repro.methods.delta_lora import DeltaLoRA
+from repro.training.finetuning import trained_state
 
 RANK, ALPHA, RATIO = 2, 6.0, 0.7
 SCALE = ALPHA / RANK

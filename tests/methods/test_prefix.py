@@ -18,7 +18,10 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from repro.benchmarks.causal_lm import (
+from repro.methods import METHODS, MethodError
+from repro.models import load_model_spec
+from repro.models.loading import load_model, load_tokenizer
+from repro.training.causal_lm import (
     Example,
     Options,
     collate,
@@ -26,9 +29,6 @@ from repro.benchmarks.causal_lm import (
     negative_log_likelihood,
     option_log_likelihoods,
 )
-from repro.methods import METHODS, MethodError
-from repro.models import load_model_spec
-from repro.models.loading import load_model, load_tokenizer
 
 METHOD = METHODS["prefix"](virtual_tokens=3)
 MODELS = ["tiny-llama", "tiny-gpt2"]

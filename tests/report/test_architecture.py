@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
 from repro.report.architecture import draw_architecture, layer_shapes
-from repro.study.experiment import load_experiment, plan
-from repro.study.profile import load_profile
 
 
 @pytest.mark.parametrize(("profile", "width", "rank"), [("laptop", 576, 8), ("paper", 4096, 16)])

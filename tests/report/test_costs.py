@@ -12,11 +12,11 @@ from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates, estimate
 from repro.analysis.gpu import list_gpus, load_gpu
 from repro.paths import REFERENCE
+from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.profile import load_profile
 from repro.report.costs import describe_costs
-from repro.study.experiment import Plan, load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.states import run_states
-from repro.study.store import Store
+from repro.runs.states import run_states
+from repro.runs.store import Store
 
 H100 = load_gpu("h100")
 

@@ -11,16 +11,16 @@ import pytest
 from repro.analysis.audit import audit_items
 from repro.analysis.claims import score_claims
 from repro.analysis.ledger import load_ledger
+from repro.plans.execution import Execution
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
 from repro.report.figures import draw_table
 from repro.report.page import build_page
 from repro.report.tables import build_table
-from repro.study.bases import BaseModels
-from repro.study.execution import Execution
-from repro.study.experiment import load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.runner import execute
-from repro.study.states import run_states
-from repro.study.store import Store
+from repro.runs.bases import BaseModels
+from repro.runs.runner import execute
+from repro.runs.states import run_states
+from repro.runs.store import Store
 
 _EXECUTION = Execution(wandb=False, micro_batch_size=4, evaluation_tokens=8192)
 _VOID = {"meta"}

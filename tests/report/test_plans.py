@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from repro.paths import REFERENCE
+from repro.plans.experiment import Plan, list_experiments, load_experiment, plan
+from repro.plans.profile import load_profile
 from repro.report.plans import describe_plan
-from repro.study.experiment import Plan, list_experiments, load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.states import run_states
-from repro.study.store import Store
+from repro.runs.states import run_states
+from repro.runs.store import Store
 
 
 def described(planned: Plan, folder: Path) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
 from repro.report.ranks import draw_ranks, rank_table
-from repro.study.experiment import load_experiment, plan
-from repro.study.profile import load_profile
 
 
 def made(layer: str, numerical: int, part: str = "update", ceiling: int = 10) -> Rank:

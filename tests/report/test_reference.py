@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from repro.paths import REFERENCE, ROOT
+from repro.plans.profile import load_profile
 from repro.report.reference import ReferencePage, page_texts
-from repro.study.profile import load_profile
-from repro.study.reference import reference_plans
-from repro.study.repeating import read_run
-from repro.study.result import Result
-from repro.study.store import Store
+from repro.runs.reference import reference_plans
+from repro.runs.rerun import read_run
+from repro.runs.result import Result
+from repro.runs.store import Store
 
 FILES = sorted(REFERENCE.glob("runs/*/result.json"))
 

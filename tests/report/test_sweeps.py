@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from repro.analysis.statistics import Estimate
+from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.profile import load_profile
 from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, TableGroup, TableRow
-from repro.study.experiment import Plan, load_experiment, plan
-from repro.study.profile import load_profile
 
 
 def table_of(planned: Plan, heights: dict[str, float]) -> Table:

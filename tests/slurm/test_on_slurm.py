@@ -18,14 +18,14 @@ import pytest
 import yaml
 
 from repro.paths import EXPERIMENTS, ROOT
-from repro.study.bases import BaseModels
-from repro.study.execution import Execution
-from repro.study.experiment import load_experiment, plan
-from repro.study.profile import load_profile
-from repro.study.result import Result
-from repro.study.runner import execute
-from repro.study.spec import RunSpec
-from repro.study.store import Store
+from repro.plans.execution import Execution
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
+from repro.runs.bases import BaseModels
+from repro.runs.result import Result
+from repro.runs.runner import execute
+from repro.runs.store import Store
 
 pytestmark = pytest.mark.slurm
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slurm
 STEPS = 24
 HELD = """
 import pathlib, time
-from repro.study.watch import Watch
+from repro.runs.progress import Watch
 
 report, hold = Watch.report, pathlib.Path(__file__).with_name("hold")
 

@@ -13,18 +13,18 @@ from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
 from repro.benchmarks.commonsense.sources import Source, get_source
-from repro.benchmarks.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
 from repro.config import added
+from repro.training.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from repro.benchmarks.causal_lm import Example
     from repro.benchmarks.commonsense.module import CommonsenseModule, TestItem
-    from repro.benchmarks.finetuning import FineTuningData, Prediction
-    from repro.benchmarks.training import TrainingSpec
     from repro.methods.base import Method
+    from repro.training.causal_lm import Example
+    from repro.training.finetuning import FineTuningData, Prediction
+    from repro.training.spec import TrainingSpec
 
 TaskName = Literal[
     "boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa"
@@ -110,8 +110,8 @@ class Commonsense(Benchmark):
         micro_batch_size: int,
         evaluation_tokens: int,
     ) -> FineTuningData:
-        from repro.benchmarks.causal_lm import micro_batches
-        from repro.benchmarks.finetuning import FineTuningData
+        from repro.training.causal_lm import micro_batches
+        from repro.training.finetuning import FineTuningData
 
         source = get_source(self.source)
         parts = [self._train_and_test(source, task) for task in self.tasks]
@@ -186,8 +186,8 @@ class Commonsense(Benchmark):
     def _examples(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
     ) -> list[Example]:
-        from repro.benchmarks.causal_lm import encode_example
-        from repro.benchmarks.token_cache import cached_examples
+        from repro.training.causal_lm import encode_example
+        from repro.training.token_cache import cached_examples
 
         protocol = self.protocol.protocol()
 

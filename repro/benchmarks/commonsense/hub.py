@@ -12,7 +12,7 @@ from typing import Any
 
 from repro.benchmarks.commonsense.columns import CONTENT
 from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
-from repro.benchmarks.data import DataError, load_from_hub
+from repro.training.data import DataError, load_from_hub
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
-from repro.benchmarks.data import DataError
+from repro.training.data import DataError
 
 
 @dataclass(frozen=True)

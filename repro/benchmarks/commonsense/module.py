@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from repro.benchmarks.causal_finetuning import CausalFineTuning
-from repro.benchmarks.causal_lm import (
+from repro.benchmarks.commonsense.records import Record
+from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
+from repro.methods.base import Method
+from repro.training.causal_finetuning import CausalFineTuning
+from repro.training.causal_lm import (
     Options,
     encode_options,
     generate,
     option_log_likelihoods,
 )
-from repro.benchmarks.commonsense.records import Record
-from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
-from repro.benchmarks.finetuning import Prediction
-from repro.benchmarks.training import TrainingSpec
-from repro.methods.base import Method
+from repro.training.finetuning import Prediction
+from repro.training.spec import TrainingSpec
 
 # What one padded batch and another may differ by, in nats of an option's log-likelihood. In fp32 the
 # largest seen on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over tokens wanders by tenths.

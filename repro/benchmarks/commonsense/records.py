@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from repro.benchmarks.data import DataError, content_id, select
 from repro.config import one_of
+from repro.training.data import DataError, content_id, select
 
 Split = Literal["train", "test"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from repro.benchmarks.base import TaskScore
 from repro.benchmarks.commonsense.protocols import Reading, read_label
 from repro.benchmarks.commonsense.records import get_task
-from repro.benchmarks.data import DataError
+from repro.training.data import DataError
 
 # Rises whenever the same predictions would get another score.
 SCORER_VERSION = 1

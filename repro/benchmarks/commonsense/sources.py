@@ -15,8 +15,8 @@ from repro.benchmarks.commonsense.hub import HubSource
 from repro.benchmarks.commonsense.instructions import from_rows
 from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import Record, Split, get_task
-from repro.benchmarks.data import DataError, data_folder, read_plain_or_gzipped
 from repro.config import one_of
+from repro.training.data import DataError, data_folder, read_plain_or_gzipped
 
 
 class Source(Protocol):

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
-from repro.benchmarks.data import DataError, batches_by_tokens, fingerprints, select
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import get_source
+from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from repro.benchmarks.causal_lm import Example
     from repro.benchmarks.e2e.module import E2EModule
-    from repro.benchmarks.finetuning import FineTuningData, Prediction
-    from repro.benchmarks.training import TrainingSpec
     from repro.methods.base import Method
+    from repro.training.causal_lm import Example
+    from repro.training.finetuning import FineTuningData, Prediction
+    from repro.training.spec import TrainingSpec
 
 
 # Training sentences, and the mean tokens of an example and of its sentence, counted with SmolLM2's vocabulary
@@ -38,7 +38,7 @@ class E2E(Benchmark):
         test_size: test representations, None for all.
         max_tokens: longest training text.
         beams, length_penalty, no_repeat_ngram, max_new_tokens: of the beam search; see
-            `repro.benchmarks.causal_lm.generate`. The defaults are the LoRA paper's (Table 11).
+            `repro.training.causal_lm.generate`. The defaults are the LoRA paper's (Table 11).
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
 
@@ -92,9 +92,9 @@ class E2E(Benchmark):
         micro_batch_size: int,
         evaluation_tokens: int,
     ) -> FineTuningData:
-        from repro.benchmarks.causal_lm import micro_batches
         from repro.benchmarks.e2e.module import TestItem, encode, prompt_text
-        from repro.benchmarks.finetuning import FineTuningData
+        from repro.training.causal_lm import micro_batches
+        from repro.training.finetuning import FineTuningData
 
         source = get_source(self.source)
         train = self._some(pairs(source.load("train")), self.train_size)

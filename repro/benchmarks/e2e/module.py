@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from repro.benchmarks.causal_finetuning import CausalFineTuning
-from repro.benchmarks.causal_lm import Example, encode_example, generate
-from repro.benchmarks.data import DataError
 from repro.benchmarks.e2e.records import Record
-from repro.benchmarks.finetuning import Prediction
-from repro.benchmarks.training import TrainingSpec
 from repro.methods.base import Method
+from repro.training.causal_finetuning import CausalFineTuning
+from repro.training.causal_lm import Example, encode_example, generate
+from repro.training.data import DataError
+from repro.training.finetuning import Prediction
+from repro.training.spec import TrainingSpec
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Beam search: see `repro.benchmarks.causal_lm.generate`."""
+    """Beam search: see `repro.training.causal_lm.generate`."""
 
     beams: int
     max_new_tokens: int

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repro.benchmarks.data import DataError, content_id
+from repro.training.data import DataError, content_id
 
 # Slots of the official files, and what the LoRA paper's files call them.
 SLOTS: dict[str, str] = {

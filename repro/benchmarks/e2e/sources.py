@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from repro.benchmarks.data import DataError, data_folder, load_from_hub, read_plain_or_gzipped
 from repro.benchmarks.e2e.records import Row, read_rows
 from repro.benchmarks.e2e.synthetic import synthetic_rows
 from repro.config import one_of
+from repro.training.data import DataError, data_folder, load_from_hub, read_plain_or_gzipped
 
 Split = Literal["train", "validation", "test"]
 

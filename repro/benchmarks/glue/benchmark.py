@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
-from repro.benchmarks.data import DataError, batches_by_tokens, fingerprints, select
 from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import get_source
+from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from repro.benchmarks.finetuning import FineTuningData, Prediction
     from repro.benchmarks.glue.module import Example, GlueModule
-    from repro.benchmarks.training import TrainingSpec
     from repro.methods.base import Method
+    from repro.training.finetuning import FineTuningData, Prediction
+    from repro.training.spec import TrainingSpec
 
 
 class Glue(Benchmark):
@@ -105,8 +105,8 @@ class Glue(Benchmark):
         micro_batch_size: int,
         evaluation_tokens: int,
     ) -> FineTuningData:
-        from repro.benchmarks.finetuning import FineTuningData
         from repro.benchmarks.glue.module import collate, encode
+        from repro.training.finetuning import FineTuningData
 
         source = get_source(self.source)
         train = self._some(source.load(self.task, "train"), self.train_size)

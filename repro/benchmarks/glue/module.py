@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from repro.benchmarks.data import DataError
-from repro.benchmarks.finetuning import FineTuning, Prediction
 from repro.benchmarks.glue.records import Record, Task
 from repro.benchmarks.glue.scoring import metric
-from repro.benchmarks.training import TrainingSpec
 from repro.methods.base import Method
+from repro.training.data import DataError
+from repro.training.finetuning import FineTuning, Prediction
+from repro.training.spec import TrainingSpec
 
 # What one padded batch and another may differ by, in a logit: fp32 sums in another order; bf16 keeps 8 bits.
 _LOGITS = {"fp32": 1e-3, "bf16": 0.2}

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from repro.benchmarks.data import DataError, content_id
 from repro.config import one_of
+from repro.training.data import DataError, content_id
 
 TaskName = Literal["mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb"]
 Split = Literal["train", "validation"]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from repro.benchmarks.base import TaskScore
-from repro.benchmarks.data import DataError
 from repro.benchmarks.glue.records import get_task
 from repro.benchmarks.jackknife import Array, jackknife
+from repro.training.data import DataError
 
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from repro.benchmarks.data import DataError, data_folder, load_from_hub
 from repro.benchmarks.glue.records import Record, Split, Task, build_records
 from repro.benchmarks.package_data import in_train, validation_rows
 from repro.config import one_of
+from repro.training.data import DataError, data_folder, load_from_hub
 
 
 class Source(Protocol):

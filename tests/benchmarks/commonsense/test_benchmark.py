@@ -14,9 +14,9 @@ from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.commonsense.protocols import Cloze
 from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
-from repro.benchmarks.data import DataError
-from repro.benchmarks.finetuning import FineTuningData
-from repro.benchmarks.training import TrainingSpec
+from repro.training.data import DataError
+from repro.training.finetuning import FineTuningData
+from repro.training.spec import TrainingSpec
 
 TASK_NAMES = ("boolq", "piqa", "ARC-Easy")
 OPTIONS = {"boolq": ("true", "false"), "piqa": ("by night", "by day"), "ARC-Easy": ("a", "bee", "sea", "dee")}

@@ -19,7 +19,7 @@ from repro.benchmarks.commonsense.instructions import (
     to_row,
 )
 from repro.benchmarks.commonsense.records import TASKS, Record, build_records
-from repro.benchmarks.data import DataError
+from repro.training.data import DataError
 
 # dataset/<task>/test.json of AGI-Edgerunners/LLM-Adapters.
 UPSTREAM_BLOBS = {

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from repro.benchmarks.commonsense.records import TASKS, Record, build_records, get_task, mix
-from repro.benchmarks.data import DataError, fingerprint, select
+from repro.training.data import DataError, fingerprint, select
 
 
 def _records(count: int, task: str = "piqa") -> list[Record]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from repro.benchmarks.commonsense.scoring import score
-from repro.benchmarks.data import DataError
+from repro.training.data import DataError
 
 
 def _generated(text: str, gold: int, task: str = "piqa") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from repro.benchmarks.commonsense.instructions import render_upstream_file
 from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import TASKS, Record, build_records
 from repro.benchmarks.commonsense.sources import LocalSource, get_source
-from repro.benchmarks.data import DataError, fingerprint
+from repro.training.data import DataError, fingerprint
 
 # (train, test) items of the package source. They change only with the rule of the split.
 PACKAGE_SIZES = {

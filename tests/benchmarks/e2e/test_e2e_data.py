@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
-from repro.benchmarks.causal_lm import NoRepeatedNGrams
-from repro.benchmarks.data import DataError
 from repro.benchmarks.e2e.benchmark import E2E
 from repro.benchmarks.e2e.module import encode
 from repro.benchmarks.e2e.records import SLOTS, grouped, pairs, read_rows
 from repro.benchmarks.e2e.sources import LocalSource, get_source
 from repro.benchmarks.e2e.synthetic import synthetic_rows
+from repro.training.causal_lm import NoRepeatedNGrams
+from repro.training.data import DataError
 
 MEANING = "name[The Eagle], eatType[coffee shop], customer rating[5 out of 5], familyFriendly[yes]"
 

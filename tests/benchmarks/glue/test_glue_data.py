@@ -10,14 +10,14 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from repro.benchmarks.data import DataError
 from repro.benchmarks.glue.benchmark import Glue
 from repro.benchmarks.glue.module import collate, encode
 from repro.benchmarks.glue.records import TASKS, build_records, get_task
 from repro.benchmarks.glue.sources import LocalSource, PackageSource, get_source
-from repro.benchmarks.training import TrainingSpec
 from repro.models import load_model_spec
 from repro.models.loading import load_tokenizer
+from repro.training.data import DataError
+from repro.training.spec import TrainingSpec
 
 TRAINING = TrainingSpec(
     epochs=1, batch_size=4, learning_rate=1e-3, warmup_steps=0, loss_on="completion", append_eos=False,

@@ -10,8 +10,8 @@ import torch
 from torchmetrics.functional.classification import binary_matthews_corrcoef
 from torchmetrics.functional.regression import pearson_corrcoef
 
-from repro.benchmarks.data import DataError
 from repro.benchmarks.glue.scoring import score
+from repro.training.data import DataError
 
 
 def predictions(task: str, logits: np.ndarray, gold: np.ndarray, part: str = "") -> list[dict]:

@@ -1,0 +1,1 @@
+"""From YAML to runs: experiments, profiles and what they expand to. Executes nothing."""

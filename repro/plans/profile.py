@@ -1,0 +1,111 @@
+"""How big a reproduction is: one YAML file under `experiments/profiles/` each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from repro.config import ConfigError, Frozen, load_named, names_in, one_of, parse
+from repro.paths import EXPERIMENTS
+from repro.plans.cluster import Cluster
+from repro.plans.execution import Execution
+from repro.plans.settings import Settings
+
+
+class FamilyProfile(Settings):
+    """What a profile changes in one benchmark family, by settings that are laid over the experiment's own.
+
+    Attributes:
+        model: the stand-in that replaces an experiment's own models and collapses its blocks into one; None
+            keeps them.
+        execution: settings of the profile's `execution` that differ in this family.
+        local_data: settings that are laid over these where a folder of data is at hand.
+    """
+
+    model: str | None = None
+    execution: dict[str, Any] = {}
+    local_data: Settings = Settings()
+
+
+class ModelProfile(Frozen):
+    """What a profile changes for one model.
+
+    Attributes:
+        quantization: of the model's weights; see `repro.models.spec`. Part of what a run is.
+        execution, cluster: settings of the profile's sections of the same name that differ.
+    """
+
+    quantization: Literal["nf4"] | None = None
+    execution: dict[str, Any] = {}
+    cluster: dict[str, Any] = {}
+
+
+class Profile(Frozen):
+    """A size of reproduction.
+
+    Attributes:
+        purpose, cost: a few words each, for the README and `repro --help`.
+        watermark: printed over every table of this profile, where its numbers mean nothing.
+        seeds: of every trained row.
+        cluster: what a run asks of a cluster.
+        models: what differs for single models.
+    """
+
+    name: str
+    purpose: str
+    cost: str
+    watermark: str | None = None
+    seeds: tuple[int, ...] = Field(min_length=1)
+    families: dict[str, FamilyProfile]
+    execution: Execution = Execution()
+    cluster: Cluster = Cluster()
+    models: dict[str, ModelProfile] = {}
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Profile:
+        for name in self.models:
+            self.cluster_for(name)
+            for family in self.families:
+                self.execution_for(family, name)
+        return self
+
+    def family(self, name: str) -> FamilyProfile:
+        """This profile's part for a benchmark family.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if name not in self.families:
+            raise ConfigError(f"profile {self.name}: {one_of('benchmark family', name, self.families)}")
+        return self.families[name]
+
+    def model(self, name: str) -> ModelProfile:
+        """This profile's part for a model."""
+        return self.models.get(name, ModelProfile())
+
+    def execution_for(self, family: str, model: str) -> Execution:
+        """How runs of a family on a model are executed."""
+        source = f"profile {self.name}: families.{family}.execution, models.{model}.execution"
+        content = self.execution.model_dump() | self.family(family).execution | self.model(model).execution
+        return parse(content, Execution, source)
+
+    def cluster_for(self, model: str) -> Cluster:
+        """What a run on a model asks of a cluster."""
+        content = self.cluster.model_dump() | self.model(model).cluster
+        return parse(content, Cluster, f"profile {self.name}: models.{model}.cluster")
+
+
+def list_profiles(experiments: Path = EXPERIMENTS) -> list[str]:
+    """Names of all profiles."""
+    return names_in(experiments / "profiles")
+
+
+def load_profile(name: str, experiments: Path = EXPERIMENTS) -> Profile:
+    """Read a profile.
+
+    Raises:
+        ConfigError: there is no such profile, or its file is wrong.
+    """
+    return load_named("profile", name, experiments / "profiles", Profile)

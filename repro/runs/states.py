@@ -1,0 +1,92 @@
+"""Where a plan stands: the expected runs, held against the store. Nothing is scanned, nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from repro.config import ConfigError
+from repro.plans.experiment import Plan
+from repro.plans.spec import RunSpec
+from repro.runs.result import Result
+from repro.runs.store import Store
+
+
+class State(StrEnum):
+    """What the store says of a run; of an open one what SLURM's queue says (`repro.slurm`).
+
+    `unreadable`: there is a result file that cannot be understood. `lost`: a task of an array began the run
+    and left neither a result nor an error.
+    """
+
+    DONE = "done"
+    RUNNING = "running"
+    PENDING = "pending"
+    MISSING = "missing"
+    LOST = "lost"
+    FAILED = "failed"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run and where it stands; `detail` says why, where it is not done.
+
+    Attributes:
+        again: it failed, but by no fault of its own (see `Failure`).
+    """
+
+    spec: RunSpec
+    state: State
+    result: Result | None = None
+    detail: str = ""
+    again: bool = False
+
+
+def run_states(plan: Plan, store: Store) -> list[RunState]:
+    """One state for every run of a plan, in the plan's order."""
+    return [run_state(spec, store) for spec in plan.runs.values()]
+
+
+def to_execute(states: Sequence[RunState], *, retry_failed: bool) -> list[RunSpec]:
+    """The runs that are missing or failed by no fault of their own; with `retry_failed` all that failed."""
+    return [
+        state.spec
+        for state in states
+        if state.state is State.MISSING or (state.state is State.FAILED and (retry_failed or state.again))
+    ]
+
+
+def expected_seconds(states: Sequence[RunState]) -> float | None:
+    """What the runs that are not done should take here, from those that are; None where nothing was measured.
+
+    A run is expected to cost the median of its method's finished runs, or of all where there are none.
+    """
+    measured: dict[str, list[float]] = {}
+    for state in states:
+        if state.result is not None:
+            measured.setdefault(state.spec.method.name, []).append(state.result.total_seconds)
+    if not measured:
+        return None
+    every = [seconds for values in measured.values() for seconds in values]
+    return sum(
+        median(measured.get(state.spec.method.name, every))
+        for state in states
+        if state.state is not State.DONE
+    )
+
+
+def run_state(spec: RunSpec, store: Store) -> RunState:
+    """Where one run stands."""
+    try:
+        result, failure = store.result(spec), store.failure(spec)
+    except ConfigError as error:
+        return RunState(spec, State.UNREADABLE, detail=str(error))
+    if result is not None:
+        return RunState(spec, State.DONE, result)
+    if failure is not None:
+        detail = f"{failure.error} (attempt {failure.attempts})"
+        return RunState(spec, State.FAILED, detail=detail, again=failure.again)
+    return RunState(spec, State.MISSING)

@@ -1,0 +1,39 @@
+"""What a run has used over all of its parts: a resumed one is not cheaper than one that was left alone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+
+from repro.runs.environment import peak_memory_bytes, reset_peak_memory
+
+
+class Usage(L.Callback):
+    """Seconds and peak memory of a run since now, and of its earlier parts up to the checkpoint behind each.
+
+    Steps that were lost with a killed process are not in the result, and so is their time.
+    """
+
+    def __init__(self) -> None:
+        reset_peak_memory()
+        self._started = time.perf_counter()
+        self._earlier_seconds = 0.0
+        self._earlier_peak: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        known = [peak for peak in (self._earlier_peak, peak_memory_bytes()) if peak is not None]
+        return max(known, default=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier_seconds = state_dict["seconds"]
+        self._earlier_peak = state_dict["peak_memory_bytes"]

@@ -1,0 +1,71 @@
+"""Which run is which task of which array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from repro.plans.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task of an array that is queued already."""
+
+    job: str
+    index: int
+
+
+@dataclass(eq=False)
+class Array:
+    """Runs by their index, which follows the tasks of another array that have the same index.
+
+    Attributes:
+        after: that other array, of the same submission or the id of one that is queued already.
+    """
+
+    after: Array | str | None = None
+    runs: dict[int, RunSpec] = field(default_factory=dict)
+
+
+def make_arrays(specs: Iterable[RunSpec], queued: Mapping[str, Place], longest: int) -> list[Array]:
+    """Lay out runs as arrays of at most `longest` tasks, in an order in which they can be submitted.
+
+    A run that starts from another has that one's index, for SLURM's `aftercorr`: a task waits for its like,
+    and for no other. Several that start from the same run are in as many arrays.
+
+    Args:
+        specs: a run follows the one that it starts from.
+        queued: where runs that are not among them wait or go on, by hash.
+    """
+    arrays: list[Array] = []
+    places: dict[str, tuple[Array | str, int]] = {
+        hash: (place.job, place.index) for hash, place in queued.items()
+    }
+    for spec in specs:
+        parent = places.get(spec.init_from.run.hash) if spec.init_from is not None else None
+        after = parent[0] if parent else None
+        alike = [array for array in arrays if array.after == after]
+        if parent:
+            index = parent[1]
+            array = next((array for array in alike if index not in array.runs), None)
+        else:
+            array = next((array for array in alike if len(array.runs) < longest), None)
+            index = len(array.runs) if array else 0
+        if array is None:
+            array = Array(after)
+            arrays.append(array)
+        array.runs[index] = spec
+        places[spec.hash] = (array, index)
+    return arrays
+
+
+def indices(numbers: Sequence[int]) -> str:
+    """SLURM's words for the indices of an array: `0-3,7`."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)

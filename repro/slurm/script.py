@@ -1,0 +1,54 @@
+"""The batch script of an array."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from repro.plans.cluster import Cluster
+from repro.plans.spec import RunSpec
+from repro.slurm.arrays import indices
+
+
+def batch_script(
+    runs: Mapping[int, RunSpec], *, name: str, logs: Path, cluster: Cluster, command: Sequence[str]
+) -> str:
+    """A script for sbatch, one run a task.
+
+    Args:
+        runs: by index.
+        logs: folder of the tasks' logs, which exists.
+        command: executes a run whose hash is put behind it.
+    """
+    limit = f"%{cluster.concurrent}" if cluster.concurrent else ""
+    options = {
+        "--job-name": name,
+        "--array": indices(list(runs)) + limit,
+        "--output": f"{logs}/%a.log",
+        "--partition": cluster.partition,
+        "--account": cluster.account,
+        "--time": cluster.time,
+        "--nodes": 1,
+        "--cpus-per-task": cluster.cpus,
+        "--mem": cluster.memory,
+        "--gpus": None if cluster.gpus == "0" else cluster.gpus,
+        # B: to this script, which the run takes the place of.
+        "--signal": f"B:USR1@{cluster.notice}",
+    }
+    given = [f"{key}={shlex.quote(str(value))}" for key, value in options.items() if value is not None]
+    lines = [
+        "#!/usr/bin/env bash",
+        "# Written by `repro submit`. What a task asks for stands in the profile's section `cluster`.",
+        # A run that is requeued goes on in the same log.
+        *(f"#SBATCH {option}" for option in [*given, "--requeue", "--open-mode=append", *cluster.options]),
+        "set -euo pipefail",
+        "",
+        "runs=(",
+        *(f"  [{index}]={spec.hash}  # {spec.title}" for index, spec in runs.items()),
+        ")",
+        f"export OMP_NUM_THREADS={cluster.cpus}",
+        "# exec, so that SLURM's signals reach the run itself.",
+        f'exec {shlex.join(command)} "${{runs[$SLURM_ARRAY_TASK_ID]}}"',
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,98 @@
+"""From a plan's missing runs to arrays in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from repro.plans.cluster import Cluster
+from repro.plans.experiment import Plan
+from repro.plans.spec import RunSpec
+from repro.runs.states import RunState, State, run_states, to_execute
+from repro.runs.store import Store
+from repro.slurm import commands
+from repro.slurm.arrays import Array, Place, make_arrays
+from repro.slurm.script import batch_script
+from repro.slurm.submissions import Submissions
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """An array, as it was or would be submitted.
+
+    Attributes:
+        job: SLURM's id of it; None where it was not submitted.
+        after: what its tasks wait for, task by task: a job's id, or the name of an array without one.
+    """
+
+    name: str
+    script: str
+    tasks: int
+    job: str | None
+    after: str | None
+
+
+def submit(
+    plan: Plan,
+    store: Store,
+    submissions: Submissions,
+    *,
+    cluster: Callable[[RunSpec], Cluster],
+    command: Sequence[str],
+    retry_failed: bool = False,
+    dry_run: bool = False,
+) -> Iterator[Submitted]:
+    """Submit the runs of a plan that are neither done nor queued, as arrays with one run a task.
+
+    Args:
+        cluster: what a run asks for; those that ask for the same share arrays.
+        command: executes a run whose hash is put behind it.
+        retry_failed: those that failed as well.
+        dry_run: write and submit nothing; works without SLURM.
+
+    Raises:
+        ConfigError: SLURM does not answer, or does not take an array.
+    """
+    with nullcontext() if dry_run else submissions.locked():
+        alone = dry_run and not commands.answers()
+        # Before the store: a run that ends in between is found in one of them.
+        queued = {} if alone else submissions.queued(commands.queue())
+        states = run_states(plan, store)
+        places = {hash: Place(task.job, task.index) for hash, task in queued.items()}
+        specs = to_submit(states, places, retry_failed=retry_failed)
+        ids: dict[Array, str] = {}
+        longest = commands.DEFAULT_LONGEST_ARRAY if alone else commands.longest_array()
+        alike: dict[Cluster, list[RunSpec]] = {}
+        for spec in specs:  # a run and the one that it starts from have the same model, and so the same needs
+            alike.setdefault(cluster(spec), []).append(spec)
+        arrays = [
+            (needs, array) for needs, runs in alike.items() for array in make_arrays(runs, places, longest)
+        ]
+        for needs, array in arrays:
+            name = submissions.new_name(plan.experiment.name, plan.profile.name)
+            script = batch_script(
+                array.runs,
+                name=name,
+                logs=submissions.script(name).parent.resolve(),
+                cluster=needs,
+                command=command,
+            )
+            after = ids[array.after] if isinstance(array.after, Array) else array.after
+            job = None
+            if not dry_run:
+                submissions.write(name, array.runs, script)
+                job = commands.submit(submissions.script(name), after)
+            ids[array] = job or name
+            yield Submitted(name, script, len(array.runs), job, after)
+
+
+def to_submit(
+    states: Sequence[RunState], queued: Mapping[str, Place], *, retry_failed: bool
+) -> Iterator[RunSpec]:
+    """The runs to execute that are not queued, without those that start from a run which nobody will make."""
+    coming = {state.spec.hash for state in states if state.state is State.DONE} | queued.keys()
+    for spec in to_execute(states, retry_failed=retry_failed):
+        if spec.hash not in queued and (spec.init_from is None or spec.init_from.run.hash in coming):
+            coming.add(spec.hash)
+            yield spec

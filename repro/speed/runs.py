@@ -1,0 +1,31 @@
+"""The run that the benches of training, evaluation and generation are about: LoRA as Table 1 has it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from repro.plans.execution import Execution
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
+
+Precision = Literal["fp32", "bf16"]
+
+
+def lora_run(small: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execution]:
+    """Table 1's LoRA row on the laptop profile's SmolLM2-135M, and how it is executed.
+
+    `small` takes the smoke profile's tiny model, which proves the path and says nothing of speed.
+    """
+    profile = load_profile("smoke" if small else "laptop")
+    planned = plan(load_experiment("table1"), profile).only(["lora"])
+    (row,) = planned.rows
+    spec = row.specs[0]
+    training = spec.training.model_copy(
+        update={"precision": precision, "validate_every": None, "selection": "last"}
+    )
+    execution = profile.execution_for("commonsense", spec.model.name).model_copy(
+        update={"wandb": False, "diagnostics": 0, "accelerator": "cpu"}
+    )
+    # Built anew: a copy would keep the hash of what it was copied from.
+    return RunSpec.model_validate(spec.model_dump() | {"training": training.model_dump()}), execution

@@ -1,0 +1,47 @@
+"""All that `repro bench` measures, in the order of its table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from repro.config import ConfigError
+from repro.runs.environment import environment
+from repro.runs.measurements import Figure, Measured
+from repro.speed import evaluation, generation, layer, ranks, startup, step, training
+
+# Part by part: figures in full size, and in a small one that takes seconds, for tests.
+PARTS: Mapping[str, Callable[[bool], Iterator[Figure]]] = {
+    "layer": layer.figures,
+    "step": step.figures,
+    "training": training.figures,
+    "evaluation": evaluation.figures,
+    "generation": generation.figures,
+    "ranks": ranks.figures,
+    "startup": startup.figures,
+}
+
+
+def measure(only: Sequence[str] | None = None, *, small: bool = False) -> Measured:
+    """Measure these parts, or all. Says on stderr what it is at.
+
+    A part that something is missing for, as lm-eval is for evaluation, is left out with a line that says so.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    unknown = sorted(set(only or ()) - PARTS.keys())
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is no part of the benchmark; there are {', '.join(PARTS)}")
+    figures: list[Figure] = []
+    for name, part in PARTS.items():
+        if only is not None and name not in only:
+            continue
+        try:
+            for figure in part(small):
+                print(f"{name}: {figure.name}, {figure.at}: {figure.ratio.median:.2f}", file=sys.stderr)
+                figures.append(figure)
+        except ConfigError as error:
+            print(f"{name}: not measured: {error}", file=sys.stderr)
+    points = tuple(layer.points(small)) if only is None or "layer" in only else ()
+    return Measured(figures=tuple(figures), points=points, environment=environment())

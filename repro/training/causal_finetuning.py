@@ -1,0 +1,48 @@
+"""What families that fine-tune a causal language model share, as a Lightning module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from repro.methods.base import Method
+from repro.training.causal_lm import negative_log_likelihood
+from repro.training.finetuning import FineTuning, Prediction
+from repro.training.spec import TrainingSpec
+
+# Share of probed generated texts that may differ: a near tie between two beams may fall either way, and with
+# the few bits of bf16 more often. Of eight items one, or four.
+_TEXTS = {"fp32": 0.15, "bf16": 0.5}
+
+
+class CausalFineTuning(FineTuning):
+    """Cross-entropy of the predicted tokens; predictions are generated texts unless a family says more."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        training: TrainingSpec,
+        *,
+        steps: int,
+        seed: int,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        super().__init__(model, method, training, steps=steps, seed=seed)
+        self.tokenizer = tokenizer
+
+    def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
+        return negative_log_likelihood(
+            self.model, micro_batch, label_smoothing=self.training_spec.label_smoothing
+        )
+
+    def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
+        """Share of the texts that differ."""
+        pairs = list(zip(one, other, strict=True))
+        return sum(a["text"] != b["text"] for a, b in pairs) / len(pairs)
+
+    @property
+    def probe_tolerance(self) -> float:
+        return _TEXTS[self.training_spec.precision]

@@ -1,0 +1,94 @@
+"""A repetition has to be bit for bit the run, or to differ for a reason and by little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from repro.analysis.rerun_comparison import compare
+from repro.paths import REFERENCE
+from repro.report.repetition import describe_repetition
+from repro.runs.rerun import read_run
+from repro.runs.result import Result
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return read_run(next(REFERENCE.glob("runs/commonsense--*--lora--*/result.json")))[1]
+
+
+def _changed(result: Result, part: str, **update: Any) -> Result:
+    return result.model_copy(update={part: getattr(result, part).model_copy(update=update)})
+
+
+def _with_losses(result: Result, *factors: float) -> Result:
+    first = [loss * factor for loss, factor in zip(result.training.losses, factors, strict=False)]
+    return _changed(result, "training", losses=(*first, *result.training.losses[len(first) :]))
+
+
+def _with_turned(result: Result, column: str, count: int) -> Result:
+    """The first `count` right answers wrong."""
+    score = result.scores[column]
+    assert isinstance(score.outcomes, str)
+    outcomes = score.outcomes.replace("1", "0", count)
+    value = 100 * outcomes.count("1") / score.items
+    return result.model_copy(
+        update={
+            "scores": result.scores
+            | {column: score.model_copy(update={"outcomes": outcomes, "value": value})}
+        }
+    )
+
+
+def test_the_same_is_identical(result: Result) -> None:
+    repetition = compare(result, result)
+    assert repetition.identical and repetition.within_tolerance
+    assert "identical" in describe_repetition(repetition)
+
+
+def test_the_last_bit_of_a_loss_needs_another_machine_or_version(result: Result) -> None:
+    other = _with_losses(result, 1 + 1e-7)
+    assert not compare(result, other).within_tolerance
+    moved = compare(result, _changed(other, "environment", hardware="another"))
+    assert moved.within_tolerance and not moved.identical
+    assert moved.first_loss == pytest.approx(1e-7, rel=1e-3)
+    assert "environments differ: hardware" in describe_repetition(moved)
+    recompiled = compare(result, _changed(other, "training", kernel="c"))
+    assert recompiled.within_tolerance
+    assert "environments differ: kernel: None in the file, c here" in describe_repetition(recompiled)
+
+
+@pytest.mark.parametrize(("factors", "accepted"), [((1 + 2e-4,), False), ((1.0, 1.1), True)])
+def test_elsewhere_the_first_loss_is_judged_and_later_ones_are_told(
+    factors: tuple[float, ...], accepted: bool, result: Result
+) -> None:
+    other = _changed(_with_losses(result, *factors), "environment", threads=99)
+    repetition = compare(result, other)
+    assert repetition.within_tolerance is accepted
+    assert repetition.largest_loss == pytest.approx(max(factors) - 1, rel=1e-3)
+
+
+@pytest.mark.parametrize(("count", "accepted"), [(3, True), (5, False)])
+def test_elsewhere_a_score_may_move_by_half_of_its_interval(
+    count: int, accepted: bool, result: Result
+) -> None:
+    """Student's 95 % interval of 64 rights and wrongs is 12 points: half of it is 3 items of 1.6 points."""
+    other = _changed(_with_turned(result, "boolq", count), "environment", threads=99)
+    repetition = compare(result, other)
+    assert repetition.within_tolerance is accepted
+    assert {c.column: c.changed for c in repetition.columns if c.changed} == {"boolq": count}
+
+
+def test_other_data_is_not_excused_by_another_machine(result: Result) -> None:
+    other = result.model_copy(update={"data_fingerprints": result.data_fingerprints | {"test": "other"}})
+    repetition = compare(result, _changed(other, "environment", threads=99))
+    assert not repetition.within_tolerance
+    assert "must be equal anywhere: data, test" in describe_repetition(repetition)
+
+
+def test_fewer_steps_and_a_missing_column_are_not_the_same(result: Result) -> None:
+    shorter = _changed(result, "training", losses=result.training.losses[:-1])
+    assert not compare(result, shorter).identical
+    fewer = result.model_copy(update={"scores": {k: v for k, v in result.scores.items() if k != "boolq"}})
+    assert not compare(result, _changed(fewer, "environment", threads=99)).within_tolerance

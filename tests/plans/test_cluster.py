@@ -1,0 +1,39 @@
+"""What a run asks of a cluster: what is accepted, and what is said about the rest."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from repro.config import ConfigError, parse
+from repro.plans.cluster import Cluster
+
+
+@pytest.mark.parametrize("time", ["90", "90:00", "24:00:00", "2-12", "2-12:30", "2-12:30:00"])
+def test_slurms_forms_of_a_time_are_accepted(time: str) -> None:
+    assert Cluster(time=time).time == time
+
+
+@pytest.mark.parametrize(("gpus", "as_text"), [(0, "0"), (2, "2"), ("4", "4"), ("a100:1", "a100:1")])
+def test_gpus_are_a_number_or_one_with_a_type(gpus: object, as_text: str) -> None:
+    assert parse({"gpus": gpus}, Cluster, "p").gpus == as_text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time: 24:00:00", "time: not a time limit (got 86400; allowed, in quotes: minutes, hours:"),
+        ("time: soon", "time: not a time limit (got 'soon'"),
+        ("gpus: many", "gpus: no number of GPUs (got 'many'; allowed: 0, 1, ..., or with a type"),
+        ("memory: 64GB", "memory: not a size of memory (got '64GB'; allowed: a number and K, M, G or T"),
+        ("concurrent: 0", "concurrent: Input should be greater than or equal to 1 (got 0)"),
+        ("options: [qos=long]", "options.0: String should match pattern"),
+        ('options: ["--qos=a\\nrm"]', "options.0: String should match pattern"),
+        ("partion: gpu", "partion: unknown key (got 'gpu'; allowed: account,"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(yaml.safe_load(text), Cluster, "profile")
+    assert str(error.value).startswith(f"profile: {message}")
+    assert len(str(error.value).splitlines()) == 1

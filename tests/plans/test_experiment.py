@@ -1,0 +1,163 @@
+"""Experiments as data: every shipped file under every profile, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from repro.config import ConfigError
+from repro.paths import EXPERIMENTS
+from repro.plans.experiment import Experiment, list_experiments, load_experiment, plan
+from repro.plans.profile import list_profiles, load_profile
+
+
+@pytest.mark.parametrize("profile", list_profiles())
+@pytest.mark.parametrize("name", list_experiments())
+def test_every_shipped_experiment_plans_under_every_profile(name: str, profile: str) -> None:
+    planned = plan(load_experiment(name), load_profile(profile))
+    assert len(planned.cells) == sum(len(row.columns) for row in planned.rows)
+    assert all(column in planned.columns for row in planned.rows for column in row.columns)
+    assert {spec.hash for row in planned.rows for spec in row.specs} == set(planned.runs)
+    assert all(row.trainable_parameters > 0 for row in planned.rows if row.specs[0].method.trains)
+
+
+@pytest.mark.parametrize("name", list_experiments())
+def test_the_collapsed_rows_hold_every_method_of_the_blocks(name: str) -> None:
+    experiment = load_experiment(name)
+    in_blocks = {row.method["name"] for block in experiment.blocks for row in block.rows}
+    assert in_blocks <= {row.method["name"] for row in experiment.collapsed.rows}
+
+
+def test_the_paper_profile_of_table1_has_the_published_settings() -> None:
+    planned = plan(load_experiment("table1"), load_profile("paper"))
+    rows = {(row.block, row.id): row for row in planned.rows}
+    assert {block for block, _ in rows} == {"llama-7b", "llama-13b", "llama2-7b", "llama3-8b", "llama3-70b"}
+    dual = rows["llama-7b", "dual_lora-r16"]
+    # HiRA paper, appendix A: AdamW without weight decay, linear, 100 warm-up steps, batch 32, 3 epochs, 1e-3.
+    training = dual.specs[0].training
+    assert (training.batch_size, training.epochs, training.warmup_steps) == (32, 3, 100)
+    assert (training.learning_rate, training.weight_decay, training.schedule) == (1e-3, 0.0, "linear")
+    assert dual.specs[0].benchmark.protocol.beams == 4
+    assert dual.trainable_parameters == rows["llama-7b", "lora-r32"].trainable_parameters == 56_098_816
+    assert f"{dual.trainable_percent:.2f}" == "0.83"
+    assert rows["llama-7b", "lora-r32"].specs[0].training.learning_rate == 3e-4
+    assert rows["llama3-8b", "randlora-r30"].specs[0].training.epochs == 3
+    assert rows["llama3-70b", "lora-r16"].specs[0].training.epochs == 1
+    assert rows["llama3-70b", "dual_lora-r8"].trainable_parameters == 138_936_320
+
+
+def test_full_fine_tuning_trains_all_of_the_model() -> None:
+    planned = plan(load_experiment("table1"), load_profile("laptop"))
+    shares = {row.id: row.trainable_percent for row in planned.rows}
+    assert shares["fft"] == 100
+    assert shares["base"] == 0
+    adapters = {row: share for row, share in shares.items() if row not in ("fft", "base")}
+    # The laptop's ranks are chosen so that no adapter has an advantage in size.
+    assert max(adapters.values()) / min(adapters.values()) < 1.05
+
+
+def test_untrained_rows_need_one_seed_only() -> None:
+    planned = plan(load_experiment("table1"), load_profile("laptop"), seeds=(3, 4))
+    seeds = {row.id: [spec.seed for spec in row.specs] for row in planned.rows}
+    assert seeds["base"] == [3]
+    assert seeds["lora"] == [3, 4]
+
+
+@pytest.fixture
+def content() -> dict:
+    return yaml.safe_load((EXPERIMENTS / "table1.yaml").read_text())
+
+
+def _plan(content: dict) -> None:
+    plan(Experiment.model_validate(content), load_profile("smoke"))
+
+
+def test_rows_that_differ_outside_the_axes_are_refused(content: dict) -> None:
+    content["collapsed"]["rows"][2]["training"] = {"loss_on": "all"}
+    with pytest.raises(
+        ConfigError, match=r"rows differ in training.loss_on .*lora: 'all'.*add the key to axes"
+    ):
+        _plan(content)
+
+
+def test_a_footnote_allows_a_difference_and_is_shown(content: dict) -> None:
+    content["collapsed"]["rows"][2]["training"] = {"loss_on": "all"}
+    content["footnotes"]["training.loss_on"] = "LoRA also learns the prompt."
+    planned = plan(Experiment.model_validate(content), load_profile("smoke"))
+    assert "LoRA also learns the prompt." in planned.footnotes()
+
+
+def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
+    content["footnotes"]["training.loss_on"] = "LoRA also learns the prompt."
+    planned = plan(Experiment.model_validate(content), load_profile("smoke"))
+    assert "LoRA also learns the prompt." not in planned.footnotes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "method",
+            {"name": "lroa"},
+            r"table1.yaml, row lora, profile smoke: method.name: unknown method 'lroa'.*did you mean 'lora'",
+        ),
+        (
+            "method",
+            {"name": "lora", "rnak": 3},
+            r"row lora, profile smoke: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
+        ),
+        ("method", {"name": "lora", "rank": 0}, r"rank: .*greater than 0.*got 0"),
+        (
+            "training",
+            {"loss_on": "answers"},
+            r"training.loss_on: .*got 'answers'; allowed: 'completion' or 'all'",
+        ),
+        ("benchmark", {"source": "web"}, r"source: .*got 'web'; allowed: 'local', 'package' or 'hub'"),
+    ],
+)
+def test_a_wrong_setting_names_row_key_value_and_what_is_allowed(
+    content: dict, key: str, value: dict, message: str
+) -> None:
+    content["collapsed"]["rows"][2] |= {key: value}
+    with pytest.raises(ConfigError, match=message):
+        _plan(content)
+
+
+def test_a_wrong_key_in_a_file_names_the_file(tmp_path: Path, content: dict) -> None:
+    content["blocks"][0]["modle"] = "llama-7b"
+    (tmp_path / "table1.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"table1.yaml: blocks.0.modle: unknown key .*did you mean 'model'"):
+        load_experiment("table1", tmp_path)
+
+
+def test_two_rows_of_one_id_are_refused(content: dict) -> None:
+    content["collapsed"]["rows"][0]["id"] = "lora"
+    with pytest.raises(ValueError, match="collapsed: two rows have the id 'lora'"):
+        _plan(content)
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown experiment 'tabel1'; .*did you mean 'table1'"):
+        load_experiment("tabel1")
+    with pytest.raises(ConfigError, match=r"unknown profile 'labtop'; known: .*smoke.*did you mean 'laptop'"):
+        load_profile("labtop")
+
+
+def test_a_mapping_of_another_name_replaces_what_is_below(content: dict) -> None:
+    """The paper's protocol has beams and the small profiles' has none: nothing of it may stay."""
+    planned = plan(Experiment.model_validate(content), load_profile("smoke"))
+    assert set(planned.rows[0].specs[0].benchmark.protocol.model_dump()) == {"name", "version"}
+
+
+def test_targets_that_are_no_linear_maps_of_the_model_are_refused_before_anything_runs() -> None:
+    experiment = load_experiment("table1")
+    rows = (experiment.collapsed.rows[2].model_copy(update={"targets": ("output",)}),)
+    broken = experiment.model_copy(
+        update={"collapsed": experiment.collapsed.model_copy(update={"rows": rows})}
+    )
+    with pytest.raises(
+        ConfigError, match=r"row lora, profile smoke: targets: target 'output' is no linear module"
+    ):
+        plan(broken, load_profile("smoke"))

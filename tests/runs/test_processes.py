@@ -1,0 +1,262 @@
+"""Two processes on one run, over gloo: what a single one gives, bit for bit, and no process left behind."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch.distributed.tensor import DTensor
+
+from repro.config import ConfigError
+from repro.plans.execution import Execution
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
+from repro.runs.bases import BaseModels
+from repro.runs.interruption import Interrupted, stop, told_to_stop
+from repro.runs.local import run_here
+from repro.runs.processes import run_in_processes
+from repro.runs.progress import Watch
+from repro.runs.result import Result
+from repro.runs.runner import Report, execute
+from repro.runs.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # the processes inherit it
+
+from jobs_for_processes import work_off
+
+# 28 examples in batches of 8 and passes of 4: in the last step one process has nothing left to do. Several
+# test batches, in an odd number.
+ALONE = Execution(
+    accelerator="cpu",
+    micro_batch_size=4,
+    evaluation_tokens=2000,
+    checkpoint_every=1,
+    wandb=False,
+    diagnostics=2,
+)
+DDP = ALONE.model_copy(update={"devices": 2})
+FSDP = DDP.model_copy(update={"strategy": "fsdp"})
+
+
+def _spec(experiment: str, row: str, **method: Any) -> RunSpec:
+    rows = {r.id: r for r in plan(load_experiment(experiment), load_profile("smoke")).rows}
+    spec = rows[row].specs[0]
+    content = spec.model_dump() | {"method": spec.method.model_dump() | method}
+    if experiment == "table1":  # two of eight tasks, as many examples to train on
+        content["benchmark"] |= {"tasks": ["boolq", "piqa"], "train_per_task": 16}
+    return RunSpec.model_validate(content)
+
+
+SPECS = {
+    "dual_lora": _spec("table1", "dual_lora"),
+    "lora with dropout": _spec("table1", "lora", dropout=0.1),
+    "hira": _spec("table1", "hira"),
+    "fft": _spec("table1", "fft"),
+    "galore": _spec("table2", "galore"),
+    "encoder": _spec("table2", "dual_lora"),
+    "generation": _spec("table4", "dual_lora"),
+}
+CASES = [
+    ("dual_lora", DDP),
+    ("dual_lora", FSDP),
+    ("dual_lora", FSDP.model_copy(update={"gradient_checkpointing": True})),
+    ("lora with dropout", DDP),
+    ("lora with dropout", FSDP),
+    ("hira", FSDP),
+    ("galore", DDP),
+    ("encoder", DDP),
+    ("encoder", FSDP),
+    ("generation", FSDP),
+]
+
+
+def _execute(spec: RunSpec, folder: Path, execution: Execution, report: Report = lambda *_: None) -> Result:
+    return execute(
+        spec, store=Store(folder), execution=execution, bases=BaseModels(), group="test", report=report
+    )
+
+
+@pytest.fixture(scope="module")
+def single_threaded() -> Any:
+    """So that a product is summed in the same order in one process and in several, which share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def alone(
+    single_threaded: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Store, Result]]:
+    """(name of a spec) -> its run in a single process."""
+    stores: dict[str, Store] = {}
+
+    def run(name: str) -> tuple[Store, Result]:
+        if name not in stores:
+            stores[name] = Store(tmp_path_factory.mktemp("alone"))
+            _execute(SPECS[name], stores[name].folder, ALONE)
+        result = stores[name].result(SPECS[name])
+        assert result is not None
+        return stores[name], result
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def together(single_threaded: None, tmp_path_factory: pytest.TempPathFactory) -> list[Store]:
+    """Every case in two processes, all in one start of them."""
+    stores = [Store(tmp_path_factory.mktemp("together")) for _ in CASES]
+    jobs = [
+        (SPECS[name].model_dump_json(), store.folder, execution)
+        for (name, execution), store in zip(CASES, stores, strict=True)
+    ]
+    run_in_processes(
+        partial(work_off, jobs), devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True
+    )
+    return stores
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: f"{CASES[i][0]} {CASES[i][1].strategy} {i}")
+def test_two_processes_give_what_one_gives(
+    case: int, alone: Callable[[str], tuple[Store, Result]], together: list[Store]
+) -> None:
+    (name, execution), store = CASES[case], together[case]
+    spec, (reference, expected) = SPECS[name], alone(name)
+    result = store.result(spec)
+    assert result is not None
+    # Equal, not close: two addends have one sum, and each pass is the same pass.
+    assert result.training.losses == expected.training.losses
+    assert result.training.validation_losses == expected.training.validation_losses
+    assert result.training.validation_scores == expected.training.validation_scores
+    assert (result.environment.devices, result.environment.strategy) == (2, execution.strategy)
+    assert (expected.environment.devices, expected.environment.strategy) == (1, None)
+    predictions, whole = store.predictions(spec), reference.predictions(spec)
+    assert [p["id"] for p in predictions] == [p["id"] for p in whole]
+    assert result.scores == expected.scores
+    if not execution.sharded:  # which evaluates unmerged
+        assert predictions == whole
+        assert store.diagnostics(spec) == reference.diagnostics(spec)
+    assert result.evaluation.merged == (not execution.sharded and spec.method.mergeable)
+    probes = {probe.name for probe in result.probes}
+    assert probes == {p.name for p in expected.probes} - (
+        {"merged = unmerged"} if execution.sharded else set()
+    )
+    saved, same = (place.directory(spec) / "adapter" for place in (store, reference))
+    for file in same.glob("*.safetensors"):
+        assert (saved / file.name).read_bytes() == file.read_bytes()
+    if (same / "adapter_config.json").exists():
+        one, other = (json.loads((folder / "adapter_config.json").read_text()) for folder in (saved, same))
+        assert sorted(one.pop("target_modules")) == sorted(other.pop("target_modules"))  # a set
+        assert one == other
+
+
+def test_a_run_survives_a_killed_process_and_an_end_of_time(
+    alone: Callable[[str], tuple[Store, Result]], tmp_path: Path
+) -> None:
+    """First a process is killed, which must fail the run and not hang; then the run is told to stop, one step
+    on; then it goes on to its end in a single process, and is what it would have been without all that."""
+    spec, store = SPECS["lora with dropout"], Store(tmp_path)
+
+    class Killing(Watch):
+        def report(self, phase: str, done: int, total: int) -> None:
+            if (phase, done) == ("train", 1):
+                os.kill(multiprocessing.active_children()[-1].pid or 0, signal.SIGKILL)
+
+    watch = Killing(1, Console(stderr=True, quiet=True))
+    # Without checkpoints: how far it comes before its first step is seen here is a matter of load.
+    unkept = DDP.model_copy(update={"checkpoint_every": None})
+    run_here([spec], store=store, execution=lambda _: unkept, group="test", watch=watch)
+    failure = store.failure(spec)
+    assert failure is not None
+    assert "ProcessError: process" in failure.error and "\n" not in failure.error
+    assert not multiprocessing.active_children()
+
+    def tell(phase: str, done: int, total: int) -> None:
+        if (phase, done) == ("train", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted), told_to_stop(stop):
+        _execute(spec, tmp_path, DDP.model_copy(update={"checkpoint_every": 100}), tell)
+    assert not multiprocessing.active_children()
+    steps: list[int] = []
+    result = _execute(
+        spec, tmp_path, ALONE, lambda phase, done, _: steps.append(done) if phase == "train" else None
+    )
+    # The word comes while a later step is under way, or on a crowded machine when the last one is over; then
+    # nothing was kept, and all is done again.
+    assert steps in ([3, 4], [4], [], [1, 2, 3, 4])
+    assert result.training.losses == alone("lora with dropout")[1].training.losses
+    assert result.scores == alone("lora with dropout")[1].scores
+
+
+def test_what_trains_every_weight_cannot_be_sharded(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"fsdp shards frozen weights, and fft trains all of them; set strat"
+    ):
+        _execute(SPECS["fft"], tmp_path, FSDP)
+
+
+def test_blocks_are_really_sharded(tmp_path: Path) -> None:
+    """In a world of one process: frozen weights of blocks are DTensors, and nothing else is."""
+    from torch import distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from repro.models.loading import load_model
+    from repro.models.sharding import shard
+
+    spec = SPECS["dual_lora"]
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'ranks'}", rank=0, world_size=1)
+    try:
+        model = spec.method.attach(load_model(spec.model, "causal_lm"), spec.adapted_modules, "causal_lm")
+        shard(model, init_device_mesh("cpu", (1,)))
+        for name, parameter in model.named_parameters():
+            frozen_in_block = ".layers." in name and not parameter.requires_grad
+            assert isinstance(parameter, DTensor) == frozen_in_block, name
+        assert any(isinstance(p, DTensor) for p in model.parameters())
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+def test_the_effective_batch_does_not_depend_on_devices(devices: int, size: int) -> None:
+    from repro.training.spec import BatchSchedule
+
+    execution = Execution(devices=devices, micro_batch_size=size)
+    schedule = BatchSchedule(
+        [1] * 40, batch_size=16, micro_batch_size=execution.examples(16), epochs=1, seed=0
+    )
+    whole = BatchSchedule([1] * 40, batch_size=16, micro_batch_size=16, epochs=1, seed=0)
+    flat = [sorted(i for micro in batch for i in micro) for batch in schedule]
+    assert flat == [sorted(batch[0]) for batch in whole]
+    # As many passes as are printed, and no process has more of them.
+    passes = int(execution.batch(16).split(" x ")[-1].split()[0])
+    assert -(-len(next(iter(schedule))) // devices) == passes
+
+
+def test_how_a_batch_is_made_is_said() -> None:
+    assert (
+        Execution(devices=2, micro_batch_size=4).batch(16) == "batch 16 = 2 devices x 4 examples x 2 passes"
+    )
+    assert Execution(micro_batch_size=16).batch(16) == "batch 16 = 1 device x 16 examples x 1 pass"
+    three = Execution(devices=3, micro_batch_size=4).batch(16)
+    assert three == "batch 16 = up to 3 devices x 4 examples x 2 passes"
+
+
+def test_more_devices_than_gpus_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"execution.devices is 999, but there are \d+ GPUs here"):
+        run_in_processes(
+            partial(work_off, []), devices=999, gpus=True, report=lambda *_: None, keeps=lambda _: True
+        )

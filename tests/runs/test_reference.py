@@ -1,0 +1,109 @@
+"""Which runs become reference results, and which data and seeds a table of them shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from repro.config import ConfigError
+from repro.paths import REFERENCE
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
+from repro.runs.measurements import Figure, Measured, Ratio, read_speed, speed_file
+from repro.runs.reference import reference_plans, take_over
+from repro.runs.rerun import read_run
+from repro.runs.result import Result
+from repro.runs.store import PREDICTIONS, Store, write_json
+
+LAPTOP = load_profile("laptop")
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return read_run(next(REFERENCE.glob("runs/*--lora--*/result.json")))[1]
+
+
+def _put(store: Store, spec: RunSpec, result: Result, **environment: object) -> None:
+    changed = result.environment.model_copy(update=environment)
+    own = {"hash": spec.hash, "slug": spec.slug, "spec": spec.model_dump(mode="json"), "environment": changed}
+    store.write_result(spec, result.model_copy(update=own))
+
+
+def _specs(experiment: str, **options: object) -> list[RunSpec]:
+    planned = plan(load_experiment(experiment), LAPTOP, **options)  # type: ignore[arg-type]
+    return [spec for spec in planned.runs.values() if spec.method.trains]
+
+
+def test_runs_that_nobody_could_repeat_are_refused(result: Result, tmp_path: Path) -> None:
+    source, target = Store(tmp_path / "a" / "runs"), Store(tmp_path / "b" / "runs")
+    clean, dirty, unknown, *_ = _specs("table1")
+    _put(source, clean, result)
+    _put(source, dirty, result, dirty=True)
+    _put(source, unknown, result, commit=None, dirty=None)
+    source.write_predictions(clean, [{"task": "boolq", "id": 0}])
+    lines = list(take_over(LAPTOP, source, target))
+    assert sorted(lines) == sorted(
+        [
+            f"taken over: {clean.slug}",
+            f"refused: {dirty.slug} was not executed from a clean checkout",
+            f"refused: {unknown.slug} was not executed from a clean checkout",
+        ]
+    )
+    assert [target.is_done(spec) for spec in (clean, dirty, unknown)] == [True, False, False]
+    assert not (target.directory(clean) / PREDICTIONS).exists()
+
+
+def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
+    source, target = Store(tmp_path / "a" / "runs"), Store(tmp_path / "b" / "runs")
+    spec = _specs("table1")[0]
+    _put(source, spec, result)
+    assert [line.partition(":")[0] for line in take_over(LAPTOP, source, target)] == ["taken over"]
+    before = target.result(spec)
+    _put(source, spec, result, hardware="another")
+    assert [line.partition(":")[0] for line in take_over(LAPTOP, source, target)] == ["kept"]
+    assert target.result(spec) == before
+
+
+def test_a_benchmark_is_taken_over_and_renewed_if_it_is_of_a_clean_checkout(
+    result: Result, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+
+    def told(value: float, dirty: bool) -> list[str]:
+        figure = Figure(name="a / b", at="here", ratio=Ratio(rounds=(value,)))
+        where = result.environment.model_copy(update={"dirty": dirty})
+        write_json(speed_file(source), Measured(figures=(figure,), points=(), environment=where))
+        return list(take_over(LAPTOP, Store(source / "runs"), Store(target / "runs")))
+
+    assert told(1.0, dirty=False) == told(2.0, dirty=False) == ["taken over: bench.json"]
+    assert told(3.0, dirty=True) == [f"refused: {speed_file(source)} was not measured from a clean checkout"]
+    kept = read_speed(target)
+    assert kept is not None and kept.figures[0].ratio.rounds == (2.0,)
+
+
+def test_random_weights_are_no_reference(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"profile smoke gives no reference results: SMOKE RUN"):
+        list(take_over(load_profile("smoke"), Store(tmp_path), Store(tmp_path)))
+
+
+@pytest.mark.parametrize("local_data", [False, True])
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_a_table_shows_the_data_of_its_runs_whatever_is_at_hand(
+    local_data: bool, at_hand: bool, result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path) if at_hand else "")
+    store, spec = Store(tmp_path / "runs"), _specs("table4", local_data=local_data)[0]
+    _put(store, spec, result)
+    assert spec.hash in reference_plans(LAPTOP, store)["table4"].runs
+
+
+def test_a_table_has_the_seeds_of_its_own_runs(result: Result, tmp_path: Path) -> None:
+    """Three seeds of Table 1 are no three seeds of Table 6, though they share the run of Dual LoRA."""
+    store = Store(tmp_path / "runs")
+    for spec in [*_specs("table1", seeds=(0, 1, 2)), *_specs("table6", seeds=(0,))]:
+        _put(store, spec, result)
+    plans = reference_plans(LAPTOP, store)
+    seeds = {name: {spec.seed for spec in plans[name].runs.values()} for name in ("table1", "table6")}
+    assert seeds == {"table1": {0, 1, 2}, "table6": {0}}

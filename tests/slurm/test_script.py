@@ -1,0 +1,71 @@
+"""The batch script, to the letter."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from repro.plans.cluster import Cluster
+from repro.plans.experiment import load_experiment, plan
+from repro.plans.profile import load_profile
+from repro.slurm.script import batch_script
+
+GOLDEN = """\
+#!/usr/bin/env bash
+# Written by `repro submit`. What a task asks for stands in the profile's section `cluster`.
+#SBATCH --job-name=repro-table1-paper-0a1b2c3d
+#SBATCH --array=0,2%16
+#SBATCH --output='/shared/my results/slurm/repro-table1-paper-0a1b2c3d/%a.log'
+#SBATCH --partition=gpu
+#SBATCH --account=lab
+#SBATCH --time=1-12:00:00
+#SBATCH --nodes=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --gpus=a100:1
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --qos=long
+set -euo pipefail
+
+runs=(
+  [0]={first.hash}  # tiny-llama adapter_p seed 0
+  [2]={second.hash}  # tiny-llama randlora seed 0
+)
+export OMP_NUM_THREADS=8
+# exec, so that SLURM's signals reach the run itself.
+exec /opt/python -m repro.cli task table1 --profile paper "${{runs[$SLURM_ARRAY_TASK_ID]}}"
+"""
+
+
+def test_the_script_is_this_one() -> None:
+    first, second = list(plan(load_experiment("table1"), load_profile("smoke")).runs.values())[:2]
+    cluster = Cluster(
+        partition="gpu", account="lab", time="1-12:00:00", gpus="a100:1", cpus=8, memory="64G", concurrent=16,
+        notice=300, options=("--qos=long",),
+    )  # fmt: skip
+    script = batch_script(
+        {0: first, 2: second},
+        name="repro-table1-paper-0a1b2c3d",
+        logs=Path("/shared/my results/slurm/repro-table1-paper-0a1b2c3d"),
+        cluster=cluster,
+        command=["/opt/python", "-m", "repro.cli", "task", "table1", "--profile", "paper"],
+    )
+    assert script == GOLDEN.format(first=first, second=second)
+
+
+def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_run() -> None:
+    runs = dict(enumerate(plan(load_experiment("table1"), load_profile("smoke")).runs.values()))
+    script = batch_script(runs, name="n", logs=Path("/logs"), cluster=Cluster(), command=["echo", "run of"])
+    for option in ("--partition", "--account", "--time", "--mem", "--gpus", "%"):
+        assert f"{option}=" not in script
+    assert "#SBATCH --array=0-8\n" in script
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"SLURM_ARRAY_TASK_ID": "3", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"run of {runs[3].hash}\n"

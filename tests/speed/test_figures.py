@@ -1,0 +1,18 @@
+"""The benches of a run, on tiny models: that both sides do the same work. Speed is not looked at."""
+
+import pytest
+
+from repro.speed import evaluation, generation, ranks, training
+
+
+@pytest.mark.parametrize("bench", [training, generation, ranks])
+def test_a_bench_compares_equal_work(bench) -> None:
+    # A bench raises where its two sides come to different results.
+    found = list(bench.figures(small=True))
+    assert found and all(figure.ratio.median > 0 for figure in found)
+
+
+def test_evaluation_comes_to_lm_evals_accuracies() -> None:
+    pytest.importorskip("lm_eval", reason="an extra: pip install 'dual-lora-repro[bench]'")
+    (figure,) = evaluation.figures(small=True)
+    assert "equal accuracies" in figure.note
