@@ -17,6 +17,7 @@ from repro.benchmarks.commonsense import scoring
 from repro.cli import main
 from repro.paths import EXPERIMENTS, REFERENCE
 from repro.plans import experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.runs.bases import BaseModels
 from repro.runs.interruption import Interrupted
@@ -37,8 +38,8 @@ def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "experiments"
     folder.mkdir()
     content = yaml.safe_load((EXPERIMENTS / "table1.yaml").read_text())
-    rows = content["collapsed"]["rows"]
-    content["collapsed"]["rows"] = [row for row in rows if row["id"] in ("base", "lora", "dual_lora")]
+    rows = content["stand_in"]["rows"]
+    content["stand_in"]["rows"] = [row for row in rows if row["id"] in ("base", "lora", "dual_lora")]
     (folder / "table1.yaml").write_text(yaml.safe_dump(content))
     original = experiment.load_experiment
     monkeypatch.setattr(experiment, "load_experiment", lambda name: original(name, folder))
@@ -108,7 +109,7 @@ def test_a_failing_run_is_kept_and_does_not_stop_the_others(
     results: Path, experiments: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = yaml.safe_load((experiments / "table1.yaml").read_text())
-    lora = next(row for row in content["collapsed"]["rows"] if row["id"] == "lora")
+    lora = next(row for row in content["stand_in"]["rows"] if row["id"] == "lora")
     good = lora["training"]["learning_rate"]
     lora["training"]["learning_rate"] = 1e30
     (experiments / "table1.yaml").write_text(yaml.safe_dump(content))
@@ -248,7 +249,7 @@ def test_a_cluster_is_asked_without_torch_and_where_there_is_no_slurm(
     )
     assert not HEAVY & modules
     assert not (tmp_path / "results").exists()
-    runs = len(experiment.plan(experiment.load_experiment("table2"), load_profile("paper")).runs)
+    runs = len(expand(experiment.load_experiment("table2"), load_profile("paper")).runs)
     if verb[0] == "submit":
         for text in (
             "#SBATCH --partition=gpu\n",
@@ -300,7 +301,7 @@ def test_a_task_that_is_told_to_stop_requeues_itself_unless_it_was_cancelled_or_
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def told_to_stop(*_: object) -> None:
+    def on_stop_signal(*_: object) -> None:
         raise Interrupted
 
     for name, body in [("squeue", f"echo {state}"), ("scontrol", f'echo "$@" >> {tmp_path}/asked')]:
@@ -310,7 +311,7 @@ def test_a_task_that_is_told_to_stop_requeues_itself_unless_it_was_cancelled_or_
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_RESTART_COUNT", str(starts - 1))
-    monkeypatch.setattr("repro.cli.cluster.execute_here", told_to_stop)
+    monkeypatch.setattr("repro.cli.cluster.execute_here", on_stop_signal)
     assert main(["task", "table1", "--profile", "smoke", "0"]) != 0
     asked = tmp_path / "asked"
     assert (asked.read_text() if asked.exists() else "") == "requeue 7_3\n" * requeues
@@ -354,7 +355,7 @@ def test_a_run_is_repeated_from_its_file_alone(
 ) -> None:
     """One of every family, bit for bit; and a file that says something else is told apart."""
     profile = load_profile("smoke")
-    planned = experiment.plan(experiment.load_experiment(table), profile)
+    planned = expand(experiment.load_experiment(table), profile)
     spec = next(r for r in planned.rows if r.id.startswith(row)).specs[0]
     store = Store(tmp_path / "kept")
     execution = planned.execution(spec).model_copy(update={"wandb": False})

@@ -36,8 +36,8 @@ from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
 from repro.analysis.power import Spread, spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks, outcomes_array
 from repro.config import ConfigError
-from repro.plans.experiment import Plan, PlannedRow
-from repro.runs.measurements import Figure, Measured, read_speed
+from repro.plans.plan import Plan, PlannedRow
+from repro.runs.measurements import Measured, Measurement, read_speed
 from repro.runs.result import Result
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
@@ -314,7 +314,7 @@ def _weighed(overhead: Overhead, speed: Measured | None) -> Iterator[Fact]:
             yield Fact(figure.at, figure.name, found, more < overhead.percent)
 
 
-def _figures(overhead: Overhead, speed: Measured | None) -> Iterator[Figure]:
+def _figures(overhead: Overhead, speed: Measured | None) -> Iterator[Measurement]:
     for name in overhead.ratios:
         yield from (figure for figure in (speed.figures if speed else ()) if figure.name == name)
 

@@ -10,7 +10,8 @@ from functools import cache
 from repro.analysis.known_ranks import Rank, known_run_ranks
 from repro.analysis.ledger import Claim, Ranks, Sizes, Unchanged
 from repro.config import ConfigError
-from repro.plans.experiment import Plan, PlannedRow, load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import Plan, PlannedRow, expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.store import Store
@@ -70,7 +71,7 @@ def size_holds(relation: str, own: float, other: float) -> bool:
 
 @cache
 def _paper_rows(experiment: str) -> list[PlannedRow]:
-    planned = plan(load_experiment(experiment), load_profile("paper"), [0], local_data=False)
+    planned = expand(load_experiment(experiment), load_profile("paper"), [0], local_data=False)
     return [row for row in planned.rows if not row.extra]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from repro.config import ConfigError
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec, flatten
 from repro.runs.result import Result
 from repro.runs.store import Store

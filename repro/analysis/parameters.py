@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from repro.analysis.paper import paper_rows
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 
@@ -52,7 +53,7 @@ def parameter_entries(build: bool = True) -> Iterator[ParameterEntry]:
             and hold the formula against it; without, the formula alone.
     """
     for table in TABLES:
-        planned = plan(load_experiment(table), load_profile("paper"), [0])
+        planned = expand(load_experiment(table), load_profile("paper"), [0])
         rows = {(row.block, row.id): row for row in planned.rows}
         for printed in paper_rows(table):
             row = rows[printed.block, printed.row]

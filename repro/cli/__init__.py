@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from repro.cli.parser import build_parser
 from repro.config import ConfigError
 from repro.files import describe_fault, storage_fault
-from repro.runs.interruption import stop, told_to_stop
+from repro.runs.interruption import on_stop_signal, stop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = build_parser().parse_args(arguments)
     try:
-        with told_to_stop(stop):
+        with on_stop_signal(stop):
             return int(options.verb(options))
     except ConfigError as error:
         print(f"repro: {error}", file=sys.stderr)

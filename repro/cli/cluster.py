@@ -7,11 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from repro.cli.shared import execute_here, load, submissions
-from repro.runs.interruption import Interrupted, told_to_stop
+from repro.runs.interruption import Interrupted, on_stop_signal
 
 if TYPE_CHECKING:
     from repro.plans.cluster import Cluster
-    from repro.plans.experiment import Plan
+    from repro.plans.plan import Plan
     from repro.plans.spec import RunSpec
 
 
@@ -83,7 +83,7 @@ def execute_task(options: argparse.Namespace) -> int:
         if restarts() >= plan.profile.cluster_for(spec.model.name).restarts:
             print("told to stop once more than cluster.restarts allows, not requeued", file=sys.stderr)
             return 1
-        with told_to_stop(lambda: None):  # SLURM ends what it requeues
+        with on_stop_signal(lambda: None):  # SLURM ends what it requeues
             requeued = requeue_this_task()
         what = ": requeued, to go on from the last checkpoint" if requeued else " for good, not requeued"
         print(f"told to stop{what}", file=sys.stderr)

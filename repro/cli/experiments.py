@@ -11,7 +11,7 @@ from repro.cli.shared import execute_here, load, short, submissions
 from repro.config import ConfigError
 
 if TYPE_CHECKING:
-    from repro.plans.experiment import Plan
+    from repro.plans.plan import Plan
     from repro.runs.states import RunState
     from repro.runs.store import Store
 

@@ -10,12 +10,13 @@ from repro.cli.shared import short
 def draw_fig1(options: argparse.Namespace) -> int:
     """`fig1`: a layer under LoRA and under Dual LoRA."""
     from repro.paths import RESULTS
-    from repro.plans.experiment import load_experiment, plan
+    from repro.plans.experiment import load_experiment
+    from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.report.architecture import draw_architecture
 
     profile = load_profile(options.profile)
-    drawn = draw_architecture(plan(load_experiment("table1"), profile), RESULTS / "figures" / profile.name)
+    drawn = draw_architecture(expand(load_experiment("table1"), profile), RESULTS / "figures" / profile.name)
     print("written: " + ", ".join(short(path) for path in drawn))
     return 0
 
@@ -46,7 +47,8 @@ def show_claims(options: argparse.Namespace) -> int:
     from repro.analysis.claims_on_paper import claims_on_paper
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
-    from repro.plans.experiment import load_experiment, plan
+    from repro.plans.experiment import load_experiment
+    from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.report.claims import claims_page, paper_claims_page
     from repro.runs.store import Store
@@ -55,7 +57,7 @@ def show_claims(options: argparse.Namespace) -> int:
     if options.paper:
         return _print_page("paper_claims", paper_claims_page(claims_on_paper(ledger)))
     profile = load_profile(options.profile)
-    plans = {name: plan(load_experiment(name), profile) for name in ledger.experiments}
+    plans = {name: expand(load_experiment(name), profile) for name in ledger.experiments}
     scored = score_claims(ledger, plans, Store(RESULTS / "runs"))
     return _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
 
@@ -66,7 +68,8 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.analysis.claims import score_claims
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
-    from repro.plans.experiment import list_experiments, load_experiment, plan
+    from repro.plans.experiment import list_experiments, load_experiment
+    from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.report.output import write_text
     from repro.report.page import build_page
@@ -74,7 +77,7 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.runs.store import Store
 
     profile, store = load_profile(options.profile), Store(RESULTS / "runs")
-    plans = {name: plan(load_experiment(name), profile) for name in list_experiments()}
+    plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
     page = build_page(
         [(planned, run_states(planned, store)) for planned in plans.values()],
         RESULTS / "figures" / profile.name,
@@ -92,12 +95,12 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.report.output import write_experiment, write_text
     from repro.report.reference import ReferencePage, page_texts
     from repro.report.speed import write_speed
-    from repro.runs.reference import reference_plans, take_over
+    from repro.runs.reference import import_runs, reference_plans
     from repro.runs.store import Store
 
     profile, store = load_profile(options.profile), Store(REFERENCE / "runs")
     if options.add is not None:
-        for line in take_over(profile, Store(options.add / "runs"), store):
+        for line in import_runs(profile, Store(options.add / "runs"), store):
             print(line)
     page = ReferencePage(profile, reference_plans(profile, store), store)
     for name in page.finished:

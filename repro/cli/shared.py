@@ -12,7 +12,7 @@ from repro.files import check_writable
 
 if TYPE_CHECKING:
     from repro.plans.execution import Execution
-    from repro.plans.experiment import Plan
+    from repro.plans.plan import Plan
     from repro.plans.profile import Profile
     from repro.plans.spec import RunSpec
     from repro.runs.store import Store
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 def load(options: argparse.Namespace) -> tuple[Plan, Store]:
     """The plan that the options ask for, and the store of this machine's runs."""
     from repro.paths import RESULTS
-    from repro.plans.experiment import load_experiment, plan
+    from repro.plans.experiment import load_experiment
+    from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.runs.store import Store
 
     experiment = load_experiment(options.experiment)
     if options.preset:
         experiment = experiment.model_copy(update={"preset": options.preset})
-    planned = plan(experiment, load_profile(options.profile), options.seeds)
+    planned = expand(experiment, load_profile(options.profile), options.seeds)
     return planned, Store(RESULTS / "runs")
 
 

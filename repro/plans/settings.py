@@ -52,7 +52,7 @@ def load_preset(name: str, model: str, experiments: Path = EXPERIMENTS) -> Setti
     return preset.models[model]
 
 
-def laid_over(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def deep_merge(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mappings laid over each other, the later ones winning, key by key at every depth.
 
     A mapping whose `name` says that it is another thing (another protocol) replaces the one below it.
@@ -66,7 +66,7 @@ def laid_over(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 and isinstance(below, Mapping)
                 and value.get("name", below.get("name")) == below.get("name")
             ):
-                result[key] = laid_over([below, value])
+                result[key] = deep_merge([below, value])
             else:
                 result[key] = value
     return result

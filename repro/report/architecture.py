@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
 from repro.report.figures import STYLE, pyplot, save_figure
 

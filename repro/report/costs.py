@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates
 from repro.analysis.gpu import Gpu
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.report.durations import duration
 from repro.runs.states import RunState, State
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.training.diagnostics import Diagnostics
 

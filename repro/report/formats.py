@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from repro.analysis.paper import AVERAGE
 from repro.report.tables import GAIN, Table, TableRow
 
-HOLE = "-"
+MISSING = "-"
 
 
 def to_markdown(table: Table) -> str:
@@ -118,7 +118,7 @@ def _value(row: TableRow, column: str, table: Table) -> str:
         return row.printed[column]
     estimate = row.values[column]
     if estimate is None:
-        return HOLE
+        return MISSING
     sign = "+" if column == GAIN else ""
     text = f"{estimate.mean:{sign}.{table.decimals.get(column, 1)}f}"
     if column in (AVERAGE, GAIN) and estimate.half_width is not None:

@@ -12,7 +12,7 @@ import pandas as pd
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.config import ConfigError, Frozen
 from repro.files import write_whole
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics
 from repro.report.figures import draw_table

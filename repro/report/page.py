@@ -11,7 +11,7 @@ from typing import Any
 
 from repro.analysis.audit import AuditItem
 from repro.analysis.claims import Scored
-from repro.plans.experiment import Plan, PlannedRow
+from repro.plans.plan import Plan, PlannedRow
 from repro.report.claims import verdict_in_words
 from repro.report.formats import cell_texts
 from repro.report.tables import Table, TableGroup, TableRow, build_table

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 
-from repro.plans.experiment import Plan, PlannedRow
+from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import RunSpec
 from repro.report.durations import duration
 from repro.runs.states import RunState, State, expected_seconds

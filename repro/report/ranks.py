@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.report.figures import STYLE, pyplot, save_figure
 
 _MEASURES = {

@@ -17,7 +17,7 @@ from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.ledger import load_ledger
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.plans.profile import Profile
 from repro.plans.spec import flatten
 from repro.report.claims import claims_page

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from repro.report.figures import pyplot, save_figure
 from repro.report.output import write_text
-from repro.runs.measurements import Figure, Measured, Point, speed_file
+from repro.runs.measurements import Measured, Measurement, Point, speed_file
 from repro.runs.store import write_json
 
 
@@ -40,7 +40,7 @@ def speed_table(measured: Measured) -> str:
     )
 
 
-def _row(figure: Figure) -> str:
+def _row(figure: Measurement) -> str:
     ratio = figure.ratio
     bound = "" if figure.target is None else f"{'≥' if figure.higher_is_better else '≤'} {figure.target:g}"
     verdict = {None: "", True: "met", False: "missed"}[figure.met]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.analysis.paper import AVERAGE
-from repro.plans.experiment import Plan, PlannedRow, Sweep
+from repro.plans.experiment import Sweep
+from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import flatten
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.report.tables import Table, TableRow

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows
 from repro.analysis.statistics import Estimate, mean_over_tasks, outcomes_array
-from repro.plans.experiment import Plan, PlannedRow
+from repro.plans.plan import Plan, PlannedRow
 from repro.runs.result import Result
 from repro.runs.states import RunState
 

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from repro.files import storage_fault, whole_file
-from repro.runs.interruption import stop, told_to_stop
+from repro.runs.interruption import on_stop_signal, stop
 from repro.runs.processes import Link
 from repro.training import collectives
 
@@ -163,7 +163,7 @@ class CheckpointOnStop(L.Callback):
         self._handlers = ExitStack()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._handlers.enter_context(told_to_stop(self._note))
+        self._handlers.enter_context(on_stop_signal(self._note))
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._ask(trainer)

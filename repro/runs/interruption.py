@@ -15,7 +15,7 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def told_to_stop(act: Callable[[], None]) -> Iterator[None]:
+def on_stop_signal(act: Callable[[], None]) -> Iterator[None]:
     """Call `act` in the main thread, between two of its instructions, on each signal that says stop."""
 
     def handle(number: int, frame: FrameType | None) -> None:

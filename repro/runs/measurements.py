@@ -28,7 +28,7 @@ class Ratio(Frozen):
         return max(self.rounds)
 
 
-class Figure(Frozen):
+class Measurement(Frozen):
     """One measured ratio.
 
     Attributes:
@@ -68,7 +68,7 @@ class Point(Frozen):
 class Measured(Frozen):
     """A whole `repro bench`."""
 
-    figures: tuple[Figure, ...]
+    figures: tuple[Measurement, ...]
     points: tuple[Point, ...]
     environment: Environment
 

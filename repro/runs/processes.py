@@ -22,7 +22,7 @@ from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessContext
 
 from repro.config import ConfigError
-from repro.runs.interruption import stop, told_to_stop
+from repro.runs.interruption import on_stop_signal, stop
 
 # Seconds between two looks at the processes.
 _LOOK = 0.1
@@ -83,7 +83,7 @@ def run_in_processes(
             stop()
         link.told.set()
 
-    with TemporaryDirectory(prefix="repro-processes-") as meeting, told_to_stop(note):
+    with TemporaryDirectory(prefix="repro-processes-") as meeting, on_stop_signal(note):
         threads = max(1, torch.get_num_threads() // devices)
         context = multiprocessing.start_processes(
             _rank,

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from repro.config import ConfigError
-from repro.plans.experiment import Experiment, Plan, list_experiments, load_experiment, plan
+from repro.plans.experiment import Experiment, list_experiments, load_experiment
+from repro.plans.plan import Plan, expand
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.runs.measurements import read_speed, speed_file
@@ -25,7 +26,7 @@ def reference_plans(profile: Profile, store: Store) -> dict[str, Plan]:
     return {name: _reference_plan(load_experiment(name), profile, store) for name in list_experiments()}
 
 
-def take_over(profile: Profile, source: Store, target: Store) -> Iterator[str]:
+def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]:
     """Copy the finished runs of a profile's experiments from one store into another; a line for each.
 
     Refused, with a line that says why, is what nobody could repeat: a run with uncommitted changes, or
@@ -93,12 +94,12 @@ def _reference_plan(experiment: Experiment, profile: Profile, store: Store) -> P
     done = _done(found, store)
     # A run that another table shares does not make its seed one of this table's: half of the runs do.
     own = [seed for seed in seeds if 2 * done[seed] >= max(done.values())] if any(done.values()) else []
-    return plan(experiment, profile, own or profile.seeds, local_data=found.local_data)
+    return expand(experiment, profile, own or profile.seeds, local_data=found.local_data)
 
 
 def _variants(experiment: Experiment, profile: Profile, seeds: list[int]) -> Iterator[Plan]:
     for local_data in (False, True):
-        yield plan(experiment, profile, seeds or profile.seeds, local_data=local_data)
+        yield expand(experiment, profile, seeds or profile.seeds, local_data=local_data)
 
 
 def _done(planned: Plan, store: Store) -> Mapping[int, int]:

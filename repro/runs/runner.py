@@ -286,7 +286,7 @@ def _execute(
             optimizer_state_bytes=state_bytes(optimizer) if optimizer else None,
             adamw_state_bytes=adamw_state_bytes(optimizer) if optimizer else None,
             kernel=module.kernel,
-            micro_batch_size=halved(examples, module.halvings) if method.trains else None,
+            micro_batch_size=halved(examples, module.oom_backoff) if method.trains else None,
         ),
         evaluation=Evaluation(
             seconds=evaluation_ended - evaluation_started,
@@ -323,9 +323,9 @@ def _execute(
 
 
 def _memory_warnings(module: FineTuning, execution: Execution, examples: int) -> Iterator[str]:
-    if module.halvings:
+    if module.oom_backoff:
         yield (
-            f"out of memory in training: passes of {halved(examples, module.halvings)} examples in the place "
+            f"out of memory in training: passes of {halved(examples, module.oom_backoff)} examples instead "
             f"of {examples}, the optimiser batch unchanged; set execution.micro_batch_size"
         )
     if module.test_halvings:

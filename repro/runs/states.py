@@ -8,7 +8,7 @@ from enum import StrEnum
 from statistics import median
 
 from repro.config import ConfigError
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
 from repro.runs.result import Result
 from repro.runs.store import Store

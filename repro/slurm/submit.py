@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from repro.plans.cluster import Cluster
-from repro.plans.experiment import Plan
+from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
 from repro.runs.states import RunState, State, run_states, to_execute
 from repro.runs.store import Store

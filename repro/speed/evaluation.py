@@ -15,7 +15,7 @@ from repro.benchmarks.commonsense.records import Record
 from repro.config import ConfigError
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
-from repro.runs.measurements import Figure
+from repro.runs.measurements import Measurement
 from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
 
@@ -23,7 +23,7 @@ from repro.speed.timing import ratio, take_turns
 _ITEMS = 4
 
 
-def figures(small: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Measurement]:
     """Items per second over lm-eval's.
 
     Raises:
@@ -54,7 +54,7 @@ def figures(small: bool = False) -> Iterator[Figure]:
         k: round(v, 6) for k, v in found["theirs"].items()
     }:
         raise RuntimeError(f"accuracies differ: {found}")
-    yield Figure(
+    yield Measurement(
         name="evaluation under cloze: items per second, this project / lm-evaluation-harness",
         at=f"{spec.model.name}, {len(records)} items of {len(benchmark.tasks)} tasks, fp32",
         ratio=ratio(times["theirs"], times["ours"]),

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.commonsense.settings import GenerateSettings
 from repro.runs.bases import BaseModels
-from repro.runs.measurements import Figure
+from repro.runs.measurements import Measurement
 from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
 from repro.training.causal_lm import generate
@@ -22,7 +22,7 @@ from repro.training.causal_lm import generate
 _PROMPTS = 8
 
 
-def figures(small: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Measurement]:
     """Prompts per second over `model.generate`'s at batch 1.
 
     Raises:
@@ -50,7 +50,7 @@ def figures(small: bool = False) -> Iterator[Figure]:
     differ = sum(a != b for a, b in zip(texts["ours"], texts["theirs"], strict=True))
     if differ > 1:
         raise RuntimeError(f"{differ} of {len(prompts)} generated texts differ: {texts}")
-    yield Figure(
+    yield Measurement(
         name="generation: prompts per second, this project / model.generate at batch 1",
         at=f"{spec.model.name}, {len(prompts)} prompts of about {len(prompts[0])} tokens, {protocol.beams} "
         f"beams, {protocol.max_new_tokens} new tokens, fp32",

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from repro.adapters.dual_lora import DualLoraConfig, backend
 from repro.config import Frozen
-from repro.runs.measurements import Figure, Point
+from repro.runs.measurements import Measurement, Point
 from repro.speed.timing import ratio, take_turns
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -130,7 +130,7 @@ def counted_flops(run: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def figures(small: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Measurement]:
     """Dual LoRA against the floor, peft's HiRA and LoRA; merged, against the plain layer."""
     rounds = 2 if small else 15
     for shape in _SMALL if small else _SHAPES:
@@ -146,7 +146,7 @@ def figures(small: bool = False) -> Iterator[Figure]:
             ("Dual LoRA", "LoRA", None),
             (WITHOUT_KERNELS, FLOOR, None),
         ):
-            yield Figure(
+            yield Measurement(
                 name=f"{one} / {other}",
                 at=str(shape),
                 ratio=ratio(times[one], times[other]),
@@ -159,7 +159,7 @@ def figures(small: bool = False) -> Iterator[Figure]:
         yield _merged(shape, rounds)
 
 
-def _merged(shape: Shape, rounds: int) -> Figure:
+def _merged(shape: Shape, rounds: int) -> Measurement:
     plain = _Model(shape).requires_grad_(False)
     adapted = get_peft_model(copy.deepcopy(plain), adapter_configs(shape.rank)["Dual LoRA"])
     merged: nn.Module = adapted.merge_and_unload()
@@ -167,7 +167,7 @@ def _merged(shape: Shape, rounds: int) -> Figure:
     with torch.inference_mode():
         times = take_turns({"plain": lambda: plain(x), "merged": lambda: merged(x)}, rounds=rounds)
     assert type(merged.map) is nn.Linear
-    return Figure(
+    return Measurement(
         name="Dual LoRA merged / plain, forward",
         at=str(shape),
         ratio=ratio(times["merged"], times["plain"]),

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 
 from repro.analysis.rank import rank
-from repro.runs.measurements import Figure
+from repro.runs.measurements import Measurement
 from repro.speed.timing import ratio, take_turns
 
 
-def figures(small: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Measurement]:
     """The time of a matrix's ranks over that of its singular values alone."""
     size = 64 if small else 2048
     matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -22,7 +22,7 @@ def figures(small: bool = False) -> Iterator[Figure]:
     found = rank(matrix).numerical
     if found != size:
         raise RuntimeError(f"a Gaussian matrix of {size} x {size} has full rank; {found} was found")
-    yield Figure(
+    yield Measurement(
         name="rank analysis / LAPACK's singular values",
         at=f"{size} x {size}, fp64",
         ratio=ratio(times["ours"], times["lapack"]),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 
@@ -18,7 +19,7 @@ def lora_run(small: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execu
     `small` takes the smoke profile's tiny model, which proves the path and says nothing of speed.
     """
     profile = load_profile("smoke" if small else "laptop")
-    planned = plan(load_experiment("table1"), profile).only(["lora"])
+    planned = expand(load_experiment("table1"), profile).only(["lora"])
     (row,) = planned.rows
     spec = row.specs[0]
     training = spec.training.model_copy(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
-from repro.runs.measurements import Figure, Ratio
+from repro.runs.measurements import Measurement, Ratio
 from repro.runs.runner import execute
 from repro.runs.store import Store
 from repro.speed.runs import lora_run
@@ -22,7 +22,7 @@ _COMMANDS = {"--help": 0.5, "plan table1": 2.0, "status table1": 2.0, "render ta
 _RUN = 3.0
 
 
-def figures(small: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Measurement]:
     """Seconds over the bound: of the commands, each in a process of its own, then of a run."""
     with tempfile.TemporaryDirectory() as results:
         cases = {command: _Command(command, results) for command in _COMMANDS}
@@ -34,8 +34,8 @@ def figures(small: bool = False) -> Iterator[Figure]:
     )
 
 
-def _over(what: str, at: str, times: Times, bound: float) -> Figure:
-    return Figure(
+def _over(what: str, at: str, times: Times, bound: float) -> Measurement:
+    return Measurement(
         name=f"{what} / its bound of {bound:g} s",
         at=at,
         ratio=Ratio(rounds=tuple(seconds / bound for seconds in times.seconds)),

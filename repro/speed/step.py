@@ -15,12 +15,13 @@ import torch
 from repro.methods.base import Method
 from repro.methods.lora import LoRA
 from repro.models.gradient_checkpointing import checkpoint_blocks
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
-from repro.runs.measurements import Figure, Ratio
+from repro.runs.measurements import Measurement, Ratio
 from repro.speed.peak_memory import peak_bytes
 from repro.speed.timing import ratio, take_turns
 
@@ -65,7 +66,7 @@ class Step:
 
 def steps(profile: str) -> dict[str, Step]:
     """By the row's label, and what is different about it."""
-    planned = plan(load_experiment("table1"), load_profile(profile))
+    planned = expand(load_experiment("table1"), load_profile(profile))
     specs = {row.id: row.specs[0] for row in planned.rows}
     bases = BaseModels()
     lora, dual = specs["lora"], specs["dual_lora"].method
@@ -87,7 +88,7 @@ def steps(profile: str) -> dict[str, Step]:
         }
 
 
-def figures(small: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Measurement]:
     """Dual LoRA's step over LoRA's in both readings and over the others'; memory over LoRA's."""
     profile = "smoke" if small else "laptop"
     at = f"Table 1's model and batch under the profile {profile}"
@@ -96,7 +97,7 @@ def figures(small: bool = False) -> Iterator[Figure]:
     pairs = [("Dual LoRA", other) for other in ("LoRA", "LoRA, dropout 0.05", "DoRA", "HiRA")]
     for one, other in [*pairs, ("Dual LoRA, checkpointing", "LoRA, checkpointing")]:
         claimed = other.startswith("LoRA")
-        yield Figure(
+        yield Measurement(
             name=f"{one} / {other}: a training step",
             at=at,
             ratio=ratio(times[one], times[other]),
@@ -105,7 +106,7 @@ def figures(small: bool = False) -> Iterator[Figure]:
             + ("; the bound is the paper's claim" if claimed else ""),
         )
     peaks = [cases[f"{name}, checkpointing"].peak_bytes() for name in ("Dual LoRA", "LoRA")]
-    yield Figure(
+    yield Measurement(
         name="Dual LoRA, checkpointing / LoRA, checkpointing: peak memory of a step",
         at=at,
         ratio=Ratio(rounds=(peaks[0] / peaks[1],)),

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from repro.config import ConfigError
 from repro.runs.environment import environment
-from repro.runs.measurements import Figure, Measured
+from repro.runs.measurements import Measured, Measurement
 from repro.speed import evaluation, generation, layer, ranks, startup, step, training
 
 # Part by part: figures in full size, and in a small one that takes seconds, for tests.
-PARTS: Mapping[str, Callable[[bool], Iterator[Figure]]] = {
+PARTS: Mapping[str, Callable[[bool], Iterator[Measurement]]] = {
     "layer": layer.figures,
     "step": step.figures,
     "training": training.figures,
@@ -33,7 +33,7 @@ def measure(only: Sequence[str] | None = None, *, small: bool = False) -> Measur
     unknown = sorted(set(only or ()) - PARTS.keys())
     if unknown:
         raise ConfigError(f"{unknown[0]!r} is no part of the benchmark; there are {', '.join(PARTS)}")
-    figures: list[Figure] = []
+    figures: list[Measurement] = []
     for name, part in PARTS.items():
         if only is not None and name not in only:
             continue

@@ -19,7 +19,7 @@ from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
 from repro.runs.checkpointing import Checkpoints
-from repro.runs.measurements import Figure
+from repro.runs.measurements import Measurement
 from repro.runs.runner import lightning_trainer
 from repro.speed.runs import Precision, lora_run
 from repro.speed.timing import ratio, take_turns
@@ -29,13 +29,13 @@ from repro.training.finetuning import FineTuning, FineTuningData
 _EQUAL = {"fp32": 1e-4, "bf16": 1e-2}
 
 
-def figures(small: bool = False) -> Iterator[Figure]:
+def figures(small: bool = False) -> Iterator[Measurement]:
     """Tokens per second over the Trainer's, in fp32 and bf16."""
     for precision in ("fp32", "bf16"):
         yield _figure(small, precision)
 
 
-def _figure(small: bool, precision: Precision) -> Figure:
+def _figure(small: bool, precision: Precision) -> Measurement:
     spec, execution = lora_run(small, precision)
     bases = BaseModels()
     # One optimiser batch of the run's own. Its learning rate is 0, the start of the warm-up, so that every
@@ -49,7 +49,7 @@ def _figure(small: bool, precision: Precision) -> Figure:
         raise RuntimeError(f"not the same work: a loss of {loss} here, of {theirs.loss} in the Trainer")
     tokens = sum(len(text.ids) for text in texts)
     rate = tokens / times["ours"].median
-    return Figure(
+    return Measurement(
         name="training: tokens per second, this project / transformers' Trainer with peft LoRA",
         at=f"{spec.model.name}, {len(texts)} texts of {tokens / len(texts):.0f} tokens, {precision}, 1 step",
         ratio=ratio(times["theirs"], times["ours"]),

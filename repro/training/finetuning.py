@@ -40,7 +40,7 @@ class FineTuning(L.LightningModule):
     `validation_scores` pairs (step, score in percent) where the family scores its validation.
     `kernel` is what computed the adapters in training, where the method has a choice.
 
-    A pass that runs out of memory is repeated in halves, and so is every later one: `halvings` counts how
+    A pass that runs out of memory is repeated in halves, and so is every later one: `oom_backoff` counts how
     often that was needed in training, `test_halvings` in evaluation. `retries` is False where the processes
     need each other within a pass, so that none can repeat it alone.
     """
@@ -62,7 +62,7 @@ class FineTuning(L.LightningModule):
         self.validation_scores: list[tuple[int, float]] = []
         self.predictions: list[Prediction] = []
         self.kernel: Literal["triton", "c", "torch"] | None = None
-        self.halvings = 0
+        self.oom_backoff = 0
         self.test_halvings = 0
         self.retries = True
         self._test_batches: list[list[Prediction]] = []
@@ -149,12 +149,12 @@ class FineTuning(L.LightningModule):
                 parameter.grad = None
             free_memory()
             largest = max(len(next(iter(micro.values()))) for micro in batch["micro_batches"])
-            if halved(largest, self.halvings) == 1:
+            if halved(largest, self.oom_backoff) == 1:
                 raise torch.OutOfMemoryError(
                     f"out of memory in a training pass over a single row{f': {error}' if error else ''}; set "
                     "execution.gradient_checkpointing, or execution.strategy fsdp with more devices"
                 )
-            self.halvings += 1
+            self.oom_backoff += 1
 
     def _own_passes(self, batch: dict[str, Any]) -> tuple[float, str | None]:
         """This process's share of a batch's loss, and the error's words if the memory did not suffice."""
@@ -170,7 +170,7 @@ class FineTuning(L.LightningModule):
                 # of neighbouring seeds, and the micro-batches of a step, apart: the first exceeds the
                 # longest training, 31,932 steps, the second what comes of 1,000 seeds.
                 torch.manual_seed(1_000_003 * self.seed + len(self.losses) + 1_000_000_007 * index)
-                for piece in cut_rows(micro_batches[min(index, len(micro_batches) - 1)], self.halvings):
+                for piece in cut_rows(micro_batches[min(index, len(micro_batches) - 1)], self.oom_backoff):
                     loss = self.loss_sum(piece) / batch["targets"] * weight
                     self.manual_backward(loss)
                     total += float(loss.detach())
@@ -232,7 +232,7 @@ class FineTuning(L.LightningModule):
         checkpoint["losses"] = self.losses
         checkpoint["validation_losses"] = self.validation_losses
         checkpoint["validation_scores"] = self.validation_scores
-        checkpoint["halvings"] = self.halvings
+        checkpoint["oom_backoff"] = self.oom_backoff
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         absent = sorted(trained_state(self).keys() - checkpoint["state_dict"].keys())
@@ -241,7 +241,7 @@ class FineTuning(L.LightningModule):
         self.losses = checkpoint["losses"]
         self.validation_losses = checkpoint["validation_losses"]
         self.validation_scores = checkpoint["validation_scores"]
-        self.halvings = checkpoint["halvings"]
+        self.oom_backoff = checkpoint.get("oom_backoff", 0)
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:

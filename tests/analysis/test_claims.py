@@ -14,17 +14,18 @@ from repro.analysis.power import Spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
 from repro.config import ConfigError, parse
-from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import Plan, expand
 from repro.plans.profile import list_profiles, load_profile
 from repro.report.claims import claims_page
 from repro.runs.environment import environment
-from repro.runs.measurements import Figure, Measured, Ratio, speed_file
+from repro.runs.measurements import Measured, Measurement, Ratio, speed_file
 from repro.runs.result import Result
 from repro.runs.store import Store, write_json
 
 
 def _plans(profile: str) -> dict[str, Plan]:
-    return {name: plan(load_experiment(name), load_profile(profile)) for name in load_ledger().experiments}
+    return {name: expand(load_experiment(name), load_profile(profile)) for name in load_ledger().experiments}
 
 
 def test_holm_by_hand() -> None:
@@ -133,7 +134,7 @@ def simulated(claims: dict[str, list[Tested]], monkeypatch: pytest.MonkeyPatch, 
         margin=1,
         claims=tuple(Claim(id=name, text="x", where="x", comparisons=(comparison,)) for name in claims),
     )
-    plans = {"table1": plan(load_experiment("table1"), load_profile("laptop"))}
+    plans = {"table1": expand(load_experiment("table1"), load_profile("laptop"))}
     return [s.verdict for s in score_claims(ledger, plans, Store(folder))]
 
 
@@ -245,7 +246,7 @@ def test_a_claim_about_time_is_tested_on_the_benchmark_in_all_its_readings(
     assert time.overhead is not None and memory.overhead is not None
     rounds = [*zip(time.overhead.ratios, (efficient, dropout), strict=True)]
     rounds += [(name, (1.003,)) for name in memory.overhead.ratios]
-    figures = [Figure(name=name, at="here", ratio=Ratio(rounds=r)) for name, r in rounds]
+    figures = [Measurement(name=name, at="here", ratio=Ratio(rounds=r)) for name, r in rounds]
     measured = Measured(figures=tuple(figures), points=(), environment=environment())
     write_json(speed_file(tmp_path), measured)
     scored = {s.claim.id: s for s in score_claims(load_ledger(), _plans("laptop"), Store(tmp_path / "runs"))}

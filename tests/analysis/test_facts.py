@@ -10,12 +10,13 @@ from repro.analysis.claims import score_claims
 from repro.analysis.facts import size_holds
 from repro.analysis.known_ranks import Rank, RunRanks
 from repro.analysis.ledger import load_ledger
-from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.runs.store import DIAGNOSTICS, RANKS, Store, write_json
 from repro.training.diagnostics import Diagnostics
 
-PLANS = {name: plan(load_experiment(name), load_profile("laptop")) for name in load_ledger().experiments}
+PLANS = {name: expand(load_experiment(name), load_profile("laptop")) for name in load_ledger().experiments}
 
 
 def verdicts(store: Store) -> dict[str, str]:

@@ -18,7 +18,8 @@ import pytest
 from repro.analysis.audit import TABLES
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows, published_spreads, source_rows
 from repro.paths import PAPER
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 
 HEADER = ["block", "row", "label", "params", "column", "value", "bold"]
@@ -168,7 +169,7 @@ def test_nothing_is_missing_but_what_the_paper_leaves_out(table: str) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_paper_profile_has_the_papers_rows_in_its_order_and_others_behind_them(table: str) -> None:
-    planned = plan(load_experiment(table), load_profile("paper"))
+    planned = expand(load_experiment(table), load_profile("paper"))
     for block in dict.fromkeys(row.block for row in planned.rows):
         rows = [row for row in planned.rows if row.block == block]
         printed = [row.row for row in paper_rows(table) if row.block == block]
@@ -184,7 +185,9 @@ def test_figure_2_stands_on_table_1() -> None:
     table1 = {(row.block, row.label): row.values[AVERAGE] for row in paper_rows("table1")}
     printed = paper_rows("fig2")
     assert [row.values for row in printed] == [{AVERAGE: table1[row.block, row.label]} for row in printed]
-    planned = {(row.block, row.id): row for row in plan(load_experiment("fig2"), load_profile("paper")).rows}
+    planned = {
+        (row.block, row.id): row for row in expand(load_experiment("fig2"), load_profile("paper")).rows
+    }
     assert {(row.block, row.row) for row in printed} <= planned.keys()
     assert {block for block, _ in planned} == {"llama3-8b"}
     curve = [row.specs[0].method for row in planned.values() if row.curve == "dual_lora"]
@@ -193,7 +196,7 @@ def test_figure_2_stands_on_table_1() -> None:
 
 
 def test_figure_3_is_on_llama2() -> None:
-    assert {row.block for row in plan(load_experiment("fig3"), load_profile("paper")).rows} == {"llama2-7b"}
+    assert {row.block for row in expand(load_experiment("fig3"), load_profile("paper")).rows} == {"llama2-7b"}
 
 
 COUNTED = [

@@ -12,7 +12,8 @@ from repro.analysis.known_ranks import known_run_ranks
 from repro.analysis.run_ranks import random_ranks, run_ranks
 from repro.config import ConfigError
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
@@ -24,7 +25,7 @@ EXECUTION = Execution(wandb=False, micro_batch_size=4, evaluation_tokens=8192)
 
 
 def spec(method: str, **training: float) -> RunSpec:
-    planned = plan(load_experiment("fig3"), load_profile("smoke"))
+    planned = expand(load_experiment("fig3"), load_profile("smoke"))
     (found,) = next(row.specs for row in planned.rows if row.id == method)
     return found.model_copy(update={"training": found.training.model_copy(update=training)})
 

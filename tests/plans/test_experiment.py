@@ -9,14 +9,15 @@ import yaml
 
 from repro.config import ConfigError
 from repro.paths import EXPERIMENTS
-from repro.plans.experiment import Experiment, list_experiments, load_experiment, plan
+from repro.plans.experiment import Experiment, list_experiments, load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import list_profiles, load_profile
 
 
 @pytest.mark.parametrize("profile", list_profiles())
 @pytest.mark.parametrize("name", list_experiments())
 def test_every_shipped_experiment_plans_under_every_profile(name: str, profile: str) -> None:
-    planned = plan(load_experiment(name), load_profile(profile))
+    planned = expand(load_experiment(name), load_profile(profile))
     assert len(planned.cells) == sum(len(row.columns) for row in planned.rows)
     assert all(column in planned.columns for row in planned.rows for column in row.columns)
     assert {spec.hash for row in planned.rows for spec in row.specs} == set(planned.runs)
@@ -27,11 +28,11 @@ def test_every_shipped_experiment_plans_under_every_profile(name: str, profile: 
 def test_the_collapsed_rows_hold_every_method_of_the_blocks(name: str) -> None:
     experiment = load_experiment(name)
     in_blocks = {row.method["name"] for block in experiment.blocks for row in block.rows}
-    assert in_blocks <= {row.method["name"] for row in experiment.collapsed.rows}
+    assert in_blocks <= {row.method["name"] for row in experiment.stand_in.rows}
 
 
 def test_the_paper_profile_of_table1_has_the_published_settings() -> None:
-    planned = plan(load_experiment("table1"), load_profile("paper"))
+    planned = expand(load_experiment("table1"), load_profile("paper"))
     rows = {(row.block, row.id): row for row in planned.rows}
     assert {block for block, _ in rows} == {"llama-7b", "llama-13b", "llama2-7b", "llama3-8b", "llama3-70b"}
     dual = rows["llama-7b", "dual_lora-r16"]
@@ -49,7 +50,7 @@ def test_the_paper_profile_of_table1_has_the_published_settings() -> None:
 
 
 def test_full_fine_tuning_trains_all_of_the_model() -> None:
-    planned = plan(load_experiment("table1"), load_profile("laptop"))
+    planned = expand(load_experiment("table1"), load_profile("laptop"))
     shares = {row.id: row.trainable_percent for row in planned.rows}
     assert shares["fft"] == 100
     assert shares["base"] == 0
@@ -59,7 +60,7 @@ def test_full_fine_tuning_trains_all_of_the_model() -> None:
 
 
 def test_untrained_rows_need_one_seed_only() -> None:
-    planned = plan(load_experiment("table1"), load_profile("laptop"), seeds=(3, 4))
+    planned = expand(load_experiment("table1"), load_profile("laptop"), seeds=(3, 4))
     seeds = {row.id: [spec.seed for spec in row.specs] for row in planned.rows}
     assert seeds["base"] == [3]
     assert seeds["lora"] == [3, 4]
@@ -71,11 +72,11 @@ def content() -> dict:
 
 
 def _plan(content: dict) -> None:
-    plan(Experiment.model_validate(content), load_profile("smoke"))
+    expand(Experiment.model_validate(content), load_profile("smoke"))
 
 
 def test_rows_that_differ_outside_the_axes_are_refused(content: dict) -> None:
-    content["collapsed"]["rows"][2]["training"] = {"loss_on": "all"}
+    content["stand_in"]["rows"][2]["training"] = {"loss_on": "all"}
     with pytest.raises(
         ConfigError, match=r"rows differ in training.loss_on .*lora: 'all'.*add the key to axes"
     ):
@@ -83,15 +84,15 @@ def test_rows_that_differ_outside_the_axes_are_refused(content: dict) -> None:
 
 
 def test_a_footnote_allows_a_difference_and_is_shown(content: dict) -> None:
-    content["collapsed"]["rows"][2]["training"] = {"loss_on": "all"}
+    content["stand_in"]["rows"][2]["training"] = {"loss_on": "all"}
     content["footnotes"]["training.loss_on"] = "LoRA also learns the prompt."
-    planned = plan(Experiment.model_validate(content), load_profile("smoke"))
+    planned = expand(Experiment.model_validate(content), load_profile("smoke"))
     assert "LoRA also learns the prompt." in planned.footnotes()
 
 
 def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
     content["footnotes"]["training.loss_on"] = "LoRA also learns the prompt."
-    planned = plan(Experiment.model_validate(content), load_profile("smoke"))
+    planned = expand(Experiment.model_validate(content), load_profile("smoke"))
     assert "LoRA also learns the prompt." not in planned.footnotes()
 
 
@@ -120,7 +121,7 @@ def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
 def test_a_wrong_setting_names_row_key_value_and_what_is_allowed(
     content: dict, key: str, value: dict, message: str
 ) -> None:
-    content["collapsed"]["rows"][2] |= {key: value}
+    content["stand_in"]["rows"][2] |= {key: value}
     with pytest.raises(ConfigError, match=message):
         _plan(content)
 
@@ -133,8 +134,8 @@ def test_a_wrong_key_in_a_file_names_the_file(tmp_path: Path, content: dict) -> 
 
 
 def test_two_rows_of_one_id_are_refused(content: dict) -> None:
-    content["collapsed"]["rows"][0]["id"] = "lora"
-    with pytest.raises(ValueError, match="collapsed: two rows have the id 'lora'"):
+    content["stand_in"]["rows"][0]["id"] = "lora"
+    with pytest.raises(ValueError, match="stand_in: two rows have the id 'lora'"):
         _plan(content)
 
 
@@ -147,17 +148,15 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 def test_a_mapping_of_another_name_replaces_what_is_below(content: dict) -> None:
     """The paper's protocol has beams and the small profiles' has none: nothing of it may stay."""
-    planned = plan(Experiment.model_validate(content), load_profile("smoke"))
+    planned = expand(Experiment.model_validate(content), load_profile("smoke"))
     assert set(planned.rows[0].specs[0].benchmark.protocol.model_dump()) == {"name", "version"}
 
 
 def test_targets_that_are_no_linear_maps_of_the_model_are_refused_before_anything_runs() -> None:
     experiment = load_experiment("table1")
-    rows = (experiment.collapsed.rows[2].model_copy(update={"targets": ("output",)}),)
-    broken = experiment.model_copy(
-        update={"collapsed": experiment.collapsed.model_copy(update={"rows": rows})}
-    )
+    rows = (experiment.stand_in.rows[2].model_copy(update={"targets": ("output",)}),)
+    broken = experiment.model_copy(update={"stand_in": experiment.stand_in.model_copy(update={"rows": rows})})
     with pytest.raises(
         ConfigError, match=r"row lora, profile smoke: targets: target 'output' is no linear module"
     ):
-        plan(broken, load_profile("smoke"))
+        expand(broken, load_profile("smoke"))

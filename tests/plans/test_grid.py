@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from repro.config import ConfigError
-from repro.plans.experiment import Row, load_experiment, plan
+from repro.plans.experiment import Row, load_experiment
 from repro.plans.grid import check_axes, nested, points
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 
 
@@ -53,7 +54,7 @@ def test_a_row_that_varies_stands_for_rows_told_apart() -> None:
 
 def test_figure_2_is_the_paper_s_fifteen_ratios_and_shares_table_1_s_runs_under_the_paper_profile() -> None:
     for profile, total, ends, at_constant_scale in [("paper", 32, 2, 15), ("laptop", 16, 1, 5)]:
-        planned = plan(load_experiment("fig2"), load_profile(profile), [0])
+        planned = expand(load_experiment("fig2"), load_profile(profile), [0])
         curves = {
             name: [row.specs[0].method for row in planned.rows if row.curve == name]
             for name in ("dual_lora", "dual_lora_constant_scale")
@@ -68,7 +69,7 @@ def test_figure_2_is_the_paper_s_fifteen_ratios_and_shares_table_1_s_runs_under_
             assert max(scales) / min(scales) == pytest.approx(growth[name], rel=1e-4)
         sizes = {row.trainable_parameters for row in planned.rows if row.curve}
         assert len(sizes) == 1
-        table1 = plan(load_experiment("table1"), load_profile(profile), [0])
+        table1 = expand(load_experiment("table1"), load_profile(profile), [0])
         # LoRA and DoRA at two ranks, HiRA, the equal ratio. On the laptop Table 1 has the rates of its sweep.
         assert len(planned.runs.keys() & table1.runs.keys()) == (0 if profile == "laptop" else 6)
 
@@ -82,5 +83,5 @@ def test_an_unknown_experiment_behind_defaults_is_one_line(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["table3", "table5", "table6"])
 @pytest.mark.parametrize(("profile", "other"), [("laptop", "fig2"), ("paper", "table1")])
 def test_ablations_share_the_method_s_own_run(name: str, profile: str, other: str) -> None:
-    ours, others = (plan(load_experiment(n), load_profile(profile), [0]) for n in (name, other))
+    ours, others = (expand(load_experiment(n), load_profile(profile), [0]) for n in (name, other))
     assert len(ours.runs.keys() & others.runs.keys()) == 1

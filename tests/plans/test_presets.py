@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from repro.benchmarks.glue.records import TASKS
-from repro.plans.settings import laid_over, list_presets, load_preset
+from repro.plans.settings import deep_merge, list_presets, load_preset
 
 
 def settings(preset: str, model: str, task: str, part: str) -> dict[str, Any]:
-    return laid_over([getattr(layer, part) for layer in load_preset(preset, model).layers(task)])
+    return deep_merge([getattr(layer, part) for layer in load_preset(preset, model).layers(task)])
 
 
 @pytest.mark.parametrize("model", ["roberta-base", "roberta-large", "deberta-v2-xxlarge"])

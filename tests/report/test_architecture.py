@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.report.architecture import draw_architecture, layer_shapes
 
 
 @pytest.mark.parametrize(("profile", "width", "rank"), [("laptop", 576, 8), ("paper", 4096, 16)])
 def test_the_shapes_are_those_of_the_modules(profile: str, width: int, rank: int, tmp_path: Path) -> None:
-    planned = plan(load_experiment("table1"), load_profile(profile), [0])
+    planned = expand(load_experiment("table1"), load_profile(profile), [0])
     rows = {row.specs[0].method.name: row.specs[0] for row in reversed(planned.rows)}
     dual = layer_shapes(rows["dual_lora"])
     assert dual.weight == (width, width)

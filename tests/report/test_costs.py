@@ -12,7 +12,8 @@ from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates, estimate
 from repro.analysis.gpu import list_gpus, load_gpu
 from repro.paths import REFERENCE
-from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.report.costs import describe_costs
 from repro.runs.states import run_states
@@ -22,7 +23,7 @@ H100 = load_gpu("h100")
 
 
 def planned(name: str, profile: str) -> Plan:
-    return plan(load_experiment(name), load_profile(profile))
+    return expand(load_experiment(name), load_profile(profile))
 
 
 def estimates(planned: Plan, folder: Path) -> Estimates:

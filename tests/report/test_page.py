@@ -12,7 +12,8 @@ from repro.analysis.audit import audit_items
 from repro.analysis.claims import score_claims
 from repro.analysis.ledger import load_ledger
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.report.figures import draw_table
 from repro.report.page import build_page
@@ -56,7 +57,7 @@ class Reader(HTMLParser):
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     store, bases, profile = Store(folder / "runs"), BaseModels(), load_profile("smoke")
-    plans = [plan(load_experiment(name), profile) for name in ("table1", "table4")]
+    plans = [expand(load_experiment(name), profile) for name in ("table1", "table4")]
     for row in plans[0].rows:
         if row.id in ("base", "lora"):
             execute(row.specs[0], store=store, execution=_EXECUTION, bases=bases, group="test")
@@ -67,7 +68,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         folder,
         score_claims(
             load_ledger(),
-            {name: plan(load_experiment(name), profile) for name in load_ledger().experiments},
+            {name: expand(load_experiment(name), profile) for name in load_ledger().experiments},
             store,
         ),
         audit_items(),

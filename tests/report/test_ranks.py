@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.report.ranks import draw_ranks, rank_table
 
@@ -39,11 +40,11 @@ def test_ranks_are_averaged_over_layers_and_seeds_and_zeros_are_no_ranks(tmp_pat
     assert table.loc[("Dual LoRA", "untrained", "update", "q_proj"), "numerical"] == 10
     assert table.loc[("Dual LoRA", "trained", "magnitude", "q_proj"), "ceiling"] == 10
     assert table.loc[("Random, r 2", "untrained", "update", "10x10"), "effective"] == 4
-    files = draw_ranks(plan(load_experiment("fig3"), load_profile("smoke")), table.reset_index(), tmp_path)
+    files = draw_ranks(expand(load_experiment("fig3"), load_profile("smoke")), table.reset_index(), tmp_path)
     assert [file.suffix for file in files] == [".png", ".svg"]
 
 
 @pytest.mark.parametrize("found", [{}, {"LoRA": []}])
 def test_nothing_analysed_is_no_figure(found: dict, tmp_path: Path) -> None:
-    planned = plan(load_experiment("fig3"), load_profile("smoke"))
+    planned = expand(load_experiment("fig3"), load_profile("smoke"))
     assert draw_ranks(planned, rank_table(found, None), tmp_path) == []

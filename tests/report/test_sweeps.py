@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from repro.analysis.statistics import Estimate
-from repro.plans.experiment import Plan, load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, TableGroup, TableRow
@@ -31,7 +32,7 @@ def table_of(planned: Plan, heights: dict[str, float]) -> Table:
 
 @pytest.fixture
 def planned() -> Plan:
-    return plan(load_experiment("fig2"), load_profile("smoke"))
+    return expand(load_experiment("fig2"), load_profile("smoke"))
 
 
 def test_curves_and_lines_are_named_and_missing_points_left_out(planned: Plan, tmp_path: Path) -> None:

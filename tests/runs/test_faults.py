@@ -13,11 +13,12 @@ import torch
 
 from repro.cli import main
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
-from repro.runs.interruption import Interrupted, stop, told_to_stop
+from repro.runs.interruption import Interrupted, on_stop_signal, stop
 from repro.runs.result import Result
 from repro.runs.runner import execute
 from repro.runs.store import Store
@@ -104,7 +105,7 @@ def _with(**changes: object) -> Callable[[Path], None]:
 
 @pytest.fixture(scope="module")
 def spec() -> RunSpec:
-    rows = {row.id: row for row in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    rows = {row.id: row for row in expand(load_experiment("table1"), load_profile("smoke")).rows}
     return rows["dual_lora"].specs[0]
 
 
@@ -121,7 +122,7 @@ def _run(
                 os.kill(os.getpid(), signal.SIGTERM)
 
     execution = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=100, wandb=False)
-    with told_to_stop(stop):
+    with on_stop_signal(stop):
         result = execute(
             spec,
             store=Store(folder),

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
-from repro.runs.interruption import Interrupted, stop, told_to_stop
+from repro.runs.interruption import Interrupted, on_stop_signal, stop
 from repro.runs.result import Result
 from repro.runs.runner import Report, execute
 from repro.runs.store import Store
@@ -25,7 +26,7 @@ BASES = BaseModels()
 
 @pytest.fixture(scope="module")
 def spec() -> RunSpec:
-    rows = {row.id: row for row in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    rows = {row.id: row for row in expand(load_experiment("table1"), load_profile("smoke")).rows}
     return rows["lora"].specs[0]
 
 
@@ -37,7 +38,7 @@ def whole(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Result:
 def _run(
     spec: RunSpec, folder: Path, report: Report = lambda *_: None, execution: Execution = EXECUTION
 ) -> Result:
-    with told_to_stop(stop):
+    with on_stop_signal(stop):
         return execute(
             spec, store=Store(folder), execution=execution, bases=BASES, group="test", report=report
         )

@@ -23,7 +23,8 @@ import pytest
 
 from repro import files
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs import checkpointing
@@ -42,7 +43,7 @@ SLOW = 0.03
 @pytest.fixture(scope="module")
 def spec() -> RunSpec:
     """Dual LoRA, four steps, the weights of the best of two validations."""
-    rows = {row.id: row for row in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    rows = {row.id: row for row in expand(load_experiment("table1"), load_profile("smoke")).rows}
     spec = rows["dual_lora"].specs[0]
     benchmark = spec.benchmark.model_dump() | {"tasks": ["boolq", "piqa"], "train_per_task": 18}
     training = spec.training.model_dump() | {"learning_rate": 1e-2, "selection": "best_validation_loss"}

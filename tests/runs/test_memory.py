@@ -12,7 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from repro.config import ConfigError
 from repro.models.loading import load_model
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
@@ -25,7 +26,7 @@ BASES = BaseModels()
 
 
 def _spec(row: str, **method: Any) -> RunSpec:
-    rows = {r.id: r for r in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    rows = {r.id: r for r in expand(load_experiment("table1"), load_profile("smoke")).rows}
     spec = rows[row].specs[0]
     content = spec.model_dump() | {"method": spec.method.model_dump() | method}
     content["benchmark"] |= {"tasks": ["boolq", "piqa"], "train_per_task": 16}

@@ -19,11 +19,12 @@ from torch.distributed.tensor import DTensor
 
 from repro.config import ConfigError
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
-from repro.runs.interruption import Interrupted, stop, told_to_stop
+from repro.runs.interruption import Interrupted, on_stop_signal, stop
 from repro.runs.local import run_here
 from repro.runs.processes import run_in_processes
 from repro.runs.progress import Watch
@@ -50,7 +51,7 @@ FSDP = DDP.model_copy(update={"strategy": "fsdp"})
 
 
 def _spec(experiment: str, row: str, **method: Any) -> RunSpec:
-    rows = {r.id: r for r in plan(load_experiment(experiment), load_profile("smoke")).rows}
+    rows = {r.id: r for r in expand(load_experiment(experiment), load_profile("smoke")).rows}
     spec = rows[row].specs[0]
     content = spec.model_dump() | {"method": spec.method.model_dump() | method}
     if experiment == "table1":  # two of eight tasks, as many examples to train on
@@ -187,7 +188,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
         if (phase, done) == ("train", 2):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted), told_to_stop(stop):
+    with pytest.raises(Interrupted), on_stop_signal(stop):
         _execute(spec, tmp_path, DDP.model_copy(update={"checkpoint_every": 100}), tell)
     assert not multiprocessing.active_children()
     steps: list[int] = []

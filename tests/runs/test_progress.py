@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.runs.progress import Watch
 
@@ -15,7 +16,7 @@ from repro.runs.progress import Watch
 def test_a_log_gets_a_line_now_and_then_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
-    spec = next(iter(plan(load_experiment("table1"), load_profile("smoke")).runs.values()))
+    spec = next(iter(expand(load_experiment("table1"), load_profile("smoke")).runs.values()))
     out = io.StringIO()
     with Watch(1, Console(file=out)) as watch:
         watch.begin(spec)

@@ -8,11 +8,12 @@ import pytest
 
 from repro.config import ConfigError
 from repro.paths import REFERENCE
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
-from repro.runs.measurements import Figure, Measured, Ratio, read_speed, speed_file
-from repro.runs.reference import reference_plans, take_over
+from repro.runs.measurements import Measured, Measurement, Ratio, read_speed, speed_file
+from repro.runs.reference import import_runs, reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
 from repro.runs.store import PREDICTIONS, Store, write_json
@@ -32,7 +33,7 @@ def _put(store: Store, spec: RunSpec, result: Result, **environment: object) -> 
 
 
 def _specs(experiment: str, **options: object) -> list[RunSpec]:
-    planned = plan(load_experiment(experiment), LAPTOP, **options)  # type: ignore[arg-type]
+    planned = expand(load_experiment(experiment), LAPTOP, **options)  # type: ignore[arg-type]
     return [spec for spec in planned.runs.values() if spec.method.trains]
 
 
@@ -43,7 +44,7 @@ def test_runs_that_nobody_could_repeat_are_refused(result: Result, tmp_path: Pat
     _put(source, dirty, result, dirty=True)
     _put(source, unknown, result, commit=None, dirty=None)
     source.write_predictions(clean, [{"task": "boolq", "id": 0}])
-    lines = list(take_over(LAPTOP, source, target))
+    lines = list(import_runs(LAPTOP, source, target))
     assert sorted(lines) == sorted(
         [
             f"taken over: {clean.slug}",
@@ -59,10 +60,10 @@ def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
     source, target = Store(tmp_path / "a" / "runs"), Store(tmp_path / "b" / "runs")
     spec = _specs("table1")[0]
     _put(source, spec, result)
-    assert [line.partition(":")[0] for line in take_over(LAPTOP, source, target)] == ["taken over"]
+    assert [line.partition(":")[0] for line in import_runs(LAPTOP, source, target)] == ["taken over"]
     before = target.result(spec)
     _put(source, spec, result, hardware="another")
-    assert [line.partition(":")[0] for line in take_over(LAPTOP, source, target)] == ["kept"]
+    assert [line.partition(":")[0] for line in import_runs(LAPTOP, source, target)] == ["kept"]
     assert target.result(spec) == before
 
 
@@ -72,10 +73,10 @@ def test_a_benchmark_is_taken_over_and_renewed_if_it_is_of_a_clean_checkout(
     source, target = tmp_path / "a", tmp_path / "b"
 
     def told(value: float, dirty: bool) -> list[str]:
-        figure = Figure(name="a / b", at="here", ratio=Ratio(rounds=(value,)))
+        figure = Measurement(name="a / b", at="here", ratio=Ratio(rounds=(value,)))
         where = result.environment.model_copy(update={"dirty": dirty})
         write_json(speed_file(source), Measured(figures=(figure,), points=(), environment=where))
-        return list(take_over(LAPTOP, Store(source / "runs"), Store(target / "runs")))
+        return list(import_runs(LAPTOP, Store(source / "runs"), Store(target / "runs")))
 
     assert told(1.0, dirty=False) == told(2.0, dirty=False) == ["taken over: bench.json"]
     assert told(3.0, dirty=True) == [f"refused: {speed_file(source)} was not measured from a clean checkout"]
@@ -85,7 +86,7 @@ def test_a_benchmark_is_taken_over_and_renewed_if_it_is_of_a_clean_checkout(
 
 def test_random_weights_are_no_reference(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"profile smoke gives no reference results: SMOKE RUN"):
-        list(take_over(load_profile("smoke"), Store(tmp_path), Store(tmp_path)))
+        list(import_runs(load_profile("smoke"), Store(tmp_path), Store(tmp_path)))
 
 
 @pytest.mark.parametrize("local_data", [False, True])

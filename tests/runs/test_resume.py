@@ -9,7 +9,8 @@ import pytest
 from repro.methods import METHODS
 from repro.optimizers.state_bytes import adamw_state_bytes
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
@@ -32,7 +33,7 @@ class Break(RuntimeError):
 
 def spec_of(name: str) -> RunSpec:
     """Four steps of the smoke profile on two tasks, and a learning rate that moves things."""
-    rows = {row.id: row for row in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    rows = {row.id: row for row in expand(load_experiment("table1"), load_profile("smoke")).rows}
     spec = rows["lora"].specs[0]
     cls = METHODS[name]
     method = {"name": name} | {key: value for key, value in SMALL.items() if key in cls.model_fields}

@@ -15,7 +15,8 @@ import torch
 from repro.config import ConfigError
 from repro.methods.lora import LoRA
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
@@ -28,7 +29,7 @@ EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_eve
 
 
 def _spec(row: str) -> RunSpec:
-    rows = {r.id: r for r in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    rows = {r.id: r for r in expand(load_experiment("table1"), load_profile("smoke")).rows}
     return rows[row].specs[0]
 
 

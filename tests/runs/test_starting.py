@@ -9,7 +9,8 @@ import torch
 
 from repro.config import ConfigError
 from repro.plans.execution import Execution
-from repro.plans.experiment import Experiment, load_experiment, plan
+from repro.plans.experiment import Experiment, load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
@@ -24,15 +25,15 @@ EXECUTION = Execution(micro_batch_size=8, evaluation_tokens=4096, wandb=False)
 def planned(reading: str) -> Experiment:
     """Table 2 with one row, in which RTE starts from a run on SST-2: the package has no MNLI."""
     experiment = load_experiment("table2")
-    row = next(row for row in experiment.collapsed.rows if row.id == "dual_lora")
+    row = next(row for row in experiment.stand_in.rows if row.id == "dual_lora")
     rule = {"task": "sst2", "tasks": ["rte"], "reading": reading, "lora": {"rank": 4, "dropout": 0.0}}
-    content = experiment.model_dump() | {"collapsed": {"rows": [row.model_dump() | {"init_from": rule}]}}
+    content = experiment.model_dump() | {"stand_in": {"rows": [row.model_dump() | {"init_from": rule}]}}
     return Experiment.model_validate(content)
 
 
 def specs(reading: str) -> tuple[RunSpec, RunSpec, list[RunSpec]]:
     """The run of RTE, the one that it starts from, and all runs in their order."""
-    found = plan(planned(reading), load_profile("smoke"))
+    found = expand(planned(reading), load_profile("smoke"))
     child = next(spec for spec in found.runs.values() if spec.task == "rte")
     assert child.init_from is not None
     return child, child.init_from.run, list(found.runs.values())
@@ -59,7 +60,7 @@ def test_what_a_run_starts_from_is_part_of_its_hash() -> None:
 
 
 def test_a_profile_without_the_task_starts_from_the_base_model() -> None:
-    found = plan(load_experiment("table2"), load_profile("smoke"))
+    found = expand(load_experiment("table2"), load_profile("smoke"))
     assert all(spec.init_from is None for spec in found.runs.values())
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from repro.config import ConfigError
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.result import Environment, Failure
@@ -20,7 +21,7 @@ from repro.runs.store import RunBusy, Store
 
 @pytest.fixture
 def spec() -> RunSpec:
-    return plan(load_experiment("table1"), load_profile("smoke")).rows[0].specs[0]
+    return expand(load_experiment("table1"), load_profile("smoke")).rows[0].specs[0]
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.states import RunState, State
@@ -17,7 +18,7 @@ from repro.slurm.submit import to_submit
 @pytest.fixture(scope="module")
 def specs() -> list[RunSpec]:
     """Table 2 as in the paper: MRPC, RTE and STS-B start from MNLI in most rows."""
-    return list(plan(load_experiment("table2"), load_profile("paper"), [0]).runs.values())
+    return list(expand(load_experiment("table2"), load_profile("paper"), [0]).runs.values())
 
 
 @pytest.mark.parametrize("longest", [7, 1001])

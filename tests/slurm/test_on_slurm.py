@@ -19,7 +19,8 @@ import yaml
 
 from repro.paths import EXPERIMENTS, ROOT
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
@@ -152,8 +153,8 @@ def _keep_rows(*ids: str, **changes: Mapping[str, Any]) -> Callable[[dict[str, A
     """Keeps these rows, with changes by id laid over them."""
 
     def change(content: dict[str, Any]) -> None:
-        rows = {row["id"]: row for row in content["collapsed"]["rows"]}
-        content["collapsed"]["rows"] = [rows[name] | changes.get(name, {}) for name in ids]
+        rows = {row["id"]: row for row in content["stand_in"]["rows"]}
+        content["stand_in"]["rows"] = [rows[name] | changes.get(name, {}) for name in ids]
 
     return change
 
@@ -169,7 +170,7 @@ def _make_long(clone: Clone) -> None:
 
 def _specs(clone: Clone, experiment: str) -> list[RunSpec]:
     profile = load_profile("smoke", clone.experiments)
-    return list(plan(load_experiment(experiment, clone.experiments), profile).runs.values())
+    return list(expand(load_experiment(experiment, clone.experiments), profile).runs.values())
 
 
 @pytest.fixture(scope="module")

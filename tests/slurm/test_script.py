@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 
 from repro.plans.cluster import Cluster
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.slurm.script import batch_script
 
@@ -40,7 +41,7 @@ exec /opt/python -m repro.cli task table1 --profile paper "${{runs[$SLURM_ARRAY_
 
 
 def test_the_script_is_this_one() -> None:
-    first, second = list(plan(load_experiment("table1"), load_profile("smoke")).runs.values())[:2]
+    first, second = list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:2]
     cluster = Cluster(
         partition="gpu", account="lab", time="1-12:00:00", gpus="a100:1", cpus=8, memory="64G", concurrent=16,
         notice=300, options=("--qos=long",),
@@ -56,7 +57,7 @@ def test_the_script_is_this_one() -> None:
 
 
 def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_run() -> None:
-    runs = dict(enumerate(plan(load_experiment("table1"), load_profile("smoke")).runs.values()))
+    runs = dict(enumerate(expand(load_experiment("table1"), load_profile("smoke")).runs.values()))
     script = batch_script(runs, name="n", logs=Path("/logs"), cluster=Cluster(), command=["echo", "run of"])
     for option in ("--partition", "--account", "--time", "--mem", "--gpus", "%"):
         assert f"{option}=" not in script

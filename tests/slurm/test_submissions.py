@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.states import RunState, State
@@ -16,7 +17,7 @@ from repro.slurm.submissions import Submissions
 
 @pytest.fixture
 def specs() -> list[RunSpec]:
-    return list(plan(load_experiment("table1"), load_profile("smoke")).runs.values())
+    return list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())
 
 
 @pytest.fixture

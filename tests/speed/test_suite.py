@@ -71,9 +71,9 @@ def test_a_part_that_something_is_missing_for_stops_no_other(
 
 def test_a_missed_target_is_said() -> None:
     from repro.runs.environment import environment
-    from repro.runs.measurements import Figure, Measured, Ratio
+    from repro.runs.measurements import Measured, Measurement, Ratio
 
-    slow = Figure(name="a / b", at="here", ratio=Ratio(rounds=(1, 3, 2)), target=1.12)
+    slow = Measurement(name="a / b", at="here", ratio=Ratio(rounds=(1, 3, 2)), target=1.12)
     fast = slow.model_copy(update={"higher_is_better": True})
     text = speed_table(Measured(figures=(slow, fast), points=(), environment=environment()))
     assert "| a / b | here | 2.00 | 1.00 to 3.00 | ≤ 1.12 | missed |" in text

@@ -13,7 +13,8 @@ from repro.methods.registry import METHODS
 from repro.models import load_model_spec
 from repro.models.loading import load_model
 from repro.plans.execution import Execution
-from repro.plans.experiment import load_experiment, plan
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
@@ -29,7 +30,7 @@ EXECUTION = Execution(
 
 
 def smoke(row: str, **training: object) -> RunSpec:
-    rows = {r.id: r for r in plan(load_experiment("table1"), load_profile("smoke")).rows}
+    rows = {r.id: r for r in expand(load_experiment("table1"), load_profile("smoke")).rows}
     content = rows[row].specs[0].model_dump()
     content["training"] |= {"learning_rate": 1e-2, "validate_every": None, "selection": "last"} | training
     return RunSpec.model_validate(content)
