@@ -2,7 +2,7 @@
 
 Settings are merged in this order, later ones winning: the experiment's defaults, the block's, the preset's
 for the model, the profile's for the family, the row's; in each, what holds for one task over what holds for
-all. The result is a `RunSpec` for each row and seed (and task, where every task is trained by itself), checked
+all. The result is a `RunSpec` for each row and seed (and task, where each task is trained by itself), checked
 before anything runs.
 """
 
