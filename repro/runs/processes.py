@@ -60,7 +60,7 @@ def run_in_processes(
     """Execute `work`, which must be picklable, in as many processes as there are devices.
 
     Args:
-        report: see `repro.runs.runner.Report`; called here.
+        report: see `repro.runs.job.Report`; called here.
         keeps: whether in a phase (`train`, `evaluate`, empty before both) the processes keep what they have
             done when they are told to stop; in another one they are ended.
 

@@ -75,7 +75,7 @@ class Watch:
         self._progress.reset(self._run, description=f"{self._name}: prepare", total=None)
 
     def report(self, phase: str, done: int, total: int) -> None:
-        """See `repro.runs.runner.Report`."""
+        """See `repro.runs.job.Report`."""
         if not self._console.is_terminal:
             self._log(phase, done, total)
         self._progress.update(self._run, description=f"{self._name}: {phase}", completed=done, total=total)

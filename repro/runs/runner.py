@@ -1,62 +1,42 @@
-"""Execute one run: seed, build, train, probe, evaluate, write. The same on a laptop and on a cluster."""
+"""One run: build, train, select, test, record. The same on a laptop and on a cluster."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 
 from repro.benchmarks.base import TaskScore
 from repro.config import ConfigError
-from repro.models.gradient_checkpointing import checkpoint_blocks
 from repro.models.shapes import base_parameters, linear_shapes
-from repro.models.sharding import shard
-from repro.optimizers.state_bytes import adamw_state_bytes, state_bytes
 from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
-from repro.runs.checkpointing import CheckpointOnStop, Checkpoints, KeepBest, KeepLatest
-from repro.runs.environment import environment
+from repro.runs.build import Built, build
+from repro.runs.callbacks import Probing, Progress
+from repro.runs.checkpointing import Checkpoints
 from repro.runs.interruption import Interrupted
+from repro.runs.job import Job, Note, Report, on_gpu
 from repro.runs.processes import Link, run_in_processes
-from repro.runs.result import Evaluation, Probe, Result, Training, score_warnings
-from repro.runs.starting import check_ready, continue_adapter, starting_model
-from repro.runs.store import DIAGNOSTICS, PREDICTIONS, Store, write_json
+from repro.runs.record import Tested, Trained, record
+from repro.runs.result import Result
+from repro.runs.starting import check_ready
+from repro.runs.store import Store
+from repro.runs.trainer import lightning_trainer, wandb_logger, watched_metric
 from repro.runs.usage import Usage
 from repro.training import collectives
 from repro.training.diagnosing import Diagnosing
-from repro.training.finetuning import FineTuning, FineTuningData, trained_state
-from repro.training.out_of_memory import halved
-from repro.training.probes import probe
-
-Report = Callable[[str, int, int], None]
-"""Told what is going on: the phase (`train` or `evaluate`), how much of it is done, and out of how much."""
-
-Note = Callable[[str], None]
-"""Told, in a line, what a person should know of a run and no result says."""
-
-_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
-
-# Test items that the probes look at, each five times: enough for several lengths. With eight a laptop run
-# spent 4.2 s outside of training and evaluation, with four 2.7 to 3.0.
-_PROBE_ITEMS = 4
+from repro.training.finetuning import FineTuning, trained_state
 
 
 def execute(
@@ -69,14 +49,15 @@ def execute(
     report: Report = lambda phase, done, total: None,
     note: Note = lambda line: None,
 ) -> Result:
-    """Train and evaluate one run and write its result. An interrupted one goes on from its last checkpoint.
+    """Train and evaluate one run and write its result. An interrupted run resumes from its last checkpoint.
 
     Args:
-        group: the experiment that asked for the run, W&B's name for runs that belong together.
+        group: the experiment that asked for the run; W&B groups runs by it.
 
     Raises:
         RunBusy: another process works on it.
         RunWaits: the run that it starts from is not done.
+        ConfigError: it cannot be executed in this way; see `check_execution`.
     """
     with store.claimed(spec):
         done = store.result(spec)
@@ -87,13 +68,13 @@ def execute(
         check_execution(spec, execution)
         with quiet_libraries(), store.scratch(spec) as scratch:
             if execution.devices == 1:
-                _execute(spec, store, execution, bases, group, report, note, scratch)
+                _run(Job(spec, store, execution, bases, group, scratch, report, note))
             else:
                 saves = spec.method.trains and execution.checkpoint_every is not None
                 run_in_processes(
                     partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
                     devices=execution.devices,
-                    gpus=_on_gpu(execution),
+                    gpus=on_gpu(execution),
                     report=report,
                     keeps=lambda phase: saves and phase == "train",
                 )
@@ -103,10 +84,10 @@ def execute(
 
 
 def check_execution(spec: RunSpec, execution: Execution) -> None:
-    """Refuse what cannot be executed as it is asked for.
+    """Refuse an execution that does not fit the run.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: `fsdp` is asked to shard weights that train, or that are quantised.
     """
     if not execution.sharded:
         return
@@ -125,7 +106,7 @@ def check_execution(spec: RunSpec, execution: Execution) -> None:
 
 
 def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch: Path, link: Link) -> None:
-    """One process's part of a run."""
+    """One process's part of a run that several share."""
 
     def report(*progress: Any) -> None:
         if collectives.rank() == 0:
@@ -134,352 +115,112 @@ def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch:
     def note(line: str) -> None:
         print(line, file=sys.stderr)
 
+    # A process of its own shares its base model with no later run, and a sharded one would not fit twice.
+    bases = BaseModels(keep=False)
+    run = RunSpec.model_validate_json(spec)
     with quiet_libraries(), suppress(Interrupted):
-        # Nothing is kept for a next run, and a model that is sharded would not fit in twice.
-        bases = BaseModels(keep=False)
-        _execute(
-            RunSpec.model_validate_json(spec),
-            Store(folder),
-            execution,
-            bases,
-            group,
-            report,
-            note,
-            scratch,
-            link,
-        )
+        _run(Job(run, Store(folder), execution, bases, group, scratch, report, note, link))
 
 
-def _on_gpu(execution: Execution) -> bool:
-    return execution.accelerator != "cpu" and torch.cuda.is_available()
-
-
-def _execute(
-    spec: RunSpec,
-    store: Store,
-    execution: Execution,
-    bases: BaseModels,
-    group: str,
-    report: Report,
-    note: Note,
-    scratch: Path,
-    link: Link | None = None,
-) -> None:
-    first = collectives.rank() == 0
+def _run(job: Job) -> None:
     usage, timer = Usage(), Timer()
     # Before anything is built: a seed that is set after the adapter does not seed it.
-    L.seed_everything(spec.seed, workers=True, verbose=False)
-    method, benchmark, folder = spec.method, spec.benchmark, store.directory(spec)
-    targets, task = spec.adapted_modules, benchmark.model_task
+    L.seed_everything(job.spec.seed, workers=True, verbose=False)
+    built = build(job)
+    logs = job.execution.wandb and job.leads
+    with wandb_logger(job.spec, job.folder, job.group) if logs else nullcontext() as logger:
+        trained = _train(job, built, usage, timer, logger)
+        other_scores = _select(job, built, trained)
+        tested = _test(job, built, trained, other_scores)
+        if tested is not None and logger is not None:
+            scores = {f"test/{name}": score.value for name, score in tested.scores.items()}
+            logger.experiment.summary.update(scores)
+    if tested is not None:
+        record(job, built, trained, tested)
 
-    mesh = None
-    if execution.sharded:
-        mesh = init_device_mesh("cuda" if _on_gpu(execution) else "cpu", (execution.devices,))
-    examples = execution.examples(spec.training.batch_size)
-    # All processes at once would have as many whole models in main memory.
-    with collectives.in_turn() if mesh else nullcontext():
-        base, tokenizer = starting_model(spec, store, bases)
-        revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
-        data = benchmark.data(
-            tokenizer,
-            spec.training,
-            seed=spec.seed,
-            micro_batch_size=examples,
-            evaluation_tokens=execution.evaluation_tokens,
-        )
-        if method.calibration_examples:
-            method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
-        model = method.attach(base, targets, task)
-        shapes = linear_shapes(spec.model.architecture, targets)
-        built = method.verify(model, targets, shapes, base_parameters(spec.model.architecture))
-        continue_adapter(spec, model, store, bases)
-        if execution.gradient_checkpointing:
-            checkpoint_blocks(model)
-        if mesh:
-            shard(model, mesh)
-    steps = data.steps if method.trains else 0
-    module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
-    module.retries = mesh is None
-    # A quantised weight would be rounded once more, a sharded one is nowhere whole.
-    merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
-    adapter = scratch / "adapter"
 
-    def reload() -> nn.Module:
-        with collectives.in_turn() if mesh else nullcontext():
-            fresh, _ = starting_model(spec, store, bases)
-            loaded = method.load(fresh, adapter, targets, task)
-            if mesh:
-                shard(loaded, mesh)
-        return loaded
-
-    with _wandb_logger(spec, folder, group) if execution.wandb and first else nullcontext() as logger:
-        probing = _Probing(
-            data,
-            reload=reload if method.trains else None,
-            merge=method.merge if merges else None,
-        )
-        progress = _Progress(report, steps, math.ceil(len(data.test_batches) / execution.devices))
-        diagnosing = Diagnosing(0 if mesh else execution.diagnostics, steps)
-        checkpoints = Checkpoints(store.checkpoints(spec), spec.hash)
-        watching = [usage, timer, diagnosing, progress]
-        every = data.validate_every
-        trainer = lightning_trainer(spec, execution, folder, logger, watching, checkpoints, every, link)
-        other_scores: dict[str, dict[str, TaskScore]] = {}
-        if method.trains:
-            # One process decides, since it may remove what cannot be used.
-            found = (
-                checkpoints.going_on_from(
-                    trained_state(module), keeps_best=_watched(spec) is not None, note=note
-                )
-                if first
-                else None
-            )
-            resume = collectives.gathered(found)[0]
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False)
-            collectives.barrier()  # the first process has written what the others may read now
-        optimizer = trainer.optimizers[0] if trainer.optimizers else None
-        if method.trains:
-            selection = _select(spec, module, checkpoints)
-            if selection is not None:
-                chosen, (rule, weights) = selection
-                if benchmark.validates_by_score:
-                    module.load_state_dict(weights, strict=False)
-                    trainer.test(module, datamodule=data, verbose=False)
-                    other_scores[rule] = benchmark.score(module.predictions)
-                    module.predictions = []
-                module.load_state_dict(chosen, strict=False)
-            if first:
-                method.save(module.model, adapter)
-            collectives.barrier()
-        trainer.callbacks.append(probing)  # type: ignore[attr-defined]  # of the selected weights alone
-        evaluation_started = time.perf_counter()
-        trainer.test(module, datamodule=data, verbose=False)
-        evaluation_ended = time.perf_counter()
-
-        peak = usage.peak_memory_bytes
-        if peak is not None:
-            peak = round(collectives.largest(peak, module.device))
-        if not first:
-            return
-        store.write_predictions(spec, module.predictions)
-        scores = benchmark.score(module.predictions)
-        if logger is not None:
-            logger.experiment.summary.update({f"test/{name}": score.value for name, score in scores.items()})
-
-    adapter_bytes = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
-    if 0 < adapter_bytes <= execution.keep_adapter_mb * 2**20:
-        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a run whose result was deleted
-        adapter.rename(folder / "adapter")
-    result = Result(
-        hash=spec.hash,
-        slug=spec.slug,
-        spec=spec.model_dump(mode="json"),
-        scores=scores,
-        other_scores=other_scores,
-        training=Training(
-            steps=len(module.losses),
-            tokens=data.training_tokens if method.trains else 0,
-            seconds=timer.time_elapsed(),
-            losses=tuple(module.losses),
-            validation_losses=tuple(module.validation_losses),
-            validation_scores=tuple(module.validation_scores),
-            optimizer_state_bytes=state_bytes(optimizer) if optimizer else None,
-            adamw_state_bytes=adamw_state_bytes(optimizer) if optimizer else None,
-            kernel=module.kernel,
-            micro_batch_size=halved(examples, module.oom_backoff) if method.trains else None,
-        ),
-        evaluation=Evaluation(
-            seconds=evaluation_ended - evaluation_started,
-            probing_seconds=probing.seconds,
-            items=len(module.predictions),
-            merged=merges,
-            scorer_version=benchmark.scorer_version,
-            predictions=PREDICTIONS,
-        ),
-        probes=tuple(
-            Probe(name=name, distance=distance, tolerance=module.probe_tolerance)
-            for name, distance in probing.distances.items()
-        ),
-        trainable_parameters=built.trainable_parameters,
-        adapted_layers={built.layer: built.adapted_layers} if built.layer else {},
-        adapter_bytes=adapter_bytes,
-        peak_memory_bytes=peak,
-        total_seconds=usage.seconds,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        model_revision=revision,
-        data_fingerprints=data.fingerprints,
-        environment=environment().model_copy(
-            update={
-                "devices": execution.devices,
-                "strategy": execution.strategy if execution.devices > 1 else None,
-            }
-        ),
-        warnings=(*score_warnings(scores), *_memory_warnings(module, execution, examples)),
+def _train(job: Job, built: Built, usage: Usage, timer: Timer, logger: WandbLogger | None) -> Trained:
+    """Train the module, from its last checkpoint if there is one; nothing of a method without training."""
+    spec, execution = job.spec, job.execution
+    diagnosing = Diagnosing(0 if built.mesh else execution.diagnostics, built.steps)
+    test_batches = math.ceil(len(built.data.test_batches) / execution.devices)
+    progress = Progress(job.report, built.steps, test_batches)
+    checkpoints = Checkpoints(job.store.checkpoints(spec), spec.hash)
+    trainer = lightning_trainer(
+        spec,
+        execution,
+        checkpoints,
+        job.folder,
+        validate_every=built.data.validate_every,
+        callbacks=[usage, timer, diagnosing, progress],
+        logger=logger,
+        link=job.link,
     )
-    if diagnosing.found is not None:
-        write_json(folder / DIAGNOSTICS, diagnosing.found)
-    store.write_result(spec, result)
-    checkpoints.remove()
+    if spec.method.trains:
+        resume = None
+        if job.leads:  # one process decides, since it may remove what cannot be used
+            keeps_best = watched_metric(spec) is not None
+            state = trained_state(built.module)
+            resume = checkpoints.going_on_from(state, keeps_best=keeps_best, note=job.note)
+        resume = collectives.gathered(resume)[0]
+        trainer.fit(built.module, datamodule=built.data, ckpt_path=resume, weights_only=False)
+        collectives.barrier()  # the first process has written what the others may read now
+    optimizer = trainer.optimizers[0] if trainer.optimizers else None
+    return Trained(trainer, optimizer, checkpoints, usage, timer, diagnosing)
 
 
-def _memory_warnings(module: FineTuning, execution: Execution, examples: int) -> Iterator[str]:
-    if module.oom_backoff:
-        yield (
-            f"out of memory in training: passes of {halved(examples, module.oom_backoff)} examples instead "
-            f"of {examples}, the optimiser batch unchanged; set execution.micro_batch_size"
-        )
-    if module.test_halvings:
-        tokens = halved(execution.evaluation_tokens, module.test_halvings)
-        yield (
-            f"out of memory in evaluation: batches of {tokens} tokens in the place of "
-            f"{execution.evaluation_tokens}; set execution.evaluation_tokens"
-        )
+def _select(job: Job, built: Built, trained: Trained) -> dict[str, dict[str, TaskScore]]:
+    """Load the weights that the spec's rule selects and save them.
 
-
-def lightning_trainer(
-    spec: RunSpec,
-    execution: Execution,
-    folder: Path,
-    logger: WandbLogger | None,
-    callbacks: list[L.Callback],
-    checkpoints: Checkpoints,
-    every: int | None,
-    link: Link | None,
-) -> L.Trainer:
-    """A trainer of this process's device alone; what the processes tell each other is no matter of its."""
-    keeping = []
-    if spec.method.trains and collectives.rank() == 0:
-        keeping = _checkpoint_callbacks(spec, execution, checkpoints)
-    if spec.method.trains and execution.checkpoint_every is not None:
-        # Behind the others, which then have seen the step that it keeps.
-        callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
-    return L.Trainer(
-        accelerator=execution.accelerator,
-        devices=[collectives.rank()] if _on_gpu(execution) else 1,
-        # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
-        plugins=[LightningEnvironment(), checkpoints],
-        precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
-        max_epochs=1,  # the schedule of batches already holds every epoch
-        logger=logger or False,
-        callbacks=[*callbacks, *keeping],
-        enable_checkpointing=bool(keeping),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if every else 0,
-        val_check_interval=every,
-        check_val_every_n_epoch=None if every else 1,
-        log_every_n_steps=1,
-        default_root_dir=folder,
-        # Merging writes weights, and tensors made in inference mode could not be used elsewhere.
-        inference_mode=False,
-    )
-
-
-class _Progress(L.Callback):
-    """Passes on how far a run is."""
-
-    def __init__(self, report: Report, steps: int, test_batches: int) -> None:
-        self._report = report
-        self._steps = steps
-        self._test_batches = test_batches
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self._report("train", trainer.global_step, self._steps)
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
-        self._report("evaluate", batch_idx + 1, self._test_batches)
-
-
-class _Probing(L.Callback):
-    """Runs the probes as testing starts: on the trainer's device, in its precision, in evaluation mode."""
-
-    def __init__(
-        self,
-        data: FineTuningData,
-        *,
-        reload: Callable[[], nn.Module] | None,
-        merge: Callable[[nn.Module], nn.Module] | None,
-    ) -> None:
-        self.distances: dict[str, float] = {}
-        self.seconds = 0.0
-        self._data = data
-        self._reload = reload
-        self._merge = merge
-
-    def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, FineTuning)
-        every = [item for batch in self._data.test_batches for item in batch]
-        # Batches are sorted by length, longest first. Equal strides over the shorter half take items of many
-        # lengths without the longest, several times the median, which would set the width of every row.
-        shorter = every[-max(_PROBE_ITEMS, len(every) // 2) :]
-        items = shorter[:: max(1, len(shorter) // _PROBE_ITEMS)][:_PROBE_ITEMS]
-
-        def reload() -> nn.Module:
-            assert self._reload is not None
-            return self._reload().to(module.device).eval()
-
-        started = time.perf_counter()
-        with trainer.precision_plugin.forward_context():
-            self.distances = probe(module, items, reload=reload if self._reload else None, merge=self._merge)
-        self.seconds = time.perf_counter() - started
-
-
-def _checkpoint_callbacks(
-    spec: RunSpec, execution: Execution, checkpoints: Checkpoints
-) -> list[KeepLatest | KeepBest]:
-    callbacks: list[KeepLatest | KeepBest] = []
-    if execution.checkpoint_every is not None:
-        callbacks.append(KeepLatest(checkpoints, execution.checkpoint_every))
-    watched = _watched(spec)
-    if watched is not None:
-        callbacks.append(KeepBest(checkpoints, *watched))
-    return callbacks
-
-
-def _watched(spec: RunSpec) -> tuple[str, Literal["min", "max"]] | None:
-    """What the best weights are known by. A score is watched even where the last weights are reported."""
-    if spec.training.selection == "best_validation_loss":
-        return "validation/loss", "min"
-    if spec.training.validate_every and spec.benchmark.validates_by_score:
-        return "validation/score", "max"
-    return None
+    Returns the scores under the other rule, where validation tells a best epoch by its score.
+    """
+    other_scores: dict[str, dict[str, TaskScore]] = {}
+    if not job.spec.method.trains:
+        return other_scores
+    module, benchmark = built.module, job.spec.benchmark
+    selection = select_weights(job.spec, module, trained.checkpoints)
+    if selection is not None:
+        chosen, (rule, weights) = selection
+        if benchmark.validates_by_score:
+            module.load_state_dict(weights, strict=False)
+            trained.trainer.test(module, datamodule=built.data, verbose=False)
+            other_scores[rule] = benchmark.score(module.predictions)
+            module.predictions = []
+        module.load_state_dict(chosen, strict=False)
+    if job.leads:
+        job.spec.method.save(module.model, job.adapter)
+    collectives.barrier()
+    return other_scores
 
 
 Weights = dict[str, torch.Tensor]
 
 
-def _select(
+def select_weights(
     spec: RunSpec, module: FineTuning, checkpoints: Checkpoints
 ) -> tuple[Weights, tuple[str, Weights]] | None:
     """The weights that the spec's rule selects, and the other rule with its weights; None without two."""
-    best = checkpoints.best_weights(module.device) if _watched(spec) is not None else None
+    best = checkpoints.best_weights(module.device) if watched_metric(spec) is not None else None
     if best is None:
         return None
     last = {name: tensor.detach().clone() for name, tensor in trained_state(module).items()}
     return (last, ("best", best)) if spec.training.selection == "last" else (best, ("last", last))
 
 
-@contextmanager
-def _wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogger]:
-    """Lightning's logger around a W&B run, offline unless `WANDB_MODE` says otherwise.
-
-    An error inside closes the W&B run as failed.
-    """
-    import wandb
-
-    with wandb.init(
-        project="dual-lora-repro",
-        group=group,
-        name=spec.slug,
-        # The run's own hash, so that a resumed run continues its W&B run and starts no second one.
-        id=spec.hash,
-        resume="allow",
-        dir=folder,
-        config=spec.model_dump(mode="json"),
-        mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
-    ) as run:
-        yield WandbLogger(experiment=run)
+def _test(
+    job: Job, built: Built, trained: Trained, other_scores: dict[str, dict[str, TaskScore]]
+) -> Tested | None:
+    """Probe and evaluate the selected weights. None in a process that does not lead: it records nothing."""
+    probing = Probing(built.data, reload=built.reload if job.spec.method.trains else None, merge=built.merge)
+    trained.trainer.callbacks.append(probing)  # type: ignore[attr-defined]  # not before: of these weights alone
+    started = time.perf_counter()
+    trained.trainer.test(built.module, datamodule=built.data, verbose=False)
+    seconds = time.perf_counter() - started
+    peak = trained.usage.peak_memory_bytes
+    if peak is not None:
+        peak = round(collectives.largest(peak, built.module.device))
+    if not job.leads:
+        return None
+    job.store.write_predictions(job.spec, built.module.predictions)
+    scores = job.spec.benchmark.score(built.module.predictions)
+    return Tested(scores, other_scores, probing, seconds, peak)

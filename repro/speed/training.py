@@ -20,7 +20,7 @@ from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
 from repro.runs.checkpointing import Checkpoints
 from repro.runs.measurements import Measurement
-from repro.runs.runner import lightning_trainer
+from repro.runs.trainer import lightning_trainer
 from repro.speed.runs import Precision, lora_run
 from repro.speed.timing import ratio, take_turns
 from repro.training.finetuning import FineTuning, FineTuningData
@@ -80,7 +80,7 @@ def _ours(spec: RunSpec, execution: Execution, bases: BaseModels) -> Any:
         with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             checkpoints = Checkpoints(folder / "checkpoints", spec.hash)
-            trainer = lightning_trainer(spec, execution, folder, None, [], checkpoints, None, None)
+            trainer = lightning_trainer(spec, execution, checkpoints, folder)
             trainer.limit_train_batches = 1
             trainer.fit(module, datamodule=data)
 

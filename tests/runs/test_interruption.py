@@ -15,8 +15,9 @@ from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
 from repro.runs.interruption import Interrupted, on_stop_signal, stop
+from repro.runs.job import Report
 from repro.runs.result import Result
-from repro.runs.runner import Report, execute
+from repro.runs.runner import execute
 from repro.runs.store import Store
 
 # No checkpoint but that of the signal: the runs have four steps.

@@ -25,11 +25,12 @@ from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
 from repro.runs.interruption import Interrupted, on_stop_signal, stop
+from repro.runs.job import Report
 from repro.runs.local import run_here
 from repro.runs.processes import run_in_processes
 from repro.runs.progress import Watch
 from repro.runs.result import Result
-from repro.runs.runner import Report, execute
+from repro.runs.runner import execute
 from repro.runs.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes inherit it

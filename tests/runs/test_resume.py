@@ -14,8 +14,9 @@ from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
+from repro.runs.job import Report
 from repro.runs.result import Result
-from repro.runs.runner import Report, execute
+from repro.runs.runner import execute
 from repro.runs.store import Store
 
 # For the tiny model, and such that what a method does every few steps happens on both sides of the break.

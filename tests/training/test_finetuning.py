@@ -29,7 +29,8 @@ from repro.models.loading import load_model
 from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 from repro.runs.checkpointing import Checkpoints
-from repro.runs.runner import _checkpoint_callbacks, _select
+from repro.runs.runner import select_weights
+from repro.runs.trainer import checkpoint_callbacks
 from repro.training.causal_lm import IGNORED, Example, collate
 from repro.training.finetuning import FineTuningData, trained_state
 from repro.training.spec import TrainingSpec
@@ -464,7 +465,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
             run.method,
             training,
             data,
-            callbacks=[watch, *_checkpoint_callbacks(run, Execution(checkpoint_every=2), checkpoints)],
+            callbacks=[watch, *checkpoint_callbacks(run, Execution(checkpoint_every=2), checkpoints)],
             plugins=[checkpoints],
             seed=2,
             checkpoint=checkpoint,
@@ -488,7 +489,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
     weights = first.weights | second.weights
     assert not same(trained(module.model), weights[best])
     last = trained_state(module)
-    selection = _select(run, module, checkpoints)
+    selection = select_weights(run, module, checkpoints)
     assert selection is not None
     chosen, (rule, weights_of_rule) = selection
     assert rule == "last"

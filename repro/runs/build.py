@@ -1,0 +1,92 @@
+"""The first part of a run: from its spec to a model with an adapter, its data and its Lightning module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from repro.methods.base import AttachReport
+from repro.models.gradient_checkpointing import checkpoint_blocks
+from repro.models.shapes import base_parameters, linear_shapes
+from repro.models.sharding import shard
+from repro.runs.job import Job, on_gpu
+from repro.runs.starting import continue_adapter, starting_model
+from repro.training import collectives
+from repro.training.finetuning import FineTuning, FineTuningData
+
+
+@dataclass(frozen=True)
+class Built:
+    """What is trained and tested.
+
+    Attributes:
+        adapter: what the method built, checked against its formulas.
+        revision: of the base model's checkpoint.
+        steps: optimiser steps of the training; 0 of a method without one.
+        mesh: of the devices over which the base model is sharded, if it is.
+        reload: builds the trained model anew from the saved adapter.
+        merge: merges a trained model; None where merging would not be exact.
+    """
+
+    module: FineTuning
+    data: FineTuningData
+    adapter: AttachReport
+    revision: str
+    steps: int
+    mesh: DeviceMesh | None
+    reload: Callable[[], nn.Module]
+    merge: Callable[[nn.Module], nn.Module] | None
+
+
+def build(job: Job) -> Built:
+    """Load the base model, attach and verify the adapter, read the data. The seed must be set before."""
+    spec, method, benchmark = job.spec, job.spec.method, job.spec.benchmark
+    targets, task = spec.adapted_modules, benchmark.model_task
+    mesh = _mesh(job)
+    # In turn: all processes at once would hold as many whole models in main memory.
+    with collectives.in_turn() if mesh else nullcontext():
+        base, tokenizer = starting_model(spec, job.store, job.bases)
+        revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
+        data = benchmark.data(
+            tokenizer,
+            spec.training,
+            seed=spec.seed,
+            micro_batch_size=job.examples,
+            evaluation_tokens=job.execution.evaluation_tokens,
+        )
+        if method.calibration_examples:
+            method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
+        model = method.attach(base, targets, task)
+        architecture = spec.model.architecture
+        shapes = linear_shapes(architecture, targets)
+        adapter = method.verify(model, targets, shapes, base_parameters(architecture))
+        continue_adapter(spec, model, job.store, job.bases)
+        if job.execution.gradient_checkpointing:
+            checkpoint_blocks(model)
+        if mesh:
+            shard(model, mesh)
+    steps = data.steps if method.trains else 0
+    module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
+    module.retries = mesh is None
+    # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
+    merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
+
+    def reload() -> nn.Module:
+        with collectives.in_turn() if mesh else nullcontext():
+            fresh, _ = starting_model(spec, job.store, job.bases)
+            loaded = method.load(fresh, job.adapter, targets, task)
+            if mesh:
+                shard(loaded, mesh)
+        return loaded
+
+    return Built(module, data, adapter, revision, steps, mesh, reload, method.merge if merges else None)
+
+
+def _mesh(job: Job) -> DeviceMesh | None:
+    if not job.execution.sharded:
+        return None
+    return init_device_mesh("cuda" if on_gpu(job.execution) else "cpu", (job.execution.devices,))

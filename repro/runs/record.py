@@ -1,0 +1,146 @@
+"""The last part of a run: what it measured, as a result file whose presence means done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer
+from torch.optim import Optimizer
+
+from repro.benchmarks.base import TaskScore
+from repro.optimizers.state_bytes import adamw_state_bytes, state_bytes
+from repro.runs.build import Built
+from repro.runs.callbacks import Probing
+from repro.runs.checkpointing import Checkpoints
+from repro.runs.environment import environment
+from repro.runs.job import Job
+from repro.runs.result import Evaluation, Probe, Result, Training, score_warnings
+from repro.runs.store import DIAGNOSTICS, PREDICTIONS, write_json
+from repro.runs.usage import Usage
+from repro.training.diagnosing import Diagnosing
+from repro.training.out_of_memory import halved
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is over, or that the method does without, and what watched it.
+
+    Attributes:
+        optimizer: as the training left it; None without one.
+    """
+
+    trainer: L.Trainer
+    optimizer: Optimizer | None
+    checkpoints: Checkpoints
+    usage: Usage
+    timer: Timer
+    diagnosing: Diagnosing
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A test pass over the selected weights.
+
+    Attributes:
+        other_scores: of the weights that were not selected, by their rule.
+        seconds: of the pass, its probes included.
+        peak: memory of the whole run in bytes, of the device that needed most; None where it is not known.
+    """
+
+    scores: dict[str, TaskScore]
+    other_scores: dict[str, dict[str, TaskScore]]
+    probing: Probing
+    seconds: float
+    peak: int | None
+
+
+def record(job: Job, built: Built, trained: Trained, tested: Tested) -> None:
+    """Keep the adapter and the snapshots, write the result, and remove the checkpoints."""
+    adapter_bytes = _keep_adapter(job)
+    result = _result(job, built, trained, tested, adapter_bytes)
+    if trained.diagnosing.found is not None:
+        write_json(job.folder / DIAGNOSTICS, trained.diagnosing.found)
+    job.store.write_result(job.spec, result)
+    trained.checkpoints.remove()
+
+
+def _keep_adapter(job: Job) -> int:
+    """Move the trained weights to the run's folder unless they are too large. Returns their size."""
+    size = sum(file.stat().st_size for file in job.adapter.rglob("*") if file.is_file())
+    if 0 < size <= job.execution.keep_adapter_mb * 2**20:
+        shutil.rmtree(job.folder / "adapter", ignore_errors=True)  # of a run whose result was deleted
+        job.adapter.rename(job.folder / "adapter")
+    return size
+
+
+def _result(job: Job, built: Built, trained: Trained, tested: Tested, adapter_bytes: int) -> Result:
+    spec, execution, module = job.spec, job.execution, built.module
+    several = {
+        "devices": execution.devices,
+        "strategy": execution.strategy if execution.devices > 1 else None,
+    }
+    return Result(
+        hash=spec.hash,
+        slug=spec.slug,
+        spec=spec.model_dump(mode="json"),
+        scores=tested.scores,
+        other_scores=tested.other_scores,
+        training=_training(job, built, trained),
+        evaluation=Evaluation(
+            seconds=tested.seconds,
+            probing_seconds=tested.probing.seconds,
+            items=len(module.predictions),
+            merged=built.merge is not None,
+            scorer_version=spec.benchmark.scorer_version,
+            predictions=PREDICTIONS,
+        ),
+        probes=tuple(
+            Probe(name=name, distance=distance, tolerance=module.probe_tolerance)
+            for name, distance in tested.probing.distances.items()
+        ),
+        trainable_parameters=built.adapter.trainable_parameters,
+        adapted_layers={built.adapter.layer: built.adapter.adapted_layers} if built.adapter.layer else {},
+        adapter_bytes=adapter_bytes,
+        peak_memory_bytes=tested.peak,
+        total_seconds=trained.usage.seconds,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        model_revision=built.revision,
+        data_fingerprints=built.data.fingerprints,
+        environment=environment().model_copy(update=several),
+        warnings=(*score_warnings(tested.scores), *_memory_warnings(job, built)),
+    )
+
+
+def _training(job: Job, built: Built, trained: Trained) -> Training:
+    module, trains = built.module, job.spec.method.trains
+    optimizer = trained.optimizer
+    return Training(
+        steps=len(module.losses),
+        tokens=built.data.training_tokens if trains else 0,
+        seconds=trained.timer.time_elapsed(),
+        losses=tuple(module.losses),
+        validation_losses=tuple(module.validation_losses),
+        validation_scores=tuple(module.validation_scores),
+        optimizer_state_bytes=state_bytes(optimizer) if optimizer else None,
+        adamw_state_bytes=adamw_state_bytes(optimizer) if optimizer else None,
+        kernel=module.kernel,
+        micro_batch_size=halved(job.examples, module.oom_backoff) if trains else None,
+    )
+
+
+def _memory_warnings(job: Job, built: Built) -> Iterator[str]:
+    if built.module.oom_backoff:
+        yield (
+            f"out of memory in training: passes of {halved(job.examples, built.module.oom_backoff)} examples "
+            f"instead of {job.examples}, the optimiser batch unchanged; set execution.micro_batch_size"
+        )
+    if built.module.test_halvings:
+        tokens = halved(job.execution.evaluation_tokens, built.module.test_halvings)
+        yield (
+            f"out of memory in evaluation: batches of {tokens} tokens instead of "
+            f"{job.execution.evaluation_tokens}; set execution.evaluation_tokens"
+        )

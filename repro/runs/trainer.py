@@ -1,0 +1,114 @@
+"""Lightning's trainer as a run uses it, its checkpoints, and the W&B run beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
+from repro.plans.execution import Execution
+from repro.plans.spec import RunSpec
+from repro.runs.checkpointing import CheckpointOnStop, Checkpoints, KeepBest, KeepLatest
+from repro.runs.job import on_gpu
+from repro.runs.processes import Link
+from repro.training import collectives
+
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def lightning_trainer(
+    spec: RunSpec,
+    execution: Execution,
+    checkpoints: Checkpoints,
+    folder: Path,
+    *,
+    validate_every: int | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    logger: WandbLogger | None = None,
+    link: Link | None = None,
+) -> L.Trainer:
+    """A single-device trainer; `collectives` synchronises the ranks.
+
+    Args:
+        folder: Lightning's default for whatever it writes.
+        validate_every: optimiser steps between two validations; None validates never.
+        link: to the process that started this one, where a run has several.
+    """
+    keeping: list[L.Callback] = []
+    if spec.method.trains and collectives.rank() == 0:
+        keeping = [*checkpoint_callbacks(spec, execution, checkpoints)]
+    if spec.method.trains and execution.checkpoint_every is not None:
+        # After the other callbacks, which then have seen the step that it keeps.
+        callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
+    return L.Trainer(
+        accelerator=execution.accelerator,
+        devices=[collectives.rank()] if on_gpu(execution) else 1,
+        # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
+        plugins=[LightningEnvironment(), checkpoints],
+        precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
+        max_epochs=1,  # the schedule of batches already holds every epoch
+        logger=logger or False,
+        callbacks=[*callbacks, *keeping],
+        enable_checkpointing=bool(keeping),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if validate_every else 0,
+        val_check_interval=validate_every,
+        check_val_every_n_epoch=None if validate_every else 1,
+        log_every_n_steps=1,
+        default_root_dir=folder,
+        # Merging writes weights, and tensors made in inference mode could not be used elsewhere.
+        inference_mode=False,
+    )
+
+
+def checkpoint_callbacks(
+    spec: RunSpec, execution: Execution, checkpoints: Checkpoints
+) -> list[KeepLatest | KeepBest]:
+    """What keeps the latest state to resume from, and the best weights where a validation tells them."""
+    callbacks: list[KeepLatest | KeepBest] = []
+    if execution.checkpoint_every is not None:
+        callbacks.append(KeepLatest(checkpoints, execution.checkpoint_every))
+    watched = watched_metric(spec)
+    if watched is not None:
+        callbacks.append(KeepBest(checkpoints, *watched))
+    return callbacks
+
+
+def watched_metric(spec: RunSpec) -> tuple[str, Literal["min", "max"]] | None:
+    """What tells the best weights. A score is watched even where the last weights are reported."""
+    if spec.training.selection == "best_validation_loss":
+        return "validation/loss", "min"
+    if spec.training.validate_every and spec.benchmark.validates_by_score:
+        return "validation/score", "max"
+    return None
+
+
+@contextmanager
+def wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogger]:
+    """Lightning's logger around a W&B run, offline unless `WANDB_MODE` says otherwise.
+
+    An error inside closes the W&B run as failed.
+    """
+    import wandb
+
+    with wandb.init(
+        project="dual-lora-repro",
+        group=group,
+        name=spec.slug,
+        # The run's own hash, so that a resumed run continues its W&B run and starts no second one.
+        id=spec.hash,
+        resume="allow",
+        dir=folder,
+        config=spec.model_dump(mode="json"),
+        mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+    ) as run:
+        yield WandbLogger(experiment=run)
