@@ -69,7 +69,7 @@ def test_a_training_that_runs_out_of_memory_goes_on_in_smaller_passes(
     validations = zip(result.training.validation_losses, whole.training.validation_losses, strict=True)
     assert all(one == pytest.approx(other, rel=1e-6) for one, other in validations)
     (warning,) = (text for text in result.warnings if "out of memory" in text)
-    assert "passes of 2 examples in the place of 8, the optimiser batch unchanged" in warning
+    assert "passes of 2 examples instead of 8, the optimiser batch unchanged" in warning
     assert not any("out of memory" in text for text in whole.warnings)
 
 
