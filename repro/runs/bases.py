@@ -26,7 +26,7 @@ class BaseModels:
     """
 
     def __init__(self, keep: bool = True) -> None:
-        """`keep` False keeps none and copies none, for one run with a model that does not fit in twice."""
+        """With `keep` False no model is kept or copied, for a model that does not fit twice."""
         self._keep = keep
         self._key: object = None
         self._loaded: tuple[nn.Module, PreTrainedTokenizerBase] | None = None

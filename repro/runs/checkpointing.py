@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -25,10 +26,10 @@ CHECKPOINT_VERSION = 1
 
 
 class Checkpoints(CheckpointIO):
-    """Lightning's way to the disk: `latest` holds all that a run goes on from, `best` weights alone.
+    """Lightning's checkpoint plugin: `latest` holds the whole training state, `best` weights alone.
 
-    Lightning's own `CheckpointIO` writes into the system's temporary folder; where that is another disk, it
-    then copies the file into its place, and a process killed meanwhile leaves half a checkpoint.
+    Lightning's own plugin writes into the system's temporary folder. If that is another disk, it then copies
+    the file, and a process killed meanwhile leaves half a checkpoint.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
@@ -42,14 +43,13 @@ class Checkpoints(CheckpointIO):
     def going_on_from(
         self, trained: dict[str, Tensor], *, keeps_best: bool, note: Callable[[str], None]
     ) -> Path | None:
-        """The checkpoint to go on from, or None.
+        """The checkpoint to resume from, or None.
 
-        Where there is one that cannot be used, `note` is told why and the folder is emptied: the run starts
-        over and is none the worse for it.
+        One that cannot be used is removed, and `note` is told why: the run starts over.
 
         Args:
-            trained: what the run trains, by name.
-            keeps_best: whether `best` is written at validations, and thus part of what must be there.
+            trained: the run's trained tensors, by name.
+            keeps_best: whether validations write `best`, so that it must be there too.
         """
         if not self.latest.exists():
             return None
@@ -94,17 +94,21 @@ class Checkpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
     def _checked(self, path: Path, trained: dict[str, Tensor] | None = None) -> dict[str, Any]:
-        """Read a checkpoint of this run; with `trained`, one that holds just these tensors.
+        """Read a checkpoint of this run; with `trained`, one that holds exactly these tensors.
 
         Raises:
-            ValueError: it is damaged, or another's. Whatever else a damaged file makes torch raise.
+            ValueError: it is damaged, of another run, or holds more than tensors and plain values.
+            Exception: what else torch raises on a damaged file.
         """
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch itself compares no checksum, and trains on
         if damaged is not None:
             raise ValueError(f"{path.name}: damaged in {damaged}")
-        # What this project wrote itself, beside tensors plain containers and numbers of Lightning's.
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        try:
+            # Tensors and plain values alone: whoever can write to the folder must not run code by it.
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            raise ValueError(f"{path.name}: it holds more than tensors and plain values") from error
         for key, wanted in [("run", self._run), ("version", CHECKPOINT_VERSION)]:
             if checkpoint.get(key) != wanted:
                 raise ValueError(f"{path.name}: of {key} {checkpoint.get(key)}, not {wanted}")
@@ -116,7 +120,7 @@ class Checkpoints(CheckpointIO):
 
 
 class KeepLatest(ModelCheckpoint):
-    """Keeps all that a run goes on from, every so many steps."""
+    """Keeps the whole training state, every `every` steps."""
 
     def __init__(self, checkpoints: Checkpoints, every: int) -> None:
         super().__init__(
@@ -141,19 +145,18 @@ class KeepBest(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A run goes on in a results folder that was moved meanwhile. Lightning would forget the best score
-        # there and take the next validation for the best.
+        # The results folder may have moved since. Lightning would then forget the best score and take the
+        # next validation for the best.
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class CheckpointOnStop(L.Callback):
-    """Ends a training that is told to stop behind the step it is in, which it keeps.
+    """On a stop signal: finish the step, checkpoint, exit. A second signal stops at once.
 
-    Lightning has a handler for SIGTERM of its own, which ends a training without a checkpoint; this one takes
-    its place while a training is on. Whoever is told twice stops at once.
+    It replaces Lightning's own handler of SIGTERM, which ends a training without a checkpoint.
 
-    Of several processes none is told by a signal but by the one that started them, and once one of them
-    knows, all stop behind the same step.
+    Where a run has several processes, they get no signal: the process that started them tells them, and all
+    stop after the same step.
     """
 
     def __init__(self, checkpoint: Path, link: Link | None = None) -> None:
@@ -176,7 +179,7 @@ class CheckpointOnStop(L.Callback):
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._handlers.close()
         self._ask(trainer)
-        if self._told:  # during the validation behind the last step
+        if self._told:  # during the validation after the last step
             stop()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:

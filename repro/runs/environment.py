@@ -20,7 +20,7 @@ _PACKAGES = (
 
 @cache
 def environment() -> Environment:
-    """This process's environment, asked once: what runs is the code that was there at the start."""
+    """This process's environment, read once: the code that runs is the code at the start."""
     import torch
 
     status = _git("status", "--porcelain")
@@ -36,7 +36,7 @@ def environment() -> Environment:
 
 
 def reset_peak_memory() -> None:
-    """Start measuring peak memory anew, where the system allows it."""
+    """Reset the peak of memory, where the system allows it."""
     import torch
 
     if torch.cuda.is_available():

@@ -16,7 +16,7 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def on_stop_signal(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` in the main thread, between two of its instructions, on each signal that says stop."""
+    """Call `act` on SIGTERM or SIGUSR1, in the main thread."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         act()
@@ -30,7 +30,7 @@ def on_stop_signal(act: Callable[[], None]) -> Iterator[None]:
 
 
 def stop() -> None:
-    """Leave from wherever the process is.
+    """End the process, unless a caller catches `Interrupted`.
 
     Raises:
         Interrupted: always.

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: a bar for the whole table with its ETA, and one for the run."""
+"""Progress on the screen: a bar with an ETA for all runs, and one for the current run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _LOG_EVERY = 30
 
 
 class Watch:
-    """Progress of so many runs: bars in a terminal, elsewhere now and then a line about the run that goes on.
+    """Progress of several runs: bars in a terminal, elsewhere a line about the current run every 30 s.
 
-    Everywhere a finished run prints a line.
+    Each finished run prints a line.
     """
 
     def __init__(self, runs: int, console: Console) -> None:
@@ -89,7 +89,7 @@ class Watch:
         self._progress.update(self._all, completed=self._number - 1 + share)
 
     def note(self, what: str) -> None:
-        """A line about the run that goes on."""
+        """A line about the current run."""
         self._print(what)
 
     def end(self, verdict: str) -> None:
@@ -97,7 +97,7 @@ class Watch:
         self._print(f"{verdict} ({time.perf_counter() - self._started:.0f} s)")
 
     def _log(self, phase: str, done: int, total: int) -> None:
-        """A line with what is left of the phase, by its pace since it began, or went on, here."""
+        """A line with the time left in the phase, from its pace since this process began it."""
         now = time.perf_counter()
         if phase != self._phase:
             self._phase, self._phase_began = phase, (now, done)

@@ -1,7 +1,7 @@
 """Reference results: finished runs that are committed, without their predictions and adapters.
 
-They lie in a results folder like any other (`repro.paths.REFERENCE`). What differs is what is expected of it:
-a table shows the seeds and the data that its committed runs have, whatever the machine has that renders it.
+`repro.paths.REFERENCE` is a results folder like any other, with one difference: a table shows the seeds and the
+data of its committed runs, not those of the machine that renders it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
 
 
 def reference_plans(profile: Profile, store: Store) -> dict[str, Plan]:
-    """Every experiment by its name, with the data and the seeds that the store has runs of."""
+    """Every experiment by name, with the data and the seeds of the store's runs."""
     return {name: _reference_plan(load_experiment(name), profile, store) for name in list_experiments()}
 
 
 def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]:
     """Copy the finished runs of a profile's experiments from one store into another; a line for each.
 
-    Refused, with a line that says why, is what nobody could repeat: a run with uncommitted changes, or
-    without a commit. A result that is there already is never replaced by another one.
+    Runs that nobody could repeat are refused: those with uncommitted changes, or without a commit. An existing
+    result is never replaced.
 
     Raises:
         ConfigError: the profile's numbers mean nothing.
@@ -41,7 +41,7 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
     for name in list_experiments():
         experiment = load_experiment(name)
         kept = {RESULT, RANKS} if experiment.ranks is not None else {RESULT}
-        # A sweep has more rows than a picture of what happened inside them could show.
+        # A sweep has more rows than a picture of snapshots could show.
         kept |= set() if experiment.sweep else {DIAGNOSTICS}
         for planned in _variants(experiment, profile, _seeds(source)):
             for spec in planned.runs.values():

@@ -163,7 +163,7 @@ def _train(job: Job, built: Built, usage: Usage, timer: Timer, logger: WandbLogg
             state = trained_state(built.module)
             resume = checkpoints.going_on_from(state, keeps_best=keeps_best, note=job.note)
         resume = collectives.gathered(resume)[0]
-        trainer.fit(built.module, datamodule=built.data, ckpt_path=resume, weights_only=False)
+        trainer.fit(built.module, datamodule=built.data, ckpt_path=resume, weights_only=True)
         collectives.barrier()  # the first process has written what the others may read now
     optimizer = trainer.optimizers[0] if trainer.optimizers else None
     return Trained(trainer, optimizer, checkpoints, usage, timer, diagnosing)

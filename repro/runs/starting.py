@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def check_ready(spec: RunSpec, store: Store) -> None:
-    """Refuse a run that starts from another one which is not done.
+    """Check that the run from which this one starts is done.
 
     Raises:
-        RunWaits: so it is.
+        RunWaits: it is not.
     """
     if spec.init_from is not None and not store.is_done(spec.init_from.run):
         raise RunWaits(f"it starts from {spec.init_from.run.slug}, which is not done")
@@ -47,10 +47,10 @@ def starting_model(
 
 
 def continue_adapter(spec: RunSpec, model: nn.Module, store: Store, bases: BaseModels) -> None:
-    """Put another run's trained adapter and head in the place of fresh ones, where the spec says so.
+    """Replace the fresh adapter and head by those of another run, where the spec says so.
 
-    All that training changes is taken over, the end of a warm-up among it: what was learnt acts from the
-    first step.
+    Everything that training changes is copied, also the counter of a finished warm-up, so that the copied
+    update is whole from the first step.
 
     Raises:
         RunWaits: that other run is not done.
@@ -62,7 +62,7 @@ def continue_adapter(spec: RunSpec, model: nn.Module, store: Store, bases: BaseM
 
 
 def untrained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
-    """The model of a run as it stood before its first step, the adapter drawn from the run's own seed.
+    """The model of a run before its first step, its adapter drawn from the run's seed.
 
     Raises:
         ConfigError: the method looks at training examples before it starts.
@@ -100,7 +100,7 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
 
 
 def _copy_what_fits(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    """Copy, in place, every tensor that has its like; a classifier's last layer may have other outputs."""
+    """Copy, in place, every tensor of the same name and shape; a classifier's last layer may differ."""
     for name, tensor in target.items():
         if name in source and source[name].shape == tensor.shape:
             tensor.detach().copy_(source[name])

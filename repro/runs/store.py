@@ -1,7 +1,6 @@
-"""Where runs leave their files: one folder a run, and in it `result.json`, whose presence means done.
+"""Where runs leave their files: a folder for each run, in which `result.json` means done.
 
-A run killed at any moment leaves every file whole or not at all. What it was in the middle of, its next start
-removes.
+A run killed at any moment leaves every file whole or not at all. Its next start removes what is unfinished.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class Store:
             ) from error
 
     def diagnostics(self, spec: RunSpec) -> Diagnostics | None:
-        """Looks at the adapted layers during training; None if there were none.
+        """Snapshots of the adapted layers during training; None if there were none.
 
         Raises:
             ConfigError: there is a file, but it cannot be understood.
@@ -112,10 +111,10 @@ class Store:
 
     @contextmanager
     def scratch(self, spec: RunSpec) -> Iterator[Path]:
-        """An empty folder for what a run needs while it goes on.
+        """An empty folder for temporary files of a run.
 
-        Beside the results and not in the system's temporary folder, which may be too small for a tuned model,
-        and where nobody would find what a killed process left.
+        It is beside the results: the system's temporary folder may be too small for a tuned model, and nobody
+        would clean up there after a killed process.
         """
         folder = self._scratch(spec)
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""What a run has used over all of its parts: a resumed one is not cheaper than one that was left alone."""
+"""Time and memory of a run over all its starts, so that a resumed run does not look cheaper."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from repro.runs.environment import peak_memory_bytes, reset_peak_memory
 
 
 class Usage(L.Callback):
-    """Seconds and peak memory of a run since now, and of its earlier parts up to the checkpoint behind each.
+    """Seconds and peak memory of a run since it started here, and of earlier starts up to a checkpoint.
 
-    Steps that were lost with a killed process are not in the result, and so is their time.
+    Steps lost with a killed process are not in the result, and neither is their time.
     """
 
     def __init__(self) -> None:

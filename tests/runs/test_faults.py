@@ -103,6 +103,13 @@ def _with(**changes: object) -> Callable[[Path], None]:
     return change
 
 
+class _Payload:
+    """Runs code when it is unpickled: it creates a file, whose name is in the environment."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ('touch "$REPRO_TEST_PAYLOAD"',)
+
+
 @pytest.fixture(scope="module")
 def spec() -> RunSpec:
     rows = {row.id: row for row in expand(load_experiment("table1"), load_profile("smoke")).rows}
@@ -148,12 +155,20 @@ def whole(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> Result:
         (_with(run="000000000000"), "of run 000000000000"),
         (_with(version=0), "of version 0"),
         (_with(state_dict={}), "other tensors than the run trains"),
+        (_with(payload=_Payload()), "it holds more than tensors and plain values"),
     ],
-    ids=["a byte", "half of it", "another run", "another version", "other tensors"],
+    ids=["a byte", "half of it", "another run", "another version", "other tensors", "code"],
 )
 def test_a_run_starts_over_where_its_checkpoint_cannot_be_used(
-    damage: Callable[[Path], None], why: str, spec: RunSpec, whole: Result, tmp_path: Path
+    damage: Callable[[Path], None],
+    why: str,
+    spec: RunSpec,
+    whole: Result,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And runs no code that somebody planted in it."""
+    monkeypatch.setenv("REPRO_TEST_PAYLOAD", str(tmp_path / "executed"))
     with pytest.raises(Interrupted):
         _run(spec, tmp_path, stop_at=2)
     (checkpoint,) = tmp_path.rglob("latest.ckpt")
@@ -165,3 +180,4 @@ def test_a_run_starts_over_where_its_checkpoint_cannot_be_used(
     assert steps == [1, 2, 3, 4]
     assert result.training.losses == whole.training.losses
     assert result.scores == whole.scores
+    assert not (tmp_path / "executed").exists()
