@@ -1,7 +1,7 @@
 """Reference results: finished runs that are committed, without their predictions and adapters.
 
-`repro.paths.REFERENCE` is a results folder like any other, with one difference: a table shows the seeds and the
-data of its committed runs, not those of the machine that renders it.
+`repro.paths.REFERENCE` is a results folder like any other, with one difference: a table shows the seeds and
+the data of its committed runs, not those of the machine that renders it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def reference_plans(profile: Profile, store: Store) -> dict[str, Plan]:
 def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]:
     """Copy the finished runs of a profile's experiments from one store into another; a line for each.
 
-    Runs that nobody could repeat are refused: those with uncommitted changes, or without a commit. An existing
-    result is never replaced.
+    Runs that nobody could repeat are refused: those with uncommitted changes, or without a commit. An
+    existing result is never replaced.
 
     Raises:
         ConfigError: the profile's numbers mean nothing.
