@@ -41,8 +41,10 @@ from repro.runs.starting import check_ready, continue_adapter, starting_model
 from repro.runs.store import DIAGNOSTICS, PREDICTIONS, Store, write_json
 from repro.runs.usage import Usage
 from repro.training import collectives
+from repro.training.context import RunContext
 from repro.training.diagnosing import Diagnosing
-from repro.training.finetuning import FineTuning, FineTuningData, trained_state
+from repro.training.finetuning import FineTuning, trained_state
+from repro.training.finetuning_data import FineTuningData
 from repro.training.out_of_memory import halved
 from repro.training.probes import probe
 
@@ -180,13 +182,15 @@ def _execute(
     with collectives.in_turn() if mesh else nullcontext():
         base, tokenizer = starting_model(spec, store, bases)
         revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
-        data = benchmark.data(
-            tokenizer,
-            spec.training,
+        context = RunContext(
+            tokenizer=tokenizer,
+            method=method,
+            training=spec.training,
             seed=spec.seed,
             micro_batch_size=examples,
             evaluation_tokens=execution.evaluation_tokens,
         )
+        data = benchmark.data(context)
         if method.calibration_examples:
             method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
         model = method.attach(base, targets, task)
@@ -198,7 +202,7 @@ def _execute(
         if mesh:
             shard(model, mesh)
     steps = data.steps if method.trains else 0
-    module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
+    module = benchmark.module(model, context, steps)
     module.retries = mesh is None
     # A quantised weight would be rounded once more, a sharded one is nowhere whole.
     merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
