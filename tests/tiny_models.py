@@ -11,9 +11,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from repro.methods import Method
+from repro.methods.lora import LoRA
 from repro.models import ModelSpec, load_model_spec
 from repro.models.loading import load_model, load_tokenizer
 from repro.training.causal_lm import Example, encode_example
+from repro.training.context import RunContext
+from repro.training.spec import TrainingSpec
 
 # At LLaMA's initial scale attention and predictions are all but uniform; at ten times that, neither is.
 _SHARPER = 10
@@ -27,6 +30,19 @@ _TEXTS = [
     "a",
     "sea of troubles",
 ]
+
+
+def run_context(
+    tokenizer: PreTrainedTokenizerBase | None,
+    training: TrainingSpec,
+    method: Method | None = None,
+    *,
+    seed: int = 0,
+    micro_batch_size: int = 2,
+    evaluation_tokens: int = 300,
+) -> RunContext:
+    """A run of LoRA unless `method` is given, and without a tokenizer where nothing is tokenised."""
+    return RunContext(tokenizer, method or LoRA(), training, seed, micro_batch_size, evaluation_tokens)
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from repro.config import ConfigError, Frozen, one_of, parse
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
-    from repro.methods.base import Method
-    from repro.training.finetuning import FineTuning, FineTuningData, Prediction
+    from repro.training.context import RunContext
+    from repro.training.finetuning import FineTuning, Prediction
+    from repro.training.finetuning_data import FineTuningData
     from repro.training.spec import TrainingSpec
 
 
@@ -105,29 +105,12 @@ class Benchmark(Frozen):
         """What one epoch holds, by the sets' sizes and their mean lengths, without the data themselves."""
 
     @abstractmethod
-    def data(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        training: TrainingSpec,
-        *,
-        seed: int,
-        micro_batch_size: int,
-        evaluation_tokens: int,
-    ) -> FineTuningData:
-        """The tokenised data; `evaluation_tokens` bounds the size of a test batch."""
+    def data(self, context: RunContext) -> FineTuningData:
+        """The tokenised data of a run."""
 
     @abstractmethod
-    def module(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        method: Method,
-        training: TrainingSpec,
-        *,
-        steps: int,
-        seed: int,
-    ) -> FineTuning:
-        """The Lightning module that trains `model` for so many steps, and tests it."""
+    def module(self, model: nn.Module, context: RunContext, steps: int) -> FineTuning:
+        """The Lightning module that trains `model` for `steps` optimiser steps, and tests it."""
 
     @abstractmethod
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:

@@ -16,7 +16,9 @@ from repro.models.sharding import shard
 from repro.runs.job import Job, on_gpu
 from repro.runs.starting import continue_adapter, starting_model
 from repro.training import collectives
-from repro.training.finetuning import FineTuning, FineTuningData
+from repro.training.context import RunContext
+from repro.training.finetuning import FineTuning
+from repro.training.finetuning_data import FineTuningData
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,15 @@ def build(job: Job) -> Built:
     with collectives.in_turn() if mesh else nullcontext():
         base, tokenizer = starting_model(spec, job.store, job.bases)
         revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
-        data = benchmark.data(
-            tokenizer,
-            spec.training,
+        context = RunContext(
+            tokenizer=tokenizer,
+            method=method,
+            training=spec.training,
             seed=spec.seed,
             micro_batch_size=job.examples,
             evaluation_tokens=job.execution.evaluation_tokens,
         )
+        data = benchmark.data(context)
         if method.calibration_examples:
             method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
         model = method.attach(base, targets, task)
@@ -70,7 +74,7 @@ def build(job: Job) -> Built:
         if mesh:
             shard(model, mesh)
     steps = data.steps if method.trains else 0
-    module = benchmark.module(model, tokenizer, method, spec.training, steps=steps, seed=spec.seed)
+    module = benchmark.module(model, context, steps)
     module.retries = mesh is None
     # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
     merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None

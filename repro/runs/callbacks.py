@@ -10,7 +10,8 @@ import lightning as L
 from torch import nn
 
 from repro.runs.job import Report
-from repro.training.finetuning import FineTuning, FineTuningData
+from repro.training.finetuning import FineTuning
+from repro.training.finetuning_data import FineTuningData
 from repro.training.probes import probe
 
 # Test items that the probes look at, each five times: enough for several lengths. With eight a laptop run

@@ -18,6 +18,7 @@ from repro.runs.bases import BaseModels
 from repro.runs.measurements import Measurement
 from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
+from repro.training.context import RunContext
 
 # Items of each of the eight tasks.
 _ITEMS = 4
@@ -35,7 +36,15 @@ def figures(small: bool = False) -> Iterator[Measurement]:
     benchmark = spec.benchmark
     assert isinstance(benchmark, Commonsense)
     benchmark = benchmark.model_copy(update={"test_per_task": _ITEMS})
-    module = benchmark.module(model, tokenizer, spec.method, spec.training, steps=1, seed=0)
+    context = RunContext(
+        tokenizer=tokenizer,
+        method=spec.method,
+        training=spec.training,
+        seed=0,
+        micro_batch_size=execution.micro_batch_size,
+        evaluation_tokens=execution.evaluation_tokens,
+    )
+    module = benchmark.module(model, context, steps=1)
     records = benchmark.test_records()
     found: dict[str, Mapping[str, float]] = {}
 

@@ -24,6 +24,7 @@ from repro.runs.bases import BaseModels
 from repro.runs.measurements import Measurement, Ratio
 from repro.speed.peak_memory import peak_bytes
 from repro.speed.timing import ratio, take_turns
+from repro.training.context import RunContext
 
 CLAIMED = 1.05
 # Of the peak memory under LoRA: nothing dense may be kept, of ΔW a block at a time is there.
@@ -39,15 +40,19 @@ class Step:
         torch.manual_seed(spec.seed)
         benchmark, training = spec.benchmark, spec.training
         base, tokenizer = bases.checkout(spec.model, benchmark.model_task, training.precision)
-        data = benchmark.data(
-            tokenizer, training, seed=spec.seed, micro_batch_size=micro_batch_size, evaluation_tokens=1024
+        context = RunContext(
+            tokenizer=tokenizer,
+            method=method,
+            training=training,
+            seed=spec.seed,
+            micro_batch_size=micro_batch_size,
+            evaluation_tokens=1024,
         )
+        data = benchmark.data(context)
         self.model = method.attach(base, spec.adapted_modules, benchmark.model_task).train()
         if checkpointing:
             checkpoint_blocks(self.model)
-        self._module = benchmark.module(
-            self.model, tokenizer, method, training, steps=data.steps, seed=spec.seed
-        )
+        self._module = benchmark.module(self.model, context, data.steps)
         self._batch = next(iter(data.train_dataloader()))
         self._optimizer = method.optimizer(self.model, training.optimizer_settings)
 

@@ -23,7 +23,7 @@ from repro.runs.measurements import Measurement
 from repro.runs.trainer import lightning_trainer
 from repro.speed.runs import Precision, lora_run
 from repro.speed.timing import ratio, take_turns
-from repro.training.finetuning import FineTuning, FineTuningData
+from repro.training.context import RunContext
 
 # How far the two losses of the same batch may be apart, relatively. Seen: 4e-8 in fp32, 1e-3 in bf16.
 _EQUAL = {"fp32": 1e-4, "bf16": 1e-2}
@@ -63,17 +63,17 @@ def _figure(small: bool, precision: Precision) -> Measurement:
 def _ours(spec: RunSpec, execution: Execution, bases: BaseModels) -> Any:
     L.seed_everything(spec.seed, verbose=False)
     base, tokenizer = bases.checkout(spec.model, "causal_lm", spec.training.precision)
-    data: FineTuningData = spec.benchmark.data(
-        tokenizer,
-        spec.training,
+    context = RunContext(
+        tokenizer=tokenizer,
+        method=spec.method,
+        training=spec.training,
         seed=spec.seed,
         micro_batch_size=spec.training.batch_size,
         evaluation_tokens=execution.evaluation_tokens,
     )
+    data = spec.benchmark.data(context)
     model = spec.method.attach(base, spec.adapted_modules, "causal_lm")
-    module: FineTuning = spec.benchmark.module(
-        model, tokenizer, spec.method, spec.training, steps=data.steps, seed=spec.seed
-    )
+    module = spec.benchmark.module(model, context, data.steps)
 
     def step() -> None:
         module.losses.clear()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
 
-from repro.methods.base import Method
 from repro.training.causal_lm import negative_log_likelihood
 from repro.training.finetuning import FineTuning, Prediction
-from repro.training.spec import TrainingSpec
 
 # Share of probed generated texts that may differ: a near tie between two beams may fall either way, and with
 # the few bits of bf16 more often. Of eight items one, or four.
@@ -18,20 +15,7 @@ _TEXTS = {"fp32": 0.15, "bf16": 0.5}
 
 
 class CausalFineTuning(FineTuning):
-    """Cross-entropy of the predicted tokens; predictions are generated texts unless a family says more."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        method: Method,
-        training: TrainingSpec,
-        *,
-        steps: int,
-        seed: int,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        super().__init__(model, method, training, steps=steps, seed=seed)
-        self.tokenizer = tokenizer
+    """Cross-entropy of the predicted tokens. Predictions are generated texts unless a family overrides it."""
 
     def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
         return negative_log_likelihood(

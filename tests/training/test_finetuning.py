@@ -32,8 +32,10 @@ from repro.runs.checkpointing import Checkpoints
 from repro.runs.runner import select_weights
 from repro.runs.trainer import checkpoint_callbacks
 from repro.training.causal_lm import IGNORED, Example, collate
-from repro.training.finetuning import FineTuningData, trained_state
+from repro.training.finetuning import trained_state
+from repro.training.finetuning_data import FineTuningData
 from repro.training.spec import TrainingSpec
+from tests.tiny_models import run_context
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore"
@@ -91,9 +93,7 @@ def data_of(
         fingerprints={},
         length=lambda example: len(example.ids),
         collate=micro_batch,
-        training=training,
-        micro_batch_size=micro,
-        seed=seed,
+        context=run_context(None, training, seed=seed, micro_batch_size=micro),
     )
 
 
@@ -113,15 +113,8 @@ def fit(tokenizer: PreTrainedTokenizerBase) -> Fit:
         plugins: Sequence[CheckpointIO] = (),
         checkpoint: Path | None = None,
     ) -> CommonsenseModule:
-        module = CommonsenseModule(
-            model,
-            method,
-            training,
-            steps=data.steps,
-            seed=seed,
-            tokenizer=tokenizer,
-            protocol=ClozeSettings(),
-        )
+        context = run_context(tokenizer, training, method, seed=seed)
+        module = CommonsenseModule(model, context, data.steps, ClozeSettings())
         trainer = L.Trainer(
             accelerator="cpu",
             max_epochs=1,

@@ -22,6 +22,7 @@ from repro.models import ModelSpec
 from repro.training.finetuning import FineTuning, Prediction
 from repro.training.probes import ProbeError, probe
 from repro.training.spec import TrainingSpec
+from tests.tiny_models import run_context
 
 TRAINING = TrainingSpec(
     epochs=1, batch_size=1, learning_rate=1e-3, warmup_steps=0, loss_on="completion", append_eos=True
@@ -41,7 +42,7 @@ class Scripted(FineTuning):
     probe_tolerance = 0.5
 
     def __init__(self, answer: Callable[[float, int], float]) -> None:
-        super().__init__(model_of(answer), LoRA(), TRAINING, steps=0, seed=0)
+        super().__init__(model_of(answer), run_context(None, TRAINING), steps=0)
 
     def loss_sum(self, micro_batch: Any) -> Tensor:
         raise NotImplementedError
@@ -138,10 +139,7 @@ def build(tokenizer: PreTrainedTokenizerBase) -> Callable[..., CommonsenseModule
     def built(
         model: nn.Module, method: Method, protocol: ClozeSettings | GenerateSettings
     ) -> CommonsenseModule:
-        module = CommonsenseModule(
-            model, method, TRAINING, steps=0, seed=0, tokenizer=tokenizer, protocol=protocol
-        )
-        return module.eval()
+        return CommonsenseModule(model, run_context(tokenizer, TRAINING, method), 0, protocol).eval()
 
     return built
 

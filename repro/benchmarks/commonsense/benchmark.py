@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from repro.benchmarks.commonsense.module import CommonsenseModule, TestItem
-    from repro.methods.base import Method
     from repro.training.causal_lm import Example
-    from repro.training.finetuning import FineTuningData, Prediction
+    from repro.training.context import RunContext
+    from repro.training.finetuning import Prediction
+    from repro.training.finetuning_data import FineTuningData
     from repro.training.spec import TrainingSpec
 
 TaskName = Literal[
@@ -101,18 +102,11 @@ class Commonsense(Benchmark):
         share = trained / examples
         return TrainingSize(trained, share * tokens, share * predicted, self.max_tokens)
 
-    def data(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        training: TrainingSpec,
-        *,
-        seed: int,
-        micro_batch_size: int,
-        evaluation_tokens: int,
-    ) -> FineTuningData:
+    def data(self, context: RunContext) -> FineTuningData:
         from repro.training.causal_lm import micro_batches
-        from repro.training.finetuning import FineTuningData
+        from repro.training.finetuning_data import FineTuningData
 
+        tokenizer, training = context.tokenizer, context.training
         source = get_source(self.source)
         parts = [self._train_and_test(source, task) for task in self.tasks]
         trained = mix((train for train, _ in parts), self.data_seed)
@@ -122,13 +116,11 @@ class Commonsense(Benchmark):
         return FineTuningData(
             train=self._examples(train, tokenizer, training),
             validation=self._examples(validation, tokenizer, training),
-            test_batches=self.test_batches(test, tokenizer, evaluation_tokens),
+            test_batches=self.test_batches(test, tokenizer, context.evaluation_tokens),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
-            training=training,
-            micro_batch_size=micro_batch_size,
-            seed=seed,
+            context=context,
         )
 
     def test_records(self) -> list[Record]:
@@ -144,21 +136,10 @@ class Commonsense(Benchmark):
         packed = not isinstance(self.protocol, GenerateSettings)  # as `option_log_likelihoods` does
         return list(batches_by_tokens(items, [item.tokens for item in items], tokens, packed=packed))
 
-    def module(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        method: Method,
-        training: TrainingSpec,
-        *,
-        steps: int,
-        seed: int,
-    ) -> CommonsenseModule:
+    def module(self, model: nn.Module, context: RunContext, steps: int) -> CommonsenseModule:
         from repro.benchmarks.commonsense.module import CommonsenseModule
 
-        return CommonsenseModule(
-            model, method, training, steps=steps, seed=seed, tokenizer=tokenizer, protocol=self.protocol
-        )
+        return CommonsenseModule(model, context, steps, self.protocol)
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         reading = self.protocol.reading if isinstance(self.protocol, GenerateSettings) else "first"

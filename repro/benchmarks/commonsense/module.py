@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.benchmarks.commonsense.records import Record
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
-from repro.methods.base import Method
 from repro.training.causal_finetuning import CausalFineTuning
 from repro.training.causal_lm import (
     Options,
@@ -20,8 +19,8 @@ from repro.training.causal_lm import (
     generate,
     option_log_likelihoods,
 )
+from repro.training.context import RunContext
 from repro.training.finetuning import Prediction
-from repro.training.spec import TrainingSpec
 
 # What one padded batch and another may differ by, in nats of an option's log-likelihood. In fp32 the
 # largest seen on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over tokens wanders by tenths.
@@ -62,15 +61,11 @@ class CommonsenseModule(CausalFineTuning):
     def __init__(
         self,
         model: nn.Module,
-        method: Method,
-        training: TrainingSpec,
-        *,
+        context: RunContext,
         steps: int,
-        seed: int,
-        tokenizer: PreTrainedTokenizerBase,
         protocol: GenerateSettings | ClozeSettings,
     ) -> None:
-        super().__init__(model, method, training, steps=steps, seed=seed, tokenizer=tokenizer)
+        super().__init__(model, context, steps)
         self.protocol = protocol
 
     def predict(self, items: Sequence[TestItem]) -> list[Prediction]:

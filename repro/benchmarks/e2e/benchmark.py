@@ -14,12 +14,12 @@ from repro.training.data import DataError, batches_by_tokens, fingerprints, sele
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
     from repro.benchmarks.e2e.module import E2EModule
-    from repro.methods.base import Method
     from repro.training.causal_lm import Example
-    from repro.training.finetuning import FineTuningData, Prediction
+    from repro.training.context import RunContext
+    from repro.training.finetuning import Prediction
+    from repro.training.finetuning_data import FineTuningData
     from repro.training.spec import TrainingSpec
 
 
@@ -83,19 +83,12 @@ class E2E(Benchmark):
         predicted = completion if training.loss_on == "completion" else text - 1
         return TrainingSize(examples, examples * text, examples * predicted, self.max_tokens)
 
-    def data(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        training: TrainingSpec,
-        *,
-        seed: int,
-        micro_batch_size: int,
-        evaluation_tokens: int,
-    ) -> FineTuningData:
+    def data(self, context: RunContext) -> FineTuningData:
         from repro.benchmarks.e2e.module import TestItem, encode, prompt_text
         from repro.training.causal_lm import micro_batches
-        from repro.training.finetuning import FineTuningData
+        from repro.training.finetuning_data import FineTuningData
 
+        tokenizer, training = context.tokenizer, context.training
         source = get_source(self.source)
         train = self._some(pairs(source.load("train")), self.train_size)
         validation: list[Record] = []
@@ -117,31 +110,18 @@ class E2E(Benchmark):
         return FineTuningData(
             train=examples(train),
             validation=examples(validation),
-            test_batches=list(batches_by_tokens(items, lengths, evaluation_tokens)),
+            test_batches=list(batches_by_tokens(items, lengths, context.evaluation_tokens)),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
-            training=training,
-            micro_batch_size=micro_batch_size,
-            seed=seed,
+            context=context,
         )
 
-    def module(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        method: Method,
-        training: TrainingSpec,
-        *,
-        steps: int,
-        seed: int,
-    ) -> E2EModule:
+    def module(self, model: nn.Module, context: RunContext, steps: int) -> E2EModule:
         from repro.benchmarks.e2e.module import Decoding, E2EModule
 
         decoding = Decoding(self.beams, self.max_new_tokens, self.length_penalty, self.no_repeat_ngram)
-        return E2EModule(
-            model, method, training, steps=steps, seed=seed, tokenizer=tokenizer, decoding=decoding
-        )
+        return E2EModule(model, context, steps, decoding)
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         from repro.benchmarks.e2e.metrics import score

@@ -9,12 +9,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from repro.benchmarks.e2e.records import Record
-from repro.methods.base import Method
 from repro.training.causal_finetuning import CausalFineTuning
 from repro.training.causal_lm import Example, encode_example, generate
+from repro.training.context import RunContext
 from repro.training.data import DataError
 from repro.training.finetuning import Prediction
-from repro.training.spec import TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,8 @@ def encode(
 class E2EModule(CausalFineTuning):
     """Smoothed cross-entropy of the reference's tokens; one sentence for each test item."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        method: Method,
-        training: TrainingSpec,
-        *,
-        steps: int,
-        seed: int,
-        tokenizer: PreTrainedTokenizerBase,
-        decoding: Decoding,
-    ) -> None:
-        super().__init__(model, method, training, steps=steps, seed=seed, tokenizer=tokenizer)
+    def __init__(self, model: nn.Module, context: RunContext, steps: int, decoding: Decoding) -> None:
+        super().__init__(model, context, steps)
         self.decoding = decoding
 
     def predict(self, items: Sequence[TestItem]) -> list[Prediction]:

@@ -14,11 +14,11 @@ from repro.training.data import DataError, batches_by_tokens, fingerprints, sele
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
     from repro.benchmarks.glue.module import Example, GlueModule
-    from repro.methods.base import Method
-    from repro.training.finetuning import FineTuningData, Prediction
+    from repro.training.context import RunContext
+    from repro.training.finetuning import Prediction
+    from repro.training.finetuning_data import FineTuningData
     from repro.training.spec import TrainingSpec
 
 
@@ -96,18 +96,11 @@ class Glue(Benchmark):
         tokens = examples * min(self.task.mean_tokens, self.max_tokens)
         return TrainingSize(examples, tokens, examples, self.max_tokens)
 
-    def data(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        training: TrainingSpec,
-        *,
-        seed: int,
-        micro_batch_size: int,
-        evaluation_tokens: int,
-    ) -> FineTuningData:
+    def data(self, context: RunContext) -> FineTuningData:
         from repro.benchmarks.glue.module import collate, encode
-        from repro.training.finetuning import FineTuningData
+        from repro.training.finetuning_data import FineTuningData
 
+        tokenizer = context.tokenizer
         source = get_source(self.source)
         train = self._some(source.load(self.task, "train"), self.train_size)
         test = self._some(source.load(self.task, "validation"), self.test_size)
@@ -122,6 +115,7 @@ class Glue(Benchmark):
         }
         # Longest first, so that a batch too large for the memory shows at once.
         items = sorted(encoded["test"], key=lambda item: (-len(item.ids), item.record.id))
+        lengths = [len(item.ids) for item in items]
 
         def micro_batch(examples: Sequence[Example]) -> tuple[dict, int]:
             regression = self.task.labels == 1
@@ -130,33 +124,20 @@ class Glue(Benchmark):
         return FineTuningData(
             train=encoded["train"],
             validation=encoded["validation"],
-            test_batches=list(batches_by_tokens(items, [len(item.ids) for item in items], evaluation_tokens)),
+            test_batches=list(batches_by_tokens(items, lengths, context.evaluation_tokens)),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
             length=lambda example: len(example.ids),
             collate=micro_batch,
-            training=training,
-            micro_batch_size=micro_batch_size,
-            seed=seed,
+            context=context,
         )
 
-    def module(
-        self,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        method: Method,
-        training: TrainingSpec,
-        *,
-        steps: int,
-        seed: int,
-    ) -> GlueModule:
+    def module(self, model: nn.Module, context: RunContext, steps: int) -> GlueModule:
         from repro.benchmarks.glue.module import GlueModule
         from repro.models.head import set_classifier_dropout
 
         if self.classifier_dropout is not None:
             set_classifier_dropout(model, self.classifier_dropout)
-        return GlueModule(
-            model, method, training, steps=steps, seed=seed, tokenizer=tokenizer, task=self.task
-        )
+        return GlueModule(model, context, steps, self.task)
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         from repro.benchmarks.glue.scoring import score

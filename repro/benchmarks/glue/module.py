@@ -13,10 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.benchmarks.glue.records import Record, Task
 from repro.benchmarks.glue.scoring import metric
-from repro.methods.base import Method
+from repro.training.context import RunContext
 from repro.training.data import DataError
 from repro.training.finetuning import FineTuning, Prediction
-from repro.training.spec import TrainingSpec
 
 # What one padded batch and another may differ by, in a logit: fp32 sums in another order; bf16 keeps 8 bits.
 _LOGITS = {"fp32": 1e-3, "bf16": 0.2}
@@ -59,25 +58,15 @@ def collate(examples: Sequence[Example], pad_id: int, *, regression: bool) -> di
 class GlueModule(FineTuning):
     """Cross-entropy over the classes, or for STS-B the squared error of the score."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        method: Method,
-        training: TrainingSpec,
-        *,
-        steps: int,
-        seed: int,
-        tokenizer: PreTrainedTokenizerBase,
-        task: Task,
-    ) -> None:
-        if tokenizer.pad_token_id is None:
+    def __init__(self, model: nn.Module, context: RunContext, steps: int, task: Task) -> None:
+        super().__init__(model, context, steps)
+        if self.tokenizer.pad_token_id is None:
             raise DataError(
                 "the tokenizer has no padding token; name one under `padding` in the model's file"
             )
-        super().__init__(model, method, training, steps=steps, seed=seed)
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id = self.tokenizer.pad_token_id
         self.task = task
-        self._seen: list[tuple[Tensor, Tensor]] = []  # logits and labels of the validation that goes on
+        self._seen: list[tuple[Tensor, Tensor]] = []  # logits and labels of this validation so far
 
     @property
     def regression(self) -> bool:

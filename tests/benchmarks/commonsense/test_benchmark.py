@@ -15,8 +15,9 @@ from repro.benchmarks.commonsense.protocols import Cloze
 from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.training.data import DataError
-from repro.training.finetuning import FineTuningData
+from repro.training.finetuning_data import FineTuningData
 from repro.training.spec import TrainingSpec
+from tests.tiny_models import run_context
 
 TASK_NAMES = ("boolq", "piqa", "ARC-Easy")
 OPTIONS = {"boolq": ("true", "false"), "piqa": ("by night", "by day"), "ARC-Easy": ("a", "bee", "sea", "dee")}
@@ -54,9 +55,8 @@ def data(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer: PreTrainedTokenizerBase = tokenizer,
         **settings: Any,
     ) -> FineTuningData:
-        return commonsense(**settings).data(
-            tokenizer, training, seed=seed, micro_batch_size=2, evaluation_tokens=evaluation_tokens
-        )
+        context = run_context(tokenizer, training, seed=seed, evaluation_tokens=evaluation_tokens)
+        return commonsense(**settings).data(context)
 
     return made
 

