@@ -1,8 +1,7 @@
-"""Typed configuration: the base class of every settings object, and the one way from YAML to such an object.
+"""Typed configuration: the base class of all settings, and how YAML is parsed into them.
 
-A typing error in an experiment must cost a second, not a night. So nothing unknown is accepted, nothing
-changes after it has been read, and whatever is wrong is reported in one go, one line per problem, with the
-file, the key, the value and what would have been allowed.
+A typo in an experiment must cost a second, not a night. So unknown keys are refused, settings are immutable,
+and all problems are reported together, one line each, with the file, the key, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ _SHOWN_CHARACTERS = 80
 
 
 class ConfigError(ValueError):
-    """What a person wrote cannot be used; the message says where and why, one line per problem."""
+    """Invalid user input; the message says where and why, one line per problem."""
 
 
 class Frozen(BaseModel):
-    """Base of every settings object: immutable, and without room for unknown keys."""
+    """Base class of all settings: immutable, refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def added(default: Any, **constraints: Any) -> Any:
-    """A field that a settings class got after runs were made with it.
+    """A field added to a settings class after runs were made with it.
 
-    It is written only where it differs from its default, so those runs keep their hash.
+    It is serialised only if it differs from its default, so that earlier runs keep their hash.
     """
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
@@ -43,18 +42,18 @@ def load_yaml(path: Path, model_cls: type[T]) -> T:
     """Read a YAML file as a `model_cls`.
 
     Raises:
-        ConfigError: the file is missing, is no YAML mapping, or does not fit `model_cls`.
+        ConfigError: the file is missing, is not a YAML mapping, or does not fit `model_cls`.
     """
     return parse(read_yaml(path), model_cls, source=str(path))
 
 
 def names_in(folder: Path) -> list[str]:
-    """What a folder describes, one YAML file each: the files' names without their ending."""
+    """Names of a folder's YAML files, without the ending."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load_named(kind: str, name: str, folder: Path, model_cls: type[T]) -> T:
-    """Read the description of a `name` in a folder that holds one file for each of its `kind`.
+    """Read `name.yaml` from a folder that holds one file for each `kind` (model, profile, ...).
 
     Raises:
         ConfigError: there is no such file, or it does not fit `model_cls`.
@@ -65,10 +64,10 @@ def load_named(kind: str, name: str, folder: Path, model_cls: type[T]) -> T:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, as it stands there.
+    """The content of a YAML file.
 
     Raises:
-        ConfigError: the file is missing, or is no YAML.
+        ConfigError: the file is missing, or is not valid YAML.
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -79,10 +78,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse(content: Any, model_cls: type[T], source: str) -> T:
-    """Build a `model_cls` from a mapping; `source` (a file, a command line option) opens every error line.
+    """Build a `model_cls` from a mapping. Every error line begins with `source` (a file or an option).
 
     Raises:
-        ConfigError: `content` is no mapping, or does not fit `model_cls`.
+        ConfigError: `content` is not a mapping, or does not fit `model_cls`.
     """
     if not isinstance(content, Mapping):
         allowed = ", ".join(model_cls.model_fields)
@@ -95,13 +94,13 @@ def parse(content: Any, model_cls: type[T], source: str) -> T:
 
 
 def one_of(kind: str, value: object, known: Iterable[str]) -> str:
-    """One line that says that `value` is no known `kind`, which ones are, and which was perhaps meant."""
+    """One line: `value` is not a known `kind`, the known ones, and the closest of them."""
     names = sorted(known)
     return f"unknown {kind} {_shown(value)}; known: {', '.join(names)}{_did_you_mean(value, names)}"
 
 
 def _problems(error: ValidationError, model_cls: type[BaseModel]) -> Iterator[str]:
-    """One line per problem, `key: problem (got X; allowed: ...)`; without a key if it is in no single one."""
+    """One line per problem, `key: problem (got X; allowed: ...)`; no `key` if several are at fault."""
     for item in error.errors(include_url=False):
         location = item["loc"]
         key = f"{'.'.join(map(str, location))}: " if location else ""
@@ -117,7 +116,7 @@ def _problems(error: ValidationError, model_cls: type[BaseModel]) -> Iterator[st
         elif kind == "value_error":  # raised by a validator of ours, which names the value itself
             yield from (f"{key}{line}" for line in str(item["ctx"]["error"]).splitlines())
         elif kind == "default_factory_not_called":
-            continue  # a default that follows from a field whose own problem is listed already
+            continue  # depends on another field whose own problem is listed
         else:
             yield f"{key}{item['msg']} ({got})"
 
@@ -127,7 +126,7 @@ def _fields(model_cls: type[BaseModel], location: tuple[int | str, ...]) -> list
     candidates = [model_cls]
     for part in location:
         found = [c.model_fields[part] for c in candidates if isinstance(part, str) and part in c.model_fields]
-        if found:  # otherwise a list index, a mapping's key or a union's tag: same candidates
+        if found:  # otherwise a list index, a mapping's key or a union's tag: keep the candidates
             candidates = [model for field in found for model in _models_in(field.annotation)]
     return sorted({name for candidate in candidates for name in candidate.model_fields})
 

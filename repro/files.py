@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what to say when a disk takes no more of them."""
+"""Atomic file writes, and readable messages for full or read-only disks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 _PARTIAL = ".partial"
 
-# Faults of the machine and not of what it was doing, and what a person does about each.
+# Faults of the machine rather than of the run, and what the user can do about each.
 _ROOM = "make room"
 _ANOTHER = "make it writable, or set REPRO_RESULTS_DIR to a folder that is"
 _REMEDIES = {
@@ -21,16 +21,16 @@ _REMEDIES = {
     errno.EROFS: _ANOTHER,
     errno.EACCES: _ANOTHER,
     errno.EPERM: _ANOTHER,
-    errno.EIO: "see to the disk",
-    errno.ESTALE: "see to the network's disk",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network disk",
 }
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which takes its name only when it is complete and on the disk.
+    """Open a temporary file that is renamed to `path` once it is complete and on disk.
 
-    A process that is killed meanwhile leaves the file as it was, and a part of the new one beside it (see
+    If the process is killed, `path` is unchanged and a partial file is left next to it (see
     `remove_partial`).
 
     Raises:
@@ -39,13 +39,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder: from another disk a file would be copied into its place, piece by piece.
+        # In the same folder, since a rename across disks is a copy and not atomic.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp keeps others out; results are meant to be shared.
+        # mkstemp creates files that only the user can read; results are meant to be shared.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except Exception as error:
@@ -59,7 +59,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
         OSError: it could not be written; the error names `path`.
@@ -69,16 +69,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left of files in a folder that no other process writes to."""
+    """Remove partial files of killed processes, from a folder that no other process writes to."""
     for path in folder.glob(f".*{_PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Find out now, and not after an hour of training, whether a folder takes files; nothing is left in it.
+    """Check that a folder is writable, so that a run fails at once and not after an hour of training.
 
     Raises:
-        OSError: it does not; the error names the folder.
+        OSError: it is not; the error names the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,11 +89,11 @@ def check_writable(folder: Path) -> None:
 
 
 def storage_fault(error: BaseException | None) -> int | None:
-    """The `errno` of a fault of the disk behind an exception; None where it is about something else."""
+    """The `errno` if a disk fault caused the exception, directly or in its chain; otherwise None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REMEDIES:
             return error.errno
-        # Libraries in other languages (safetensors) pass on the system's words alone.
+        # Libraries in Rust (safetensors) keep only the system's message.
         for fault in _REMEDIES:
             if f"{os.strerror(fault)} (os error {fault})" in str(error):
                 return fault
@@ -102,6 +102,6 @@ def storage_fault(error: BaseException | None) -> int | None:
 
 
 def describe_fault(fault: int, where: Path | str | None) -> str:
-    """One line for a person: what is wrong with which file or folder, and what to do."""
+    """One line for the user: the file or folder, what is wrong with it, and what to do."""
     place = f"{where}: " if where else ""
-    return f"{place}{os.strerror(fault)}; {_REMEDIES[fault]}, and the same command goes on"
+    return f"{place}{os.strerror(fault)}; {_REMEDIES[fault]}, then run the same command again"

@@ -1,8 +1,7 @@
-"""Where the project keeps what it reads and what it writes.
+"""The project's folders.
 
-The code lies beside `experiments/` and `results/`, so the folder above the package is the project's root. A
-copy that is installed without them, or a run that must not touch them, points elsewhere through two
-environment variables.
+`repro/` is next to `experiments/` and `results/` in the project's root. REPRO_EXPERIMENTS_DIR and
+REPRO_RESULTS_DIR name other folders, for an installed copy or to leave these two untouched.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = Path(os.environ.get("REPRO_EXPERIMENTS_DIR", ROOT / "experiments"))
 RESULTS = Path(os.environ.get("REPRO_RESULTS_DIR", ROOT / "results"))
 
-# Committed runs and what is rendered from them: a results folder like any other, which
-# REPRO_RESULTS_DIR may name.
+# Committed runs and the tables and figures made from them, laid out like any results folder.
 REFERENCE = ROOT / "results" / "reference"
 
-# What the paper prints and states, which no run of this project changes.
+# The paper's own numbers and statements, which no run of this project changes.
 PAPER = ROOT / "results" / "paper"

@@ -1,4 +1,4 @@
-"""What the libraries would say and nobody asked."""
+"""Silence for messages of the libraries that repeat for every run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence what the libraries say about every run: which devices there are, that a file loads."""
+    """Silence routine messages of the libraries, such as the list of devices or that a file loads."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -21,7 +21,7 @@ def quiet_libraries() -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"lightning\.")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        # As asked of RandLoRA and VeRA: their fixed matrices are drawn again from a seed.
+        # Intended for RandLoRA and VeRA: their fixed matrices are drawn again from a seed.
         warnings.filterwarnings("ignore", message="Specified to not (save|load) ")
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""What results say: intervals, counts and comparisons, from result files alone."""
+"""Statistics, claims, costs and ranks, computed from result files and the paper's numbers."""

@@ -1,4 +1,4 @@
-"""What does not add up in the paper: recomputed from its cells and sources, and what reading it showed."""
+"""The audit of the paper: checks recomputed from its tables and sources, and findings from reading it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from repro.paths import PAPER
 TABLES = ("table1", "table2", "table3", "table4", "table5", "table6")
 """The tables of the paper."""
 
-# Two rows of one base model that have this share of their cells in common were not measured apart: of the
-# other pairs none has more than three cells of eight in common.
+# Two rows of one base model with at least this share of equal cells are reported as copied. All other pairs
+# have at most three of eight cells in common.
 _COPIED = 0.5
 
 AuditKind = Literal["average", "parameters", "source", "bold", "contradiction", "ambiguity"]
 
 
 class Entry(Frozen):
-    """A row of the paper's tables, by its id, for an item that explains its printed parameter count."""
+    """A row of the paper's tables whose printed parameter count an audit item explains."""
 
     table: str
     block: str
@@ -33,15 +33,15 @@ class Entry(Frozen):
 
 
 class AuditItem(Frozen):
-    """One thing that was found.
+    """One finding.
 
     Attributes:
         kind: see the head of `results/paper/audit.yaml`.
         where: the place in the paper.
-        found: what is wrong or open there.
-        source: the work that shows it, where it is another one.
+        found: what is wrong or missing there.
+        source: the other work that shows it, if any.
         here: what this project does about it.
-        rows: of printed parameter counts, the rows that they stand in.
+        rows: the table rows concerned, for printed parameter counts.
     """
 
     kind: AuditKind
@@ -72,10 +72,9 @@ def explanation(table: str, block: str, row: str) -> AuditItem | None:
 
 @dataclass(frozen=True)
 class Average:
-    """A printed average and that of its row's own cells, in exact decimals.
+    """A printed average next to the mean of its row's cells, in exact decimals.
 
-    `verdict` is `equal`; `boundary` where the mean lies half way between two roundings, either of which is
-    right; or `differs`.
+    `verdict` is `boundary` if the mean is half way between two roundings, so that either is right.
     """
 
     row: PaperRow
@@ -85,7 +84,7 @@ class Average:
 
 
 def averages(folder: Path = PAPER) -> Iterator[Average]:
-    """Every row of the paper that prints an average beside its tasks."""
+    """Every row of the paper that prints an average and at least two tasks."""
     for row in _rows(folder):
         printed, tasks = row.number(AVERAGE), row.tasks
         if printed is None or len(tasks) < 2:
@@ -108,11 +107,11 @@ def _step(printed: Decimal) -> Decimal:
 
 @dataclass(frozen=True)
 class FromSource:
-    """A row of the paper beside the work that it was taken from, or run again after.
+    """A row of the paper next to the work that it was copied or rerun from.
 
     Attributes:
-        compared: cells that both print.
-        differing: those that differ by more than the paper's rounding: by column, paper and source.
+        compared: number of cells that both print.
+        differing: cells that differ by more than rounding, by column: (paper, source).
     """
 
     row: PaperRow
@@ -122,7 +121,7 @@ class FromSource:
 
 
 def sources(folder: Path = PAPER) -> Iterator[FromSource]:
-    """Every row of `sources.csv` beside the paper's."""
+    """Every row of `sources.csv` next to the paper's row."""
     printed = {(row.table, row.block, row.row): row for row in _rows(folder)}
     for source in source_rows(folder):
         row = printed[source.table, source.block, source.row]
@@ -141,10 +140,10 @@ def sources(folder: Path = PAPER) -> Iterator[FromSource]:
 
 @dataclass(frozen=True)
 class Bold:
-    """A column of one base model in which what is bold is not what is highest.
+    """A column of one base model whose bold values are not its highest values.
 
     Attributes:
-        bold, best: labels of the rows that are printed bold, and of those that have the highest value.
+        bold, best: values by row label, of the rows printed bold and of the rows with the highest value.
     """
 
     table: str
@@ -155,7 +154,7 @@ class Bold:
 
 
 def bold_errors(folder: Path = PAPER) -> Iterator[Bold]:
-    """Every such column. In all of the paper's metrics higher is better."""
+    """Every column whose bold values are not its highest; in all of the paper's metrics higher is better."""
     for (table, block), rows in _blocks(folder):
         for column in rows[0].values:
             numbers = {row.label: number for row in rows if (number := row.number(column)) is not None}
@@ -168,7 +167,7 @@ def bold_errors(folder: Path = PAPER) -> Iterator[Bold]:
 
 @dataclass(frozen=True)
 class Copied:
-    """Two rows of one base model that are equal in most of their cells, the average left out."""
+    """Two rows of one base model with many equal cells, not counting the average."""
 
     one: PaperRow
     other: PaperRow
@@ -177,7 +176,7 @@ class Copied:
 
 
 def copied_rows(folder: Path = PAPER) -> Iterator[Copied]:
-    """Every pair of rows that have half of their cells in common or more."""
+    """Every pair of rows of one base model with at least half of their cells equal."""
     for _, rows in _blocks(folder):
         for one, other in combinations(rows, 2):
             both = [task for task in one.tasks if task in other.tasks]

@@ -1,24 +1,22 @@
-"""The claims ledger: statements of the paper, each tested against the runs of a profile.
+"""The claims ledger: statements of the paper, each tested on the finished runs of a profile.
 
-A comparison pairs two rows over the same items and the same seeds. What is claimed is that the difference is
-above a bound: 0 where the paper says "better", its number where it gives one ("by 0.8 points"); and below
-another, where it says "marginal". One-sided p-values are Student's on the paired differences, which cover
-items and seeds (`statistics.mean_over_tasks`). Three things are tested:
+A comparison pairs two rows by item and seed. The claim is a range for their difference: above 0 for "better",
+above the paper's number if it gives one ("by 0.8 points"), and below a second bound for "marginal". p-values
+are one-sided Student's t over items and seeds (`statistics.mean_over_tasks`), of three null hypotheses:
 
-    holds   that the difference is at or below the bound (or at or above the other); rejected: as claimed
-    fails   that it is at or above the bound (and at or below the other); rejected: not as claimed
-    equal   that it is a margin or more, either way; both rejected: the rows are equal up to the margin (two
+    holds   the difference is outside the claimed range; rejected: as claimed
+    fails   the difference is inside the claimed range; rejected: not as claimed
+    equal   the difference is at least the margin, either way; rejected: equal within the margin (two
             one-sided tests, Schuirmann 1987)
 
-A claim holds if all of its comparisons do. So it is reproduced, or its rows are equal, where the test is
-rejected in every one, for which the largest p-value speaks and needs no correction (an intersection-union
-test, Berger 1982). It is contradicted where the second is rejected in any one, for which the smallest speaks,
-times their number (Bonferroni). Holm's correction is over the three p-values of every claim with finished
-runs.
+A claim is reproduced (or its rows are equal) if the null is rejected in all of its comparisons: the largest
+p-value counts, without correction (intersection-union test, Berger 1982). It is contradicted if "fails" is
+rejected in one comparison: the smallest p-value counts, times the number of comparisons (Bonferroni). Holm's
+correction then covers the three p-values of every claim with finished runs.
 
-A claim about time is tested on the rounds of `repro bench`: its comparisons are the readings of what the
-paper left open, their difference is what was claimed less what was measured, in percent of the other
-method's. A claim about sizes, ranks, zeros or bytes is counted (`repro.analysis.facts`), without a p-value.
+A claim about time is tested on the rounds of `repro bench`: claimed minus measured overhead, in percent, with
+one comparison for each reading of what the paper leaves open. Claims about sizes, ranks, zeros or bytes are
+counted, without p-values (`repro.analysis.facts`).
 """
 
 from __future__ import annotations
@@ -42,9 +40,9 @@ from repro.runs.result import Result
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
 
-# A verdict's largest p-value after the correction.
+# Significance level of a verdict, after correction.
 LEVEL = 0.05
-# More seeds are not proposed, nor more than so many times the items: nobody runs them.
+# Limits of what is proposed: number of seeds, and factor on the number of items.
 _MOST_SEEDS, _MOST_ITEMS = 100, 1000
 
 Verdict = Literal["reproduced", "contradicted", "equal", "undecided", "by formula", "not tested"]
@@ -55,13 +53,13 @@ class Tested:
     """One comparison of two rows, or of a time with the claimed one.
 
     Attributes:
-        column: None where it is the average that is compared.
-        at_least, at_most: the claimed difference.
-        margin: below which difference the rows are equal.
-        difference: better less worse, in points; None without a common seed. Of times: claimed less measured,
-            in percent of the other method's; its runs are rounds.
-        spread: of the difference, from which more seeds and items are projected.
-        collapsed: runs of the two rows that gave every item of some task one answer, or that failed.
+        column: the compared column; None for the average.
+        at_least, at_most: bounds of the claimed difference.
+        margin: rows whose difference is smaller are equal.
+        difference: better minus worse, in points; None without a common seed. For times: claimed minus
+            measured overhead, in percent; its runs are rounds.
+        spread: variance components of the difference, to project more seeds and items.
+        collapsed: runs of the two rows that failed, or gave one answer to every item of some task.
     """
 
     block: str
@@ -76,7 +74,7 @@ class Tested:
     collapsed: int = 0
 
     def p_holds(self, difference: Estimate | None = None) -> float:
-        """Of the difference not being as claimed, in the one at hand or another; 1 without any."""
+        """p-value of the null "not as claimed", for `difference` or the measured one; 1 without data."""
         found = difference or self.difference
         if found is None:
             return 1.0
@@ -84,7 +82,7 @@ class Tested:
         return max(found.p_below(self.at_least), above)
 
     def p_fails(self, difference: Estimate | None = None) -> float:
-        """Of its being as claimed."""
+        """p-value of the null "as claimed"."""
         found = difference or self.difference
         if found is None:
             return 1.0
@@ -93,19 +91,19 @@ class Tested:
         return min(1.0, 2 * min(found.p_above(self.at_least), found.p_below(self.at_most)))
 
     def p_equal(self, difference: Estimate | None = None) -> float:
-        """Of its being the margin or more, either way."""
+        """p-value of the null "apart by at least the margin, either way"."""
         found = difference or self.difference
         return 1.0 if found is None else max(found.p_below(-self.margin), found.p_above(self.margin))
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What would decide a claim if differences and spreads stay as they are; None where that much would not.
+    """Data that would decide a claim if differences and spreads stay as they are; None if no amount would.
 
     Attributes:
-        seeds: in all, with the items there are.
-        items: a task, with the seeds there are; of a claim about time, rounds.
-        both: seeds and items a task together, those whose product is the smallest.
+        seeds: total number of seeds, with the present items.
+        items: items per task, with the present seeds; for a claim about time, rounds.
+        both: seeds and items per task, the pair with the smallest product.
     """
 
     seeds: int | None
@@ -115,13 +113,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Scored:
-    """A claim, and what became of it.
+    """A claim with its results.
 
     Attributes:
-        tested, facts: what it was tested by, and what was counted.
-        untouched: why the profile has nothing to say of it.
-        p_holds, p_fails, p_equal: corrected.
-        wanted: what would decide it, where it is undecided.
+        tested, facts: its comparisons and its counts.
+        untouched: why the profile cannot test it; empty if it can.
+        p_holds, p_fails, p_equal: corrected p-values.
+        wanted: data that would decide it, if it is undecided.
     """
 
     claim: Claim
@@ -151,21 +149,21 @@ class Scored:
 
     @property
     def has_data(self) -> bool:
-        """Whether anything of it was measured or counted."""
+        """Whether at least one comparison or count has data."""
         return any(t.difference for t in self.tested) or any(f.holds is not None for f in self.facts)
 
     @property
     def complete(self) -> bool:
-        """Whether everything was."""
+        """Whether every comparison and count has data."""
         return all(t.difference for t in self.tested) and all(f.holds is not None for f in self.facts)
 
 
 def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> list[Scored]:
-    """Every claim, by what its experiments allow, on the finished runs of their plans.
+    """Score every claim on the finished runs of a profile.
 
     Args:
-        plans: by name, the experiments of the ledger under one profile.
-        store: beside its runs lies the benchmark that decides claims about time.
+        plans: the ledger's experiments under one profile, by name.
+        store: finished runs; its parent folder holds the benchmark results for claims about time.
 
     Raises:
         ConfigError: a claim's patterns match no rows.
@@ -189,7 +187,7 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
         holds, fails, equal = corrected[place :: count or 1]
         found = replace(one, p_holds=holds, p_fails=fails, p_equal=equal)
         if found.verdict == "undecided":
-            # The level of Holm's first step, which is the strictest.
+            # Holm's first step has the strictest level.
             found = replace(found, wanted=wanted(one.tested, LEVEL / len(corrected)))
         scored[scored.index(one)] = found
     return scored
@@ -209,7 +207,7 @@ def _scored(
     if claim.models and not blocks.keys() & set(claim.models):
         profile = plans[next(claim.experiments)].profile.name
         about, has = ", ".join(claim.models), ", ".join(blocks)
-        return Scored(claim, untouched=f"it is about {about}; profile {profile} has {has} in that place")
+        return Scored(claim, untouched=f"it is about {about}; profile {profile} runs {has} instead")
     if claim.comparisons:
         tested = [
             pair
@@ -225,13 +223,13 @@ def _scored(
 
 
 ByColumn = Mapping[str, Mapping[int, Result]]
-"""Finished runs of a row: by the column that they fill, and by seed."""
+"""Finished runs of a row, by column and seed."""
 
 
 def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str]) -> Estimate | None:
-    """Mean over the columns of the difference, over the same items and the seeds that both rows have in all.
+    """Mean paired difference over columns, on common items and on seeds that both rows have in all columns.
 
-    None where they have no seed in common, or were not tested on the same items.
+    None without a common seed, or if the test items differ.
     """
     differences = paired_outcomes(better, worse, columns)
     return None if differences is None else mean_over_tasks(differences)
@@ -240,7 +238,7 @@ def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str])
 def paired_outcomes(
     better: ByColumn, worse: ByColumn, columns: Sequence[str]
 ) -> list[NDArray[np.float64]] | None:
-    """The differences themselves: for each column an array (seeds, items)."""
+    """The paired differences, an array (seeds, items) per column; None as in `paired_difference`."""
     shared = [better[column].keys() & worse[column].keys() for column in columns]
     seeds = sorted(set.intersection(*map(set, shared))) if shared else []
     if not seeds:
@@ -287,11 +285,11 @@ def _compared(
 
 
 def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
-    """Of figures that vary from round to round."""
+    """Comparisons of measurements with several rounds."""
     for figure in _figures(overhead, speed):
         if len(figure.ratio.rounds) > 1:
             less = overhead.percent - 100 * (np.array([figure.ratio.rounds]) - 1)
-            # Rounds vary as items do.
+            # Rounds take the role of items.
             yield Tested(
                 block=figure.at,
                 better=figure.name,
@@ -306,11 +304,11 @@ def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
 
 
 def _weighed(overhead: Overhead, speed: Measured | None) -> Iterator[Fact]:
-    """Of figures that do not vary, as bytes."""
+    """Facts from measurements with a single round, such as bytes, which do not vary."""
     for figure in _figures(overhead, speed):
         if len(figure.ratio.rounds) == 1:
             more = 100 * (figure.ratio.median - 1)
-            found = f"{more:+.2f} %, {overhead.percent:g} % claimed as the limit; {figure.note}"
+            found = f"{more:+.2f} %, claimed limit {overhead.percent:g} %; {figure.note}"
             yield Fact(figure.at, figure.name, found, more < overhead.percent)
 
 
@@ -320,7 +318,7 @@ def _figures(overhead: Overhead, speed: Measured | None) -> Iterator[Measurement
 
 
 def runs_by_column(row: PlannedRow, states: Mapping[str, RunState]) -> ByColumn:
-    """A row's finished runs whose score is not missing; `states` by hash."""
+    """A row's finished runs with a score in the column; `states` by hash."""
     found: dict[str, dict[int, Result]] = {}
     for column in row.columns:
         runs = {spec.seed: states[spec.hash].result for spec in row.specs_for(column)}
@@ -353,16 +351,16 @@ def _pairs(claim: Claim, comparison: Comparison, planned: Plan) -> Iterator[tupl
 
 
 def fits(size: str, better: float, worse: float) -> bool:
-    """Whether two sizes are such that `Comparison.size` lets their rows be compared."""
+    """Whether `Comparison.size` admits two rows with these numbers of trained parameters."""
     if size == "equal":
         return max(better, worse) <= 1.1 * min(better, worse)
     return size == "any" or better <= 1.1 * worse
 
 
 def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
-    """The fewest seeds, and the fewest items a task, at which a claim would be decided at a level.
+    """The fewest seeds, and the fewest items per task, that would decide a claim at this level.
 
-    None where one of its comparisons has no spread to project from.
+    None if one of its comparisons has no spread to project from.
     """
     spreads = [t.spread for t in tested if t.spread]
     if len(spreads) < len(tested):
@@ -386,7 +384,7 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
     def fewest_seeds(more_items: float) -> int | None:
         return next((n for n in range(first, _MOST_SEEDS + 1) if decided(n, more_items)), None)
 
-    # In steps of a tenth, and of a factor of two: nobody plans finer.
+    # Steps of 10 % for items alone, of a factor of 2 together with seeds: fine enough for planning.
     factor = next((f for f in _steps(1.1) if decided(None, f)), None)
     together = [(seeds, f) for f in _steps(2.0) if (seeds := fewest_seeds(f)) is not None]
     both = min(together, key=lambda pair: pair[0] * pair[1], default=None)
@@ -398,5 +396,5 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
 
 
 def _steps(factor: float) -> list[float]:
-    """Powers of a factor up to the most items that are proposed."""
+    """Powers of `factor` up to `_MOST_ITEMS`."""
     return [factor**step for step in range(1, int(log(_MOST_ITEMS) / log(factor)) + 1)]

@@ -1,4 +1,4 @@
-"""The paper's statements, held against the paper's own tables: does the number carry the sentence?"""
+"""The paper's statements, checked against the numbers of its own tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repro.analysis.facts import matches, size_holds
 from repro.analysis.ledger import Claim, Comparison, Ledger, Sizes
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows, published_spreads
 
-# Two standard deviations of a difference of two runs hold 95 % of what seeds alone do.
+# Times the standard deviation over seeds: 95 % of differences between two runs are smaller.
 _TWO_RUNS = 1.96 * sqrt(2)
 
 PaperVerdict = Literal["supported", "not supported", "no number"]
@@ -24,11 +24,11 @@ class PrintedPair:
     """Two printed rows of one block.
 
     Attributes:
-        column: what is compared; `avg` for the average, or the mean over the tasks that both rows have.
-        difference: better less worse, exactly as printed; of sizes, what was said of them in words.
-        holds: whether that is what the sentence says.
-        by_seeds: difference that two runs show 95 % of the time by their seeds alone, from the spread that
-            other works publish for this column; None where none is published.
+        column: the compared column; `avg` is the printed average, or the mean over the tasks of both rows.
+        difference: better minus worse, in exact decimals; for sizes, both sizes as text.
+        holds: whether the difference agrees with the statement.
+        by_seeds: bound on the difference of two runs that differ by seed alone (95 %), from the published
+            spread of this column; None if no spread is published.
     """
 
     block: str
@@ -41,7 +41,7 @@ class PrintedPair:
 
     @property
     def within_seeds(self) -> bool:
-        """Whether it holds by less than what seeds alone do."""
+        """Whether it holds, but by less than `by_seeds`."""
         return (
             self.holds
             and self.by_seeds is not None
@@ -52,7 +52,7 @@ class PrintedPair:
 
 @dataclass(frozen=True)
 class OnPaper:
-    """A claim and what the paper's own numbers say of it."""
+    """A claim with the pairs of printed rows that it is about."""
 
     claim: Claim
     pairs: tuple[PrintedPair, ...]
@@ -102,7 +102,7 @@ def _compared(
                 difference = printed_difference(better, worse, column)
                 if difference is None:
                     continue
-                # Exact decimals: 87.5 less 86.7 is 0.8, which as binary fractions it is not.
+                # Exact decimals: in floating point 87.5 - 86.7 is not 0.8.
                 bounds = Decimal(str(comparison.at_least)), Decimal(str(comparison.at_most or "Infinity"))
                 above = difference >= bounds[0] if bounds[0] else difference > 0
                 yield PrintedPair(
@@ -117,7 +117,7 @@ def _compared(
 
 
 def printed_difference(better: PaperRow, worse: PaperRow, column: str) -> Decimal | None:
-    """Of a column as printed; for an average that a row lacks, of the mean over the tasks that both have."""
+    """Difference of a printed column; if an average is missing, of the means over the common tasks."""
     numbers = better.number(column), worse.number(column)
     if numbers[0] is not None and numbers[1] is not None:
         return numbers[0] - numbers[1]
@@ -137,7 +137,7 @@ def _by_seeds(spread: Mapping[str, float], better: PaperRow, worse: PaperRow, co
 def _sizes(sizes: Sizes, rows: Sequence[PaperRow]) -> Iterator[PrintedPair]:
     for row in (row for row in rows if matches(row.row, sizes.rows)):
         if sizes.percent_below is not None:
-            # A column in millions gives no share.
+            # A column in millions has no percentage.
             if row.table in _IN_PERCENT:
                 holds = float(row.params) < sizes.percent_below
                 yield PrintedPair(

@@ -1,32 +1,31 @@
-"""What a run's training should cost, by formula, before it is started: operations, memory, time.
+"""Estimates the cost of training a run by formula: FLOPs, memory and time.
 
-Operations (FLOPs, 2 a multiply-add) of one pass, forward and backward, over T tokens of which P are
-predicted, in texts of L tokens:
+FLOPs (2 per multiply-add) of one pass, forward and backward, over T tokens in texts of L tokens, of which P
+tokens are predicted:
 
-    c T w                of the model's own linear maps with w weights; c is 4, or 6 where they are trained
-    c P w                of a language model's head
-    12 T L h             of the attention of a block with queries of width h, 4 of it forward; DeBERTa adds
-                         its relative positions to L, and computes their keys and queries in each pass
-    adapter_cost         of each adapted map, as its method says
+    c T w                linear layers with w weights; c = 4 frozen, 6 trained
+    c P w                language-model head
+    12 T L h             attention of a block with query width h, of which 4 T L h forward. DeBERTa adds its
+                         relative positions to L, and computes their keys and queries in each pass
+    adapter_cost         each adapted layer, by its method
 
-Left out are elementwise operations, a classifier's head, the optimiser's own, padding, validation and
-evaluation. A training is epochs x examples / micro-batch such passes. Gradient checkpointing computes each
-block forward once more, 2 T w and 4 T L h; what adapters add to that is about 1 % and left out.
+Not counted: elementwise operations, classifier heads, the optimiser, padding, validation and evaluation. The
+number of passes is epochs x examples / micro-batch. Gradient checkpointing repeats each block's forward pass,
+2 T w and 4 T L h; the adapters' part of that is about 1 % and not counted.
 
 Memory at the peak of a pass:
 
-    weights       of the model: 2 bytes each in bf16, 4 in fp32 or where they are trained, and a little more
-                  than half a byte in the linear maps of a model in four bits
-    trained       4 bytes for each adapter weight, each gradient and each of the optimiser's numbers
-    activations   input and output of every linear map for the longest micro-batch, in the training's
-                  precision, and the predicted tokens' logits, these also in fp32 with their gradient
-                  (small models kept 0.9 to 1.4 times as much; with LoRA's dropout up to 1.8 times); with
-                  gradient checkpointing each block's input, and the rest of one block
-    adapters      what adapters build besides, a new weight for instance: what all of them keep for the
-                  backward pass, and what exists only while the one that needs most is passed
+    weights       2 bytes per weight in bf16; 4 in fp32, or if trained; 0.52 in an NF4 model's linear layers
+    trained       4 bytes per adapter weight, per gradient and per number of optimiser state
+    activations   input and output of every linear layer, for the longest micro-batch, in the training
+                  precision; logits of predicted tokens, also in fp32 with their gradient. Small models kept
+                  0.9 to 1.4 times as much, with LoRA's dropout up to 1.8 times. With gradient checkpointing:
+                  each block's input, and the rest of one block
+    adapters      tensors that adapters build, such as a new weight: kept ones of all adapters, plus the
+                  transient ones of the adapter that needs most
 
-Time: a pass takes its operations at the GPU's peak times an efficiency, but no less than the processor needs
-to launch the kernels of its blocks, which is what small models in small batches take.
+Time: FLOPs over the GPU's peak times an efficiency, but at least the time to launch the blocks' kernels,
+which dominates for small models in small batches.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ from repro.models.shapes import LinearShape, base_parameters, linear_shapes, sur
 from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 
-# Assumed until a run is measured on the GPU: the share of its peak that a training reaches. In bf16 it is
-# about what the HiRA paper's LoRA training reached on an A100, 117 of 312 TFLOP/s as worked out from its
-# hours. In fp32 the peak is lower, and there is less to wait for.
+# Share of a GPU's peak that training reaches, assumed until a run is measured on that GPU. bf16: about what
+# the HiRA paper's LoRA training reached on an A100, 117 of 312 TFLOP/s computed from its hours. fp32: higher,
+# since its peak is lower and memory stalls it less.
 EFFICIENCY = {"bf16": 0.35, "fp32": 0.6}
 
-# Assumed: what launching a block's kernels takes in one pass, some 200 forward and backward at 7 us each.
+# Assumed seconds to launch a block's kernels in one pass: about 200, forward and backward, at 7 us each.
 BLOCK_SECONDS = 1.5e-3
 
-# NF4 and its constants, quantised again: 4 + 8/64 + 32/(64 x 256) bits a weight (QLoRA, section 3).
+# Bytes per NF4 weight with double quantisation: 4 + 8/64 + 32/(64 x 256) bits (QLoRA, section 3).
 FOUR_BITS = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 _BYTES = {"bf16": 2, "fp32": 4}
@@ -58,13 +57,13 @@ _BYTES = {"bf16": 2, "fp32": 4}
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """One training.
+    """The cost of training one run.
 
     Attributes:
-        flops: of all its passes.
-        passes: forward and backward, over one micro-batch each.
-        blocks: of the model.
-        weights, trained, activations, adapters: bytes, as the module's text has them.
+        flops: FLOPs of all passes.
+        passes: number of passes, forward and backward, over one micro-batch each.
+        blocks: number of the model's blocks.
+        weights, trained, activations, adapters: bytes, see the module's docstring.
     """
 
     flops: float
@@ -78,24 +77,24 @@ class TrainingCost:
 
     @property
     def memory(self) -> int:
-        """Bytes in all."""
+        """Total bytes."""
         return self.weights + self.trained + self.activations + self.adapters
 
     def computing_seconds(self, gpu: Gpu) -> float:
-        """What its operations take at the assumed efficiency."""
+        """Seconds for the FLOPs at the assumed efficiency."""
         return self.flops / (gpu.peak_tflops[self.precision] * 1e12 * EFFICIENCY[self.precision])
 
     def assumed_seconds(self, gpu: Gpu) -> float:
-        """The same, or what launching them takes, where that is more."""
+        """`computing_seconds`, or the time to launch the kernels if that is longer."""
         return max(self.computing_seconds(gpu), self.passes * self.blocks * BLOCK_SECONDS)
 
 
 def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None) -> TrainingCost:
-    """Cost of a run's training.
+    """The cost of training a run.
 
     Args:
-        execution: which says how many examples there are in one pass, and whether activations are kept.
-        tokens: of the whole training, where they are known; otherwise the benchmark's estimate is taken.
+        execution: gives the examples per pass, and whether gradient checkpointing is used.
+        tokens: measured tokens of the whole training; None uses the benchmark's estimate.
     """
     method, training = spec.method, spec.training
     model = _Model(spec)
@@ -104,7 +103,7 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
     again = execution.gradient_checkpointing
     passes = training.epochs * math.ceil(epoch.examples / size) if method.trains else 0
     scale = 1.0 if tokens is None else tokens / (training.epochs * epoch.tokens)
-    share = training.epochs * scale / max(passes, 1)  # of the examples in a pass, repeats counted
+    share = training.epochs * scale / max(passes, 1)  # one pass's share of an epoch's tokens
     flops = model.pass_flops(
         epoch.tokens * share, epoch.tokens * scale / epoch.examples, epoch.predicted * share, again
     )
@@ -121,7 +120,7 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
         weights=model.weights(number),
         trained=4 * model.trained_numbers(),
         activations=round(kept) if method.trains else 0,
-        # Of the blocks one is kept at a time, where they are computed again.
+        # Gradient checkpointing keeps the tensors of one block at a time.
         adapters=number
         * sum(count * cost.kept for count, cost in built)
         // (model.around.blocks if again else 1)
@@ -130,7 +129,7 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
 
 
 class _Model:
-    """A run's model under its method, as far as costs depend on it."""
+    """The sizes of a run's model and adapters that its cost depends on."""
 
     def __init__(self, spec: RunSpec) -> None:
         architecture = spec.model.architecture
@@ -150,12 +149,12 @@ class _Model:
         return self.around.head.out_features if self.around.head else 0
 
     def adapters(self, tokens: float) -> list[tuple[int, AdapterCost]]:
-        """How many adapted maps there are of each shape, and what one costs in a pass."""
+        """For each shape of adapted layer, the number of such layers and the cost of one in a pass."""
         cost = self.method.adapter_cost
         return [(count, cost(LinearShape("", *shape), tokens)) for shape, count in self._adapted.items()]
 
     def weights(self, number: int) -> int:
-        """Bytes of the model's own weights, of so many bytes each."""
+        """Bytes of the model's own weights, at `number` bytes per weight unless trained or quantised."""
         if self.all_weights:
             return 4 * self.base
         if self.quantization is None:
@@ -164,10 +163,12 @@ class _Model:
         return round(number * (self.base - linears) + FOUR_BITS * linears)
 
     def pass_flops(self, tokens: float, length: float, predicted: float, again: bool) -> float:
-        """Operations of one pass over so many tokens, in texts of a mean length.
+        """FLOPs of one pass.
 
         Args:
-            again: whether blocks are computed again in the backward pass.
+            tokens, predicted: number of tokens, and of predicted tokens, in the pass.
+            length: mean tokens per text.
+            again: whether gradient checkpointing recomputes the blocks.
         """
         around = self.around
         blocks = tokens * sum(linear.parameters for linear in self.linears)
@@ -181,7 +182,7 @@ class _Model:
             * around.blocks
             * around.attention_width
         )
-        # Keys and queries of the relative positions, once a pass; frozen, they need no gradient.
+        # Keys and queries of the relative positions, once per pass; if frozen they need no gradient.
         each = 12 if self.all_weights else 4
         positions = each * around.positions * around.blocks * around.attention_width**2
         adapters = sum(count * cost.flops for count, cost in self.adapters(tokens))
@@ -189,11 +190,11 @@ class _Model:
         return (each + 2 * again) * blocks + each * outside + attention + positions + adapters
 
     def kept(self, texts: int, length: int, again: bool = False) -> int:
-        """Numbers that a pass over so many texts of one length keeps for the backward pass, logits aside."""
+        """Numbers kept for the backward pass over `texts` texts of `length` tokens, without logits."""
         around, tokens = self.around, texts * length
         numbers = tokens * sum(linear.in_features + linear.out_features for linear in self.linears)
-        # DeBERTa repeats its positions' keys and queries for each text, and keeps scores of keys and
-        # positions. Fitted: with 4 and 8 heads and 64 to 256 tokens this is within 6 % of what it kept.
+        # DeBERTa repeats the positions' keys and queries for each text, and keeps attention scores of keys
+        # and positions. Fitted: within 6 % of what was kept with 4 and 8 heads and 64 to 256 tokens.
         numbers += 2 * texts * around.positions * around.blocks * around.attention_width
         numbers += tokens * around.blocks * around.scoring_heads * (2 * around.positions + 3 * length)
         if not again:
@@ -202,6 +203,6 @@ class _Model:
         return numbers // around.blocks + tokens * around.blocks * self.linears[0].in_features
 
     def trained_numbers(self) -> int:
-        """Weights besides the model's own, gradients, and what the optimiser keeps."""
+        """Number of adapter weights, gradients and numbers of optimiser state."""
         added = 0 if self.all_weights else self.trained
         return added + self.trained + self.method.optimizer_numbers(self.linears, self.trained)

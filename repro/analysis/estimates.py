@@ -1,4 +1,4 @@
-"""What all runs of an experiment should cost, and what the finished ones say about that."""
+"""Estimated training costs of an experiment's runs, calibrated on the finished ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repro.runs.states import RunState
 
 @dataclass(frozen=True)
 class Rate:
-    """What finished trainings reached: operations by formula, and measured seconds."""
+    """Throughput of finished runs: FLOPs by formula over measured seconds."""
 
     runs: int
     flops: float
@@ -27,24 +27,24 @@ class Rate:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Costs of the runs of an experiment.
+    """Costs of an experiment's runs.
 
     Attributes:
-        states: of all its runs.
-        costs: of each run's training, by hash.
+        states: states of all runs.
+        costs: training cost of each run, by hash.
     """
 
     states: Sequence[RunState]
     costs: dict[str, TrainingCost]
 
     def rates(self) -> dict[str, Rate]:
-        """What finished runs reached, by the hardware that they ran on."""
+        """Throughput of finished runs, by hardware."""
         hardware = dict.fromkeys(state.result.environment.hardware for state in self.states if state.result)
         rates = {name: self.rate(self.states, name) for name in hardware}
         return {name: rate for name, rate in rates.items() if rate is not None}
 
     def rate(self, states: Sequence[RunState], hardware: str = "") -> Rate | None:
-        """What those of the runs reached that are finished, on hardware with `hardware` in its name."""
+        """Throughput of the finished ones among `states`, on hardware with `hardware` in its name."""
         measured = [
             (self.costs[state.spec.hash].flops, state.result.training.seconds)
             for state in states
@@ -58,7 +58,7 @@ class Estimates:
         return Rate(len(measured), sum(flops), sum(seconds))
 
     def seconds(self, states: Sequence[RunState], gpu: Gpu) -> float:
-        """Training time of runs on a GPU: at the rate of those finished on one, otherwise as assumed."""
+        """Training time on a GPU: at the rate measured on that GPU, otherwise at the assumed one."""
         rate, costs = self.rate(self.states, gpu.device), [self.costs[state.spec.hash] for state in states]
         if rate is not None:
             return sum(cost.flops for cost in costs) / rate.per_second
@@ -66,7 +66,7 @@ class Estimates:
 
 
 def estimate(states: Sequence[RunState], execution: Callable[[RunSpec], Execution]) -> Estimates:
-    """Costs of runs; for tokens as measured, where a finished run trained on the same data."""
+    """Costs of runs, with measured token counts where a finished run trained on the same data."""
     tokens = {
         _data(state.spec): state.result.training.tokens
         for state in states
@@ -84,5 +84,5 @@ def estimate(states: Sequence[RunState], execution: Callable[[RunSpec], Executio
 
 
 def _data(spec: RunSpec) -> str:
-    """What decides how many tokens a run trains on."""
+    """The settings that determine how many tokens a run trains on."""
     return repr((spec.model.name, spec.benchmark, spec.training.epochs, spec.training.append_eos))

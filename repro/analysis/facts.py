@@ -1,4 +1,4 @@
-"""Claims that are counted and not tested: sizes of adapters, ranks of updates, entries that stay 0."""
+"""Claims that are counted instead of tested: adapter sizes, ranks of updates, entries of ΔW that stay 0."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.store import Store
 
-# Sizes that differ by a smaller share are the same: with the three digits of the paper they look so.
+# Sizes that differ by less than 0.5 % count as equal, since the paper prints three digits.
 SAME_SIZE = 0.005
-# Shares of dW's entries that are exactly 0: "some" from the first on, "none" below the second.
+# Share of entries of ΔW that are exactly 0: "some" is at least the first, "none" is below the second.
 _SOME, _NONE = 0.01, 1e-4
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that was counted.
+    """One counted fact.
 
     Attributes:
-        of: whose it is.
-        found: what was counted, and what it is held against.
-        holds: whether it is as claimed; None where there is no finished run to count in.
+        of: the row or part that it is about.
+        found: the count and what it is compared with, as text.
+        holds: whether it is as claimed; None without a finished run.
     """
 
     block: str
@@ -39,15 +39,13 @@ class Fact:
 
 
 def facts(claim: Claim, plans: Mapping[str, Plan], store: Store) -> tuple[Fact, ...]:
-    """Everything that is counted for a claim.
-
-    Sizes need no run: they are those of the paper's own models, whatever the profile.
+    """All facts of a claim. Sizes are those of the paper's own models under every profile and need no run.
 
     Args:
-        plans: by name, the experiments that it names.
+        plans: the claim's experiments, by name.
 
     Raises:
-        ConfigError: a pattern of it matches no row.
+        ConfigError: the claim's patterns match no row.
     """
     found: list[Fact] = []
     for sizes in claim.sizes:
@@ -62,7 +60,7 @@ def facts(claim: Claim, plans: Mapping[str, Plan], store: Store) -> tuple[Fact, 
 
 
 def size_holds(relation: str, own: float, other: float) -> bool:
-    """Whether two sizes stand in a relation of `Sizes`."""
+    """Whether two sizes satisfy a relation of `Sizes`."""
     same = abs(own - other) <= SAME_SIZE * max(own, other)
     if relation == "equal":
         return same
@@ -83,7 +81,7 @@ def _sizes(sizes: Sizes, rows: Sequence[PlannedRow]) -> Iterator[Fact]:
     for row in (row for row in rows if matches(row.id, sizes.rows)):
         if sizes.percent_below is not None:
             share = row.trainable_percent
-            found = f"{share:.2f} % of all parameters, {sizes.percent_below:g} claimed as the limit"
+            found = f"{share:.2f} % of all parameters, claimed limit {sizes.percent_below:g} %"
             yield Fact(row.block, row.label, found, share < sizes.percent_below)
             continue
         for other in rows:
@@ -101,7 +99,7 @@ def _ranks(ranks: Ranks, planned: Plan, store: Store) -> Iterator[Fact]:
     row = rows[ranks.row]
     own, label = _trained(row, ranks.part, store), f"{row.label}, {ranks.part}"
     if not own:
-        yield Fact(row.block, label, "no finished run whose ranks were worked out", None)
+        yield Fact(row.block, label, "no finished run with computed ranks", None)
         return
     mean, ceiling = _mean_rank(own), sum(r.ceiling for r in own) / len(own)
     if ranks.within_factors:
@@ -142,10 +140,10 @@ def _unchanged(unchanged: Unchanged, planned: Plan, store: Store) -> Iterator[Fa
             continue
         shares = [share for spec in row.specs for share in _last_shares(store, spec)]
         if not shares:
-            yield Fact(row.block, row.label, "no finished run that was looked at for it", None)
+            yield Fact(row.block, row.label, "no finished run with this diagnostic", None)
             continue
         share = sum(shares) / len(shares)
-        found = f"{share:.1%} of the entries of dW are exactly 0, {'some' if some else 'none'} claimed"
+        found = f"{share:.1%} of the entries of ΔW are exactly 0, claimed: {'some' if some else 'none'}"
         yield Fact(row.block, row.label, found, share >= _SOME if some else share < _NONE)
 
 

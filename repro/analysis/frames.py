@@ -12,10 +12,10 @@ from repro.runs.store import Store
 
 
 def runs_frame(plan: Plan, store: Store) -> pd.DataFrame:
-    """A line for each finished run: `row`, `run` (its slug), `seed`, and what it cost.
+    """One line per finished run: `row`, `run` (its slug), `seed`, and its cost.
 
     Raises:
-        ConfigError: not one run is finished.
+        ConfigError: no run is finished.
     """
     return pd.DataFrame(
         {
@@ -33,10 +33,10 @@ def runs_frame(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 def scores_frame(plan: Plan, store: Store) -> pd.DataFrame:
-    """A line for each score: `row`, `run`, `seed`, `task`, `metric`, `value` and the `items` behind it.
+    """One line per score: `row`, `run`, `seed`, `task`, `metric`, `value` and the number of `items`.
 
     Raises:
-        ConfigError: not one run is finished.
+        ConfigError: no run is finished.
     """
     return pd.DataFrame(
         {
@@ -52,10 +52,10 @@ def scores_frame(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 def losses_frame(plan: Plan, store: Store) -> pd.DataFrame:
-    """A line for each optimiser step: `row`, `run`, `seed`, `step` (from 1 on) and `loss`.
+    """One line per optimiser step: `row`, `run`, `seed`, `step` (from 1) and `loss`.
 
     Raises:
-        ConfigError: not one run is finished.
+        ConfigError: no run is finished.
     """
     return pd.DataFrame(
         {**place, "step": step, "loss": loss}
@@ -65,7 +65,7 @@ def losses_frame(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 def differing_settings(one: RunSpec, other: RunSpec) -> pd.DataFrame:
-    """Settings of two runs that are not the same, by their path in the spec; a missing one is None."""
+    """The settings in which two runs differ, by dotted key; None where a run lacks the key."""
     first, second = (flatten(spec.model_dump(mode="json")) for spec in (one, other))
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     return pd.DataFrame(
@@ -77,7 +77,8 @@ def differing_settings(one: RunSpec, other: RunSpec) -> pd.DataFrame:
 def paired_items(one: RunSpec, other: RunSpec, store: Store) -> pd.DataFrame:
     """Predictions of two finished runs for the same test items, side by side.
 
-    Returns a line for each item of `task` and `id`, with the columns of a prediction twice.
+    Returns:
+        One line per item, with `task`, `id`, and the columns of a prediction once for each run.
 
     Raises:
         ConfigError: a run is not finished, or the two were tested on different items.
@@ -95,7 +96,7 @@ def paired_items(one: RunSpec, other: RunSpec, store: Store) -> pd.DataFrame:
 
 
 def _finished(plan: Plan, store: Store) -> list[tuple[dict[str, object], Result]]:
-    """Finished runs, each with the columns by which every frame names it."""
+    """Finished runs, each with the columns that identify it in a frame."""
     found: list[tuple[dict[str, object], Result]] = [
         ({"row": row.label, "run": spec.slug, "seed": spec.seed}, result)
         for row in plan.rows

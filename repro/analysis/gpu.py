@@ -1,4 +1,4 @@
-"""What is published about a GPU, one YAML file each under `experiments/gpus/`."""
+"""Published data of GPUs, one YAML file each under `experiments/gpus/`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Gpu(Frozen):
     """A GPU that costs are estimated for.
 
     Attributes:
-        title: its full name.
-        device: what its name in a result's hardware contains.
-        memory_gib: what a program can have of it, in GiB.
-        peak_tflops: dense matrix products, 10^12 floating-point operations a second, by a training's
-            `precision`: bf16 on the tensor cores; fp32 beside them, since nothing here allows TF32.
+        title: full name.
+        device: text that a result's hardware name contains if it ran on this GPU.
+        memory_gib: memory available to a program, in GiB.
+        peak_tflops: peak TFLOP/s of dense matrix products by training precision: bf16 on tensor cores, fp32
+            without them, since this project does not enable TF32.
     """
 
     name: str
@@ -38,6 +38,6 @@ def load_gpu(name: str, experiments: Path = EXPERIMENTS) -> Gpu:
     """Read a GPU's description.
 
     Raises:
-        ConfigError: there is no such GPU, or its file is wrong.
+        ConfigError: there is no such GPU, or its file is invalid.
     """
     return load_named("GPU", name, experiments / "gpus", Gpu)

@@ -1,4 +1,4 @@
-"""Ranks as they are kept in files: read without what works them out, and so without torch."""
+"""Rank results and their files, readable without torch; `repro.analysis.run_ranks` computes them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Rank(Frozen):
     """The ranks of one matrix.
 
     Attributes:
-        layer: where it belongs, by the layer's path in the model.
-        part: `update` for dW; of Dual LoRA also `magnitude` and `direction`, whose product it is.
+        layer: the layer's path in the model.
+        part: `update` for ΔW; for Dual LoRA also `magnitude` and `direction`, whose product ΔW is.
         shape: (d, k).
         numerical: singular values above max(d, k) * eps * s_1.
         stable, effective: see `repro.analysis.rank`.
@@ -42,7 +42,7 @@ class Rank(Frozen):
 
 
 class RunRanks(Frozen):
-    """Ranks of every adapted layer, as the run left it and as its seed had drawn it before the first step."""
+    """Ranks of every adapted layer: trained, and untrained as initialised from the run's seed."""
 
     version: Literal[1] = 1
     trained: tuple[Rank, ...]
@@ -59,11 +59,11 @@ class RandomRanks(Frozen):
 
 
 def known_run_ranks(spec: RunSpec, store: Store) -> RunRanks | None:
-    """What `run_ranks` has found before, beside the run's result; None if it was not asked yet."""
+    """Stored ranks of a run, from the folder of its result; None if they are not computed yet."""
     return read_json(store.directory(spec) / RANKS, RunRanks, "delete it to work them out again")
 
 
 def known_random_ranks(size: int, r: int, folder: Path) -> RandomRanks | None:
-    """What `random_ranks` has found before; None if it was not asked yet."""
+    """Stored ranks of a random update; None if they are not computed yet."""
     path = folder / f"random-ranks-{size}-{r}.json"
     return read_json(path, RandomRanks, "delete it to work them out again")

@@ -1,4 +1,4 @@
-"""The paper's statements as data: what each of them says, and what would show it."""
+"""The schema of the claims ledger: the paper's statements as data, and how each is tested."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from repro.paths import PAPER
 
 
 class Comparison(Frozen):
-    """Rows that are said to be better than others of the same block, by patterns of their ids.
+    """Rows that are claimed to be better than other rows of the same block.
 
     Attributes:
-        better, worse: patterns; a row of this project's own (`extra`) is compared with `extra` alone.
-        size: which of the others count: `equal`, those whose trained parameters differ by less than a tenth;
-            `same_or_more`, those that train no less than the better row, up to a tenth.
-        columns: each is compared by itself; none named: the average is.
-        at_least: the difference that is claimed, in points; 0 says no more than "better".
-        at_most: the largest difference that its words still cover, for instance those of a "marginal" drop.
+        better, worse: patterns of row ids.
+        size: which rows are compared: `equal` if trained parameters differ by at most 10 %, `same_or_more` if
+            the worse row trains at least as many, within 10 %.
+        columns: columns, each compared by itself; none compares the average.
+        extra: whether this project's additional rows are included.
+        at_least: claimed difference in points; 0 means just "better".
+        at_most: largest difference that the claim covers, for instance for a "marginal" drop.
     """
 
     experiment: str
@@ -40,13 +41,13 @@ class Comparison(Frozen):
 
 
 class Sizes(Frozen):
-    """What is said of trained parameters: counted on the paper's own models, without any run.
+    """A claim about trained parameters, counted on the paper's own models without any run.
 
     Attributes:
-        rows: patterns of the rows that it is said of.
-        than: patterns of the rows of the same block that they are compared with.
-        relation: `fewer`, `same_or_fewer` or `equal`, to within the half of a percent.
-        percent_below: share of all parameters that no row of `rows` reaches.
+        rows: patterns of the rows that it is about.
+        than: patterns of the rows of the same block to compare with.
+        relation: `fewer`, `same_or_fewer` or `equal`, within 0.5 %.
+        percent_below: percentage of all parameters that every row stays below.
     """
 
     experiment: str
@@ -63,14 +64,15 @@ class Sizes(Frozen):
 
 
 class Ranks(Frozen):
-    """What is said of a matrix's rank, the mean over layers, in the finished runs of a row.
+    """A claim about a rank, as the mean over layers in a row's finished runs.
 
     Attributes:
-        row, part: the row's id, and what of it: `update`, `magnitude` or `direction`.
-        at_least: share of the largest rank that the shapes allow.
-        within_factors: whether no layer's rank exceeds that of the method's factors.
-        below: a part of the same row whose rank is said to be higher.
-        times, of: so many times the rank of that row's update.
+        row: id of the row.
+        part: `update` (ΔW), `magnitude` or `direction`.
+        at_least: minimum share of the largest rank that the shapes allow.
+        within_factors: the rank of no layer exceeds the rank of the method's factors.
+        below: part of the same row whose rank is higher.
+        times, of: the rank is at least `times` the rank of the update of row `of`.
     """
 
     experiment: str
@@ -84,11 +86,11 @@ class Ranks(Frozen):
 
 
 class Unchanged(Frozen):
-    """What is said of entries of dW that are exactly 0, at the end of training.
+    """A claim about entries of ΔW that are exactly 0 at the end of training.
 
     Attributes:
-        some: rows that are said to have them, at least a hundredth of all entries.
-        none: rows that are said to have none.
+        some: patterns of rows that have them, at least 1 % of all entries.
+        none: patterns of rows that have none, less than 0.01 %.
     """
 
     experiment: str
@@ -97,11 +99,11 @@ class Unchanged(Frozen):
 
 
 class Overhead(Frozen):
-    """Time or memory that a method takes beyond another's, at most.
+    """A claimed limit on the time or memory that a method needs beyond another.
 
     Attributes:
-        percent: of the other's.
-        ratios: names of figures of `repro bench`, one for each reading of the claim.
+        percent: the limit, in percent of the other method.
+        ratios: names of measurements of `repro bench`, one for each reading of the claim.
     """
 
     percent: float
@@ -109,14 +111,14 @@ class Overhead(Frozen):
 
 
 class Claim(Frozen):
-    """A statement of the paper. It holds if everything does that it is tested by.
+    """A statement of the paper. It holds if all of its comparisons, or all of its counts, hold.
 
     Attributes:
         where: its place in the paper.
-        text: what it says, in this project's words.
-        models: the base models that it is about; none named: whatever a profile has.
-        unmeasured: why no run can decide it, where that is so.
-        by_formula: why it needs none, where it follows from the formulas alone.
+        text: the statement in this project's words.
+        models: the base models that it is about; none if it is about all of them.
+        unmeasured: why no run can decide it.
+        by_formula: why it follows from the formulas, without any run.
     """
 
     id: str
@@ -137,14 +139,14 @@ class Claim(Frozen):
         ways = [self.comparisons, facts, self.overhead, self.unmeasured, self.by_formula]
         if sum(map(bool, ways)) != 1:
             raise ValueError(
-                f"{self.id}: a claim has comparisons, or sizes, ranks and unchanged, or overhead, or "
-                "unmeasured, or by_formula, and one of them alone"
+                f"{self.id}: a claim needs exactly one of comparisons, counts (sizes, ranks, unchanged), "
+                "overhead, unmeasured, by_formula"
             )
         return self
 
     @property
     def experiments(self) -> Iterator[str]:
-        """Names of those whose runs decide it. Sizes need none."""
+        """Names of the experiments whose runs decide it. Sizes need no runs."""
         tests: tuple[Comparison | Ranks | Unchanged, ...] = (*self.comparisons, *self.ranks, *self.unchanged)
         return (test.experiment for test in tests)
 
@@ -153,8 +155,8 @@ class Ledger(Frozen):
     """The file `results/paper/claims.yaml`.
 
     Attributes:
-        margin: difference, in points, below which two rows are equal.
-        margins: the same of columns that are on another scale.
+        margin: difference in points below which two rows are equal.
+        margins: the margin of columns on other scales.
     """
 
     margin: float = Field(gt=0)
@@ -171,11 +173,11 @@ class Ledger(Frozen):
 
     @property
     def experiments(self) -> list[str]:
-        """Names of those that decide a claim."""
+        """Names of all experiments whose runs decide a claim."""
         return list(dict.fromkeys(name for claim in self.claims for name in claim.experiments))
 
     def margin_of(self, comparison: Comparison, column: str | None) -> float:
-        """Below which difference its rows are equal; never more than half of what it claims."""
+        """The difference below which the rows are equal, at most half of the claimed difference."""
         margin = self.margins.get(column or "", self.margin)
         return min(margin, comparison.at_least / 2) if comparison.at_least else margin
 

@@ -1,4 +1,4 @@
-"""The paper's own numbers, from `results/paper/`: beside the measured ones, never mixed with them."""
+"""The paper's own numbers, from `results/paper/`. They are never mixed with measured ones."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class PaperRow:
     """A row as printed.
 
     Attributes:
-        table, block, row: the table, the base model's name, and the id of the row in `experiments/`.
-        label, params: as printed; `params` in the unit of the table, empty where it has no such column.
-        values: by column, in the paper's order, the digits as printed; empty where it prints a dash.
+        table, block, row: the table, the base model's name, and the row's id in `experiments/`.
+        label, params: as printed; `params` in the table's unit, empty if the table has no such column.
+        values: digits as printed, by column in the paper's order; empty for a dash.
         bold: columns whose value is printed bold.
     """
 
@@ -36,7 +36,7 @@ class PaperRow:
     bold: frozenset[str]
 
     def number(self, column: str) -> Decimal | None:
-        """The value of a column; None for a dash, and where the row has no such column."""
+        """The value of a column; None for a dash or a missing column."""
         text = self.values.get(column, "")
         return Decimal(text) if text else None
 
@@ -48,10 +48,10 @@ class PaperRow:
 
 
 def paper_rows(table: str, folder: Path = PAPER) -> list[PaperRow]:
-    """The rows of a table of the paper, in its order; none if the table is not there.
+    """The rows of a table of the paper, in its order; none if there is no such file.
 
     Raises:
-        ConfigError: the file cannot be read as such a table.
+        ConfigError: the file cannot be read as a table.
     """
     path = folder / f"{table}.csv"
     if not path.exists():
@@ -75,11 +75,11 @@ def paper_rows(table: str, folder: Path = PAPER) -> list[PaperRow]:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """What another work prints for a row that the paper took over, or ran again.
+    """The values that another work prints for a row that the paper copied or reran.
 
     Attributes:
-        source: a short name; `results/paper/README.md` says which work it is.
-        values: by column, the digits as the source prints them.
+        source: the work's short name, see `results/paper/README.md`.
+        values: digits as the source prints them, by column.
     """
 
     table: str
@@ -90,7 +90,7 @@ class SourceRow:
 
 
 def source_rows(folder: Path = PAPER) -> Iterator[SourceRow]:
-    """Every row of `sources.csv`, in its order."""
+    """Every row of `sources.csv`, in file order."""
     places = ["table", "block", "row", "source"]
     for (table, block, row, source), cells in _cells(folder / "sources.csv").groupby(places, sort=False):
         values = dict(zip(cells["column"], cells["value"], strict=True))
@@ -98,7 +98,7 @@ def source_rows(folder: Path = PAPER) -> Iterator[SourceRow]:
 
 
 def published_spreads(folder: Path = PAPER) -> dict[tuple[str, str], dict[str, float]]:
-    """Published standard deviations over seeds: by table and base model, a number for each column."""
+    """Published standard deviations over seeds, by (table, base model) and column."""
     spreads: dict[tuple[str, str], dict[str, float]] = {}
     for cell in _cells(folder / "spread.csv").itertuples():
         spreads.setdefault((str(cell.table), str(cell.block)), {})[str(cell.column)] = float(str(cell.spread))

@@ -1,4 +1,4 @@
-"""The paper's "Trainable Param." columns, counted again on models that exist as shapes alone."""
+"""Recount of the paper's "Trainable Param." columns, on models without weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 
 TABLES = ("table1", "table2", "table3", "table4", "table5")
-"""The tables of the paper that have the column."""
+"""The tables of the paper that have this column."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,12 @@ class ParameterEntry:
     """One entry of the column.
 
     Attributes:
-        row: id of the row in `experiments/`.
-        label: as the paper prints it.
-        printed: as the paper has it, in `unit`.
+        row: the row's id in `experiments/`.
+        label: the row's label in the paper.
+        printed: the printed value, in `unit`.
         count: trained parameters without classification heads.
-        built: how `count` was had: `built`, from the adapter attached on the meta device; `formula`, where
-            that needs data.
-        recomputed: the count in the paper's unit and with its decimals.
+        built: `built` if the adapter was attached on the meta device, `formula` if attaching it needs data.
+        recomputed: the count in the paper's unit, rounded to its decimals.
     """
 
     table: str
@@ -49,8 +48,8 @@ def parameter_entries(build: bool = True) -> Iterator[ParameterEntry]:
     """Every entry of the paper's columns, in its order.
 
     Args:
-        build: attach every adapter to its model on the meta device, where 70 billion weights take no memory,
-            and hold the formula against it; without, the formula alone.
+        build: attach every adapter to its model on the meta device, where 70 billion weights need no memory,
+            and check the formula against it. Otherwise use the formula only.
     """
     for table in TABLES:
         planned = expand(load_experiment(table), load_profile("paper"), [0])
@@ -80,7 +79,7 @@ def parameter_entries(build: bool = True) -> Iterator[ParameterEntry]:
 
 
 def _built(spec: RunSpec) -> int:
-    """Trained parameters of the model that the spec's method really builds."""
+    """Trained parameters of the model that the spec's method builds."""
     import torch
 
     from repro.models.loading import meta_model
@@ -97,6 +96,6 @@ def _built(spec: RunSpec) -> int:
 
 
 def _like(printed: str, value: float) -> str:
-    """The value with as many decimals as the printed one."""
+    """The value, rounded to the decimals of the printed one."""
     step = Decimal(1).scaleb(Decimal(printed).as_tuple().exponent)  # type: ignore[arg-type]
     return str(Decimal(repr(value)).quantize(step, ROUND_HALF_UP))

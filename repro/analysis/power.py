@@ -1,4 +1,4 @@
-"""What would decide a difference: its spread, and what it would be with more seeds or more items."""
+"""Power analysis: variance components of a difference, and its estimate with more seeds or items."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from repro.analysis.statistics import Estimate
 
 @dataclass(frozen=True)
 class Spread:
-    """Where the variance of a mean difference comes from, as variances of that mean.
+    """Variance components of a mean difference.
 
     Attributes:
-        items: of the items' own differences, the same for every seed, at the items there are.
-        noise: of what a seed changes in single items, for one seed.
-        seeds: of the seeds' own means, for one seed.
-        runs, per_task: seeds, and the mean number of items a task.
-        item_freedom: degrees of freedom of the items' part.
+        items: variance due to the sample of items, equal for all seeds, at the present number of items.
+        noise: variance due to item-seed interaction, for one seed.
+        seeds: variance of the seeds' means, for one seed.
+        runs: number of seeds.
+        per_task: mean number of items per task.
+        item_freedom: degrees of freedom of `items`.
 
-    With one seed the three cannot be told apart. All of it is then taken as `noise`, which falls with seeds
-    and with items: what is projected from it is a lower bound.
+    One seed does not separate the three. All variance is then taken as `noise`, which falls with seeds and
+    with items, so projections are lower bounds.
     """
 
     items: float
@@ -34,7 +35,7 @@ class Spread:
     item_freedom: float
 
     def projected(self, mean: float, seeds: int, more_items: float = 1.0) -> Estimate:
-        """The estimate that `mean_over_tasks` would give with so many seeds and so many times the items."""
+        """The expected estimate of `mean_over_tasks` with `seeds` seeds and `more_items` times the items."""
         noise = self.noise / (seeds * more_items)
         parts = [(self.items / more_items + noise, self.item_freedom * more_items)]
         if seeds > 1 and self.runs > 1:
@@ -47,10 +48,13 @@ class Spread:
 
 
 def spread(tasks: Sequence[NDArray[np.float64]]) -> Spread | None:
-    """Of differences as `mean_over_tasks` takes them, (runs, items) a task; None where a task has one item.
+    """Variance components of paired differences; None if a task has one item.
 
-    A two-way layout without replication for every task: what remains after the means of items and of seeds
-    is the noise, and is taken off the variances of both.
+    Two-way ANOVA without replication for each task: the residual after item and seed means is the noise, and
+    is subtracted from the variances of both.
+
+    Args:
+        tasks: one array (runs, items) per task, as in `mean_over_tasks`.
     """
     runs = tasks[0].shape[0]
     if any(task.shape[1] < 2 for task in tasks):

@@ -1,10 +1,11 @@
-"""How many directions a weight update has: the ranks of Figure 3, layer by layer.
+"""The ranks of Figure 3: rank of a weight update, layer by layer.
 
-The paper counts the singular values above a tolerance that it does not give. Here it is numpy's and torch's
-default, max(d, k) * eps * s_1, on matrices built and decomposed in float64. In float32 the rounding of the
-product alone is of full rank, and the tolerance is so wide that a full-rank 2048 x 2048 matrix counted 2045.
-A count says nothing about sizes, so two measures that do stand beside it: the stable rank ||M||_F^2 / s_1^2
-(Rudelson and Vershynin 2007) and the effective rank exp(H(s / sum s)), H the entropy (Roy and Vetterli 2007).
+The paper counts singular values above a tolerance that it does not give. Here it is the default of numpy and
+torch, max(d, k) * eps * s_1, in float64. In float32 the product's rounding error alone has full rank, and the
+tolerance is so large that a full-rank 2048 x 2048 matrix counted 2045.
+
+The count ignores the size of singular values, so two more measures are given: stable rank ||M||_F^2 / s_1^2
+(Rudelson and Vershynin 2007) and effective rank exp(H(s / sum s)), H the entropy (Roy and Vetterli 2007).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from repro.adapters.weight_update import updated_layers, weight_update
 from repro.analysis.known_ranks import Rank
 from repro.config import ConfigError
 
-# Points of a stored spectrum: singular values over the largest, at evenly spaced places from first to last.
+# Number of evenly spaced points, from the first to the last singular value, in a stored spectrum.
 _SPECTRUM = 17
 
 
 def rank(matrix: Tensor, layer: str = "", part: str = "update") -> Rank:
-    """The ranks of a matrix (d, k), decomposed in float64."""
+    """The ranks of a (d, k) matrix, computed in float64."""
     shape = (matrix.shape[0], matrix.shape[1])
     values = torch.linalg.svdvals(matrix.double())
     largest = float(values[0])
@@ -50,10 +51,10 @@ def rank(matrix: Tensor, layer: str = "", part: str = "update") -> Rank:
 
 
 def ranks(model: nn.Module) -> Iterator[Rank]:
-    """The ranks of every adapted layer's update, one layer in memory at a time.
+    """The ranks of every adapted layer's update, with one update in memory at a time.
 
     Raises:
-        ConfigError: the model has no layer whose update is a matrix that is added to the weight.
+        ConfigError: no layer of the model adds an update to its weight.
     """
     found = False
     for path, layer in updated_layers(model):
@@ -65,9 +66,9 @@ def ranks(model: nn.Module) -> Iterator[Rank]:
 
 
 def random_update(size: int, r: int, seed: int = 0) -> Iterator[Rank]:
-    """The ranks of an untrained Dual LoRA update of (size, size) with r1 = r2 = `r`.
+    """The ranks of an untrained Dual LoRA update of shape (size, size) with r1 = r2 = `r`.
 
-    From Gaussian factors, whose standard deviation changes none of the ranks: it scales the matrices alone.
+    Factors are standard normal: their standard deviation only scales the matrices and changes no rank.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -81,7 +82,7 @@ def random_update(size: int, r: int, seed: int = 0) -> Iterator[Rank]:
 
 
 def _parts(layer: Any) -> dict[str, Tensor]:
-    """The update in float64; of Dual LoRA its two parts as well."""
+    """The update in float64; for Dual LoRA also its magnitude and direction."""
     doubled = deepcopy(layer).double()
     if isinstance(doubled, DualLoraLayer):
         (adapter,) = doubled.active_adapters

@@ -1,4 +1,4 @@
-"""A run held against its repetition: what differs, and whether it may."""
+"""Compares a run with its rerun: what differs, and whether the difference is tolerated."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from repro.analysis.statistics import mean_over_tasks, outcomes_array
 from repro.benchmarks.base import TaskScore
 from repro.runs.result import Result
 
-# Between machines and versions sums are taken in another order, which changes the last digits of a float32.
-# Before the first update nothing amplifies that: 3e-7 between an Intel and an AMD processor, measured on LoRA
-# in Table 1. bfloat16 rounds 6e4 times as coarsely, and was not measured. Later steps can amplify it, so
-# their losses are told and not judged.
+# Tolerated relative difference of the first step's loss on other hardware or versions, where sums are taken
+# in another order. Measured: 3e-7 in fp32 between an Intel and an AMD processor, LoRA in Table 1. bf16 rounds
+# 6e4 times as coarsely and was not measured. Later losses can amplify it: they are reported, not judged.
 FIRST_LOSS = {"fp32": 1e-4, "bf16": 1e-2}
-# Of a score's 95 % interval over test items: a repetition has to agree better than another draw of items
-# would. Scores are not held tighter, since an answer that was nearly a tie turns with the last digit.
+# Tolerated difference of a score, as a share of the half-width of its 95 % interval over items: a rerun must
+# agree better than another sample of items would. Not tighter, since near ties flip with rounding.
 SHARE_OF_INTERVAL = 0.5
 
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """A column's values and how many of its items came out otherwise; None where a run has no such value.
+    """A column in the run and in its rerun.
 
     Attributes:
-        allowed: difference that is tolerated elsewhere, in the column's unit.
+        before, after: values of the run and of the rerun; None where there is none.
+        changed, items: items whose outcome differs, and all items.
+        allowed: difference tolerated on other hardware or versions, in the column's unit.
     """
 
     column: str
@@ -47,15 +48,15 @@ class ColumnChange:
 
 
 @dataclass(frozen=True)
-class Repetition:
-    """A result beside its repetition's.
+class RerunComparison:
+    """A result compared with the result of its rerun.
 
     Attributes:
-        environment: what the two environments differ in, by name: before and after.
-        contract: what has to be equal anywhere and is not (data, parameters, steps), likewise.
+        environment: differences of the environments, by name: (before, after).
+        contract: differences in what must be equal everywhere (data, parameters, steps), likewise.
         first_loss: relative difference of the first step's losses; None without training.
-        allowed_loss: what is tolerated of it elsewhere.
-        largest_loss: of any step's.
+        allowed_loss: tolerance of `first_loss` on other hardware or versions.
+        largest_loss: largest relative difference of any step's losses; None without training.
         columns: every column of the scores.
     """
 
@@ -68,12 +69,12 @@ class Repetition:
 
     @property
     def identical(self) -> bool:
-        """Equal losses, scores and outcomes, bit for bit."""
+        """Whether losses, scores and outcomes are equal bit for bit."""
         return not self.contract and not self.largest_loss and all(c.identical for c in self.columns)
 
     @property
     def within_tolerance(self) -> bool:
-        """Identical on the same hardware and versions; elsewhere close enough to be the same run."""
+        """Whether the rerun agrees: identical on the same hardware and versions, else within tolerance."""
         if not self.environment:
             return self.identical
         return (
@@ -83,12 +84,12 @@ class Repetition:
         )
 
 
-def compare(before: Result, after: Result) -> Repetition:
-    """Two results of one spec."""
+def compare(before: Result, after: Result) -> RerunComparison:
+    """Compare two results of one spec."""
     losses = list(zip_longest(before.training.losses, after.training.losses))
     relative = [inf if None in pair else abs(pair[1] - pair[0]) / abs(pair[0]) for pair in losses]
     columns = dict.fromkeys([*before.scores, *after.scores])
-    return Repetition(
+    return RerunComparison(
         environment=_differing(_environment(before), _environment(after)),
         contract=_differing(_contract(before), _contract(after)),
         first_loss=relative[0] if relative else None,

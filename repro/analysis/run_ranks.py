@@ -1,4 +1,4 @@
-"""Ranks that take a while to work out, kept in files: of a finished run's update, and of random factors."""
+"""Computes the ranks of finished runs and of random factors, and stores them, since they take a while."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from repro.runs.store import RANKS, Store, write_json
 
 
 def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:
-    """The ranks of a finished run. Takes about as long as LAPACK does for the layers' singular values.
+    """The ranks of a finished run, stored with its result. LAPACK's singular values take most of the time.
 
     Raises:
         RunWaits: the run is not done.
-        ConfigError: its adapter was not kept, or its update has no rank of its own.
+        ConfigError: its adapter was not kept, or its method adds no update to the weight.
     """
     known = known_run_ranks(spec, store)
     if known is None:
@@ -30,7 +30,7 @@ def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:
 
 
 def random_ranks(size: int, r: int, folder: Path) -> RandomRanks:
-    """Ranks of an untrained update of (size, size) with factors of rank `r`, without any model."""
+    """Ranks of an untrained Dual LoRA update of shape (size, size) with r1 = r2 = `r`, stored in `folder`."""
     known = known_random_ranks(size, r, folder)
     if known is None:
         known = RandomRanks(size=size, factors=r, ranks=tuple(random_update(size, r)))

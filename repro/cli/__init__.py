@@ -1,6 +1,6 @@
 """`repro`: plan, run, inspect, re-score and render the experiments of the paper.
 
-Verbs import what they need when they are called, so that `--help` and `plan` answer without loading torch.
+Verbs import their modules when called, so that `--help` and `plan` respond without loading torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from repro.runs.interruption import on_stop_signal, stop
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point.
 
-    Exit status: 0 done, 1 something failed, 2 a wrong request or a disk that takes nothing, 130 interrupted.
+    Exit status: 0 success, 1 something failed, 2 invalid request or unusable disk, 130 interrupted.
     """
-    # Read by OpenMP when torch is loaded. Its threads spin while they wait for each other, which takes the
-    # core from the one waited for as soon as any other program runs: two threads on two busy cores took 2.3 s
-    # where 0.25 s do. With a shorter spin nothing is lost on an idle machine (0.13 s either way).
+    # Read by OpenMP when torch is loaded. OpenMP threads spin while waiting for each other, which blocks the
+    # core for the thread they wait for if another program runs: two threads on two busy cores took 2.3 s
+    # instead of 0.25 s. A shorter spin costs nothing on an idle machine (0.13 s either way).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = build_parser().parse_args(arguments)
     try:
@@ -31,15 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"repro: {error}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, SystemExit):  # `Interrupted`, and what Lightning makes of the one
-        print("repro: interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit):  # `Interrupted`, and Lightning's own exit on Ctrl-C
+        print("repro: interrupted; run the same command to continue, finished runs are kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader (head, less) has seen enough
+    except BrokenPipeError:  # the reader (head, less) was closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         fault = storage_fault(error)
-        if fault is None:  # a mistake of this program
+        if fault is None:  # a bug
             raise
         print(f"repro: {describe_fault(fault, error.filename)}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""`python -m repro.cli`, which needs no script on the path."""
+"""`python -m repro.cli`, which works without the `repro` script on the path."""
 
 import sys
 

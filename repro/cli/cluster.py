@@ -1,4 +1,4 @@
-"""Verbs about SLURM."""
+"""Verbs for SLURM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def submit_runs(options: argparse.Namespace) -> int:
-    """`submit`: what is missing as SLURM arrays, or the scripts of them."""
+    """`submit`: submit missing runs as SLURM arrays, or print the scripts."""
     from repro.slurm.submit import submit
 
     plan, store = load(options)
@@ -38,7 +38,7 @@ def submit_runs(options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
     ):
         count += array.tasks
-        waits = f", each after the task of {array.after} with its number" if array.after else ""
+        waits = f", each after the task of {array.after} with the same index" if array.after else ""
         if options.dry_run:
             print(f"{array.script}# not submitted: {array.name}, {array.tasks} tasks{waits}\n")
         else:
@@ -48,7 +48,7 @@ def submit_runs(options: argparse.Namespace) -> int:
 
 
 def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
-    """What the profile asks of a cluster, and over it what the flags ask."""
+    """The profile's SLURM resources, overridden by the flags."""
     from repro.config import parse
     from repro.plans.cluster import Cluster
 
@@ -58,7 +58,7 @@ def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
 
 
 def cancel_runs(options: argparse.Namespace) -> int:
-    """`cancel`: take the experiment's tasks out of the queue."""
+    """`cancel`: cancel the experiment's tasks in the queue."""
     from repro.slurm.commands import cancel, queue
 
     plan, _ = load(options)
@@ -71,7 +71,7 @@ def cancel_runs(options: argparse.Namespace) -> int:
 
 
 def execute_task(options: argparse.Namespace) -> int:
-    """`task`: one run inside a SLURM job, requeued if it is told to stop."""
+    """`task`: execute one run inside a SLURM job, and requeue it if it is told to stop."""
     from repro.slurm.commands import requeue_this_task, restarts
 
     plan, store = load(options)
@@ -81,11 +81,11 @@ def execute_task(options: argparse.Namespace) -> int:
         execute_here(plan.profile, [spec], store, options, plan.experiment.name)
     except Interrupted:
         if restarts() >= plan.profile.cluster_for(spec.model.name).restarts:
-            print("told to stop once more than cluster.restarts allows, not requeued", file=sys.stderr)
+            print("told to stop more often than cluster.restarts allows, not requeued", file=sys.stderr)
             return 1
-        with on_stop_signal(lambda: None):  # SLURM ends what it requeues
+        with on_stop_signal(lambda: None):  # SLURM signals a task that it requeues
             requeued = requeue_this_task()
-        what = ": requeued, to go on from the last checkpoint" if requeued else " for good, not requeued"
+        what = ": requeued, to continue from the last checkpoint" if requeued else " for good, not requeued"
         print(f"told to stop{what}", file=sys.stderr)
         return 130
     return 0 if store.is_done(spec) else 1

@@ -1,4 +1,4 @@
-"""Verbs about an experiment and its runs, on this machine."""
+"""Verbs for an experiment and its runs on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_names(options: argparse.Namespace) -> int:
-    """What there is, by kind."""
+    """`list`: the names of experiments, profiles, models, methods and presets."""
     from repro.methods.registry import METHODS
     from repro.models.spec import list_models
     from repro.plans.experiment import list_experiments
@@ -36,7 +36,7 @@ def show_names(options: argparse.Namespace) -> int:
 
 
 def show_plan(options: argparse.Namespace) -> int:
-    """`plan`: the runs, how far each is, and what the rest costs."""
+    """`plan`: the runs with their states, and the estimated cost."""
     from repro.analysis.estimates import estimate
     from repro.analysis.gpu import load_gpu
     from repro.report.costs import describe_costs
@@ -52,7 +52,7 @@ def show_plan(options: argparse.Namespace) -> int:
 
 
 def show_status(options: argparse.Namespace) -> int:
-    """`status`: a line for each run, with its place in SLURM's queue where there is one."""
+    """`status`: one line per run, with its task in SLURM's queue if there is one."""
     from repro.report.plans import summarise
     from repro.runs.states import State, run_states
     from repro.slurm.commands import answers, queue
@@ -69,9 +69,9 @@ def show_status(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """`run`: execute what is missing, then print and write the table. `run --from`: repeat one run."""
+    """`run`: execute missing runs, then print and write the table. `run --from`: rerun a single run."""
     if options.file is not None:
-        return _repeat(options)
+        return _rerun(options)
     from repro.report.plans import describe_batches
     from repro.runs.states import run_states, to_execute
 
@@ -98,12 +98,12 @@ def run(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _repeat(options: argparse.Namespace) -> int:
-    """Execute the run of a result file, unless it is done here, and hold the two against each other."""
+def _rerun(options: argparse.Namespace) -> int:
+    """Execute the run of a result file, unless this store has it, and compare the two results."""
     from repro.analysis.rerun_comparison import compare
     from repro.paths import RESULTS
     from repro.plans.profile import load_profile
-    from repro.report.repetition import describe_repetition
+    from repro.report.rerun import describe_rerun
     from repro.runs.rerun import read_run
     from repro.runs.states import run_state
     from repro.runs.store import RESULT, Store
@@ -112,25 +112,25 @@ def _repeat(options: argparse.Namespace) -> int:
     store = Store(RESULTS / "runs")
     if options.file.resolve() == (store.directory(spec) / RESULT).resolve():
         raise ConfigError(
-            f"{options.file} is where its own repetition would go; copy it elsewhere, or set "
+            f"{options.file} is the file that its own rerun would overwrite; copy it elsewhere, or set "
             "REPRO_RESULTS_DIR to another folder"
         )
     first = [spec.init_from.run] if spec.init_from else []
     specs = [needed for needed in [*first, spec] if not store.is_done(needed)]
-    print(f"{spec.slug}: {'executing it' if specs else 'is done here, comparing'}", file=sys.stderr)
+    print(f"{spec.slug}: {'executing' if specs else 'already done here, comparing'}", file=sys.stderr)
     if specs:
-        execute_here(load_profile(options.profile), specs, store, options, "repeated")
+        execute_here(load_profile(options.profile), specs, store, options, "rerun")
     state = run_state(spec, store)
     if state.result is None:
         print("\n".join(_problems([state])) or f"{state.state}: {spec.slug}", file=sys.stderr)
         return 1
-    repetition = compare(before, state.result)
-    print(describe_repetition(repetition))
-    return 0 if repetition.within_tolerance else 1
+    comparison = compare(before, state.result)
+    print(describe_rerun(comparison))
+    return 0 if comparison.within_tolerance else 1
 
 
 def score(options: argparse.Namespace) -> int:
-    """`score`: the stored predictions once more, by the scorers as they are now."""
+    """`score`: score the stored predictions again with the current scorers."""
     from repro.runs.result import score_warnings
     from repro.runs.states import State, run_states
 
@@ -163,7 +163,7 @@ def score(options: argparse.Namespace) -> int:
 
 
 def render(options: argparse.Namespace) -> int:
-    """`render`: print and write the table and its figures."""
+    """`render`: print the table, and write it with its figures."""
     from repro.runs.states import run_states
 
     plan, store = load(options)
@@ -172,7 +172,7 @@ def render(options: argparse.Namespace) -> int:
 
 
 def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
-    """Work out the ranks of finished runs that are not known yet. Returns why some are not, a line each."""
+    """Compute the ranks of finished runs where they are not stored yet. Returns one line per failure."""
     from repro.analysis.run_ranks import random_ranks, run_ranks
     from repro.quiet import quiet_libraries
     from repro.runs.bases import BaseModels

@@ -1,4 +1,4 @@
-"""Verbs that write a page, a picture or a table from what there is, and the benchmark of speed."""
+"""Verbs that write pages, figures and tables from existing results, and the speed benchmark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from repro.cli.shared import short
 
 
 def draw_fig1(options: argparse.Namespace) -> int:
-    """`fig1`: a layer under LoRA and under Dual LoRA."""
+    """`fig1`: draw a layer under LoRA and under Dual LoRA."""
     from repro.paths import RESULTS
     from repro.plans.experiment import load_experiment
     from repro.plans.plan import expand
@@ -22,7 +22,7 @@ def draw_fig1(options: argparse.Namespace) -> int:
 
 
 def show_parameters(options: argparse.Namespace) -> int:
-    """`params`: every printed parameter count beside the count."""
+    """`params`: every printed parameter count next to a recount."""
     from repro.analysis.parameters import parameter_entries
     from repro.quiet import quiet_libraries
     from repro.report.audit import parameters_page
@@ -33,7 +33,7 @@ def show_parameters(options: argparse.Namespace) -> int:
 
 
 def show_audit(options: argparse.Namespace) -> int:
-    """`audit`: what does not add up in the paper, and what it leaves open."""
+    """`audit`: errors in the paper, and information that it lacks."""
     from repro.analysis.claims_on_paper import claims_on_paper
     from repro.analysis.ledger import load_ledger
     from repro.report.audit import audit_page
@@ -63,7 +63,7 @@ def show_claims(options: argparse.Namespace) -> int:
 
 
 def write_report(options: argparse.Namespace) -> int:
-    """`report`: one HTML page."""
+    """`report`: one HTML page of a profile's results."""
     from repro.analysis.audit import audit_items
     from repro.analysis.claims import score_claims
     from repro.analysis.ledger import load_ledger
@@ -89,7 +89,7 @@ def write_report(options: argparse.Namespace) -> int:
 
 
 def write_reference(options: argparse.Namespace) -> int:
-    """`reference`: results/README.md and what it links, from the committed runs."""
+    """`reference`: results/README.md and the pages it links, from the committed runs."""
     from repro.paths import REFERENCE
     from repro.plans.profile import load_profile
     from repro.report.output import write_experiment, write_text
@@ -124,7 +124,7 @@ def renew_readme(options: argparse.Namespace) -> int:
 
 
 def measure_speed(options: argparse.Namespace) -> int:
-    """`bench`: the ratios, as a table and as files."""
+    """`bench`: measure speed, and print and write the ratios."""
     from repro.paths import RESULTS
     from repro.report.speed import write_speed
     from repro.speed.suite import measure

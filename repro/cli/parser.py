@@ -9,7 +9,7 @@ from repro.cli import cluster, experiments, pages
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser. What it reads has in `verb` the verb's function, from the options to the exit status."""
+    """The parser. Its result has the verb's function in `verb`: options in, exit status out."""
     parser = argparse.ArgumentParser(
         prog="repro", description="plan, run, inspect, re-score and render the experiments of the paper"
     )
@@ -17,23 +17,21 @@ def build_parser() -> argparse.ArgumentParser:
 
     sizing = argparse.ArgumentParser(add_help=False)
     sizing.add_argument(
-        "--profile", default="laptop", help="how big: smoke, laptop (default), workstation, paper"
+        "--profile", default="laptop", help="scale: smoke, laptop (default), workstation, paper"
     )
-    sizing.add_argument(
-        "--seeds", type=_seeds, help="seeds in the place of the profile's, for instance 0,1,2"
-    )
-    sizing.add_argument("--preset", help="published settings in the place of the experiment's preset")
+    sizing.add_argument("--seeds", type=_seeds, help="seeds to use instead of the profile's, such as 0,1,2")
+    sizing.add_argument("--preset", help="published settings to use instead of the experiment's preset")
 
     common = argparse.ArgumentParser(add_help=False, parents=[sizing])
     common.add_argument("experiment", help="for instance table1; `repro list` shows all")
 
-    verb = verbs.add_parser("list", help="experiments, profiles, models and methods")
+    verb = verbs.add_parser("list", help="list experiments, profiles, models, methods and presets")
     verb.set_defaults(verb=experiments.show_names)
 
     verb = verbs.add_parser(
         "plan", parents=[common], help="show the runs of an experiment and what they cost; changes nothing"
     )
-    verb.add_argument("--gpu", default="h100", help="the GPU whose hours are estimated, for instance a100")
+    verb.add_argument("--gpu", default="h100", help="GPU for the cost estimate, for instance a100")
     verb.set_defaults(verb=experiments.show_plan)
 
     verb = verbs.add_parser("run", parents=[sizing], help="execute the missing runs here, then render")
@@ -44,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="file",
         metavar="FILE",
         type=Path,
-        help="repeat the run of a result file alone, and compare; exit status 1 if it is not the same",
+        help="rerun the single run of a result file and compare; exit status 1 if the results disagree",
     )
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
@@ -58,25 +56,25 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--retry-failed", action="store_true", help="submit failed runs again as well")
     verb.add_argument("--dry-run", action="store_true", help="print the batch scripts, submit nothing")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
-    asked = verb.add_argument_group("what a run asks for, over the profile's section `cluster`")
-    asked.add_argument("--partition")
-    asked.add_argument("--account")
-    asked.add_argument("--time", help="limit before a run is requeued, for instance 24:00:00")
-    asked.add_argument("--gpus", help="for instance 1 or a100:1")
-    asked.add_argument("--cpus")
-    asked.add_argument("--memory", help="for instance 64G")
-    asked.add_argument("--concurrent", metavar="N", help="runs of an array that go on at once")
+    resources = verb.add_argument_group("resources of a run, overriding the profile's section `cluster`")
+    resources.add_argument("--partition")
+    resources.add_argument("--account")
+    resources.add_argument("--time", help="time limit, after which a run is requeued, such as 24:00:00")
+    resources.add_argument("--gpus", help="for instance 1 or a100:1")
+    resources.add_argument("--cpus")
+    resources.add_argument("--memory", help="for instance 64G")
+    resources.add_argument("--concurrent", metavar="N", help="runs of an array that execute at once")
     verb.set_defaults(verb=cluster.submit_runs)
 
-    verb = verbs.add_parser("cancel", parents=[common], help="end an experiment's tasks in SLURM's queue")
+    verb = verbs.add_parser("cancel", parents=[common], help="cancel an experiment's tasks in SLURM's queue")
     verb.set_defaults(verb=cluster.cancel_runs)
 
     verb = verbs.add_parser("task", parents=[common], help="execute one run, as a task of a SLURM array")
-    verb.add_argument("run", help="the run's hash, or its number in the plan, counted from 0")
+    verb.add_argument("run", help="the run's hash, or its index in the plan, from 0")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=cluster.execute_task)
 
-    verb = verbs.add_parser("status", parents=[common], help="done, running, pending, missing, failed runs")
+    verb = verbs.add_parser("status", parents=[common], help="show the state of every run")
     verb.set_defaults(verb=experiments.show_status)
 
     verb = verbs.add_parser(
@@ -87,14 +85,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("render", parents=[common], help="write and print the table from finished runs")
     verb.set_defaults(verb=experiments.render)
 
-    verb = verbs.add_parser("fig1", help="draw LoRA and Dual LoRA from the modules of a profile's rows")
-    verb.add_argument("--profile", default="laptop", help="whose model and ranks")
+    verb = verbs.add_parser("fig1", help="draw a layer under LoRA and under Dual LoRA, with its real shapes")
+    verb.add_argument("--profile", default="laptop", help="profile that gives the model and the ranks")
     verb.set_defaults(verb=pages.draw_fig1)
 
-    verb = verbs.add_parser("params", help="count the paper's parameter columns again")
+    verb = verbs.add_parser("params", help="recount the paper's parameter columns")
     verb.set_defaults(verb=pages.show_parameters)
 
-    verb = verbs.add_parser("audit", help="what does not add up in the paper, and what it leaves open")
+    verb = verbs.add_parser("audit", help="list errors in the paper, and information that it lacks")
     verb.set_defaults(verb=pages.show_audit)
 
     verb = verbs.add_parser("claims", help="test the paper's statements on the finished runs of a profile")
@@ -102,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--paper", action="store_true", help="test them on the paper's own tables instead")
     verb.set_defaults(verb=pages.show_claims)
 
-    verb = verbs.add_parser("report", help="one HTML page over everything that a profile has finished")
+    verb = verbs.add_parser("report", help="write one HTML page with all results of a profile")
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.set_defaults(verb=pages.write_report)
 
@@ -115,16 +113,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--add",
         metavar="FOLDER",
         type=Path,
-        help="first take over the finished runs of a results folder, for instance results",
+        help="first import the finished runs of a results folder, for instance results",
     )
     verb.set_defaults(verb=pages.write_reference)
 
-    verb = verbs.add_parser("bench", help="measure speed, in ratios against peft and the arithmetic floor")
+    verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the matrix products")
     verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")
-    verb.add_argument("--small", action="store_true", help="tiny shapes, to try the benchmark itself")
+    verb.add_argument("--small", action="store_true", help="tiny shapes, to test the benchmark itself")
     verb.set_defaults(verb=pages.measure_speed)
 
-    verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
+    verb = verbs.add_parser("readme", help="update the generated parts of README.md")
     verb.set_defaults(verb=pages.renew_readme)
     return parser
 
@@ -133,7 +131,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write for instance 0,1,2") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds; write for instance 0,1,2") from None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What several verbs do."""
+"""Functions shared by several verbs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load(options: argparse.Namespace) -> tuple[Plan, Store]:
-    """The plan that the options ask for, and the store of this machine's runs."""
+    """The plan selected by the options, and the store of this machine's runs."""
     from repro.paths import RESULTS
     from repro.plans.experiment import load_experiment
     from repro.plans.plan import expand
@@ -37,8 +37,8 @@ def load(options: argparse.Namespace) -> tuple[Plan, Store]:
 def execute_here(
     profile: Profile, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace, group: str
 ) -> None:
-    """Execute runs in this process, one after the other, and show how far they are."""
-    check_writable(store.folder)  # before torch is loaded, let alone something trained
+    """Execute runs in this process, one after the other, and show their progress."""
+    check_writable(store.folder)  # before torch is loaded and anything is trained
 
     from rich.console import Console
 
@@ -59,12 +59,12 @@ def execute_here(
 
 
 def short(path: Path) -> str:
-    """The path as one would type it here."""
+    """The path relative to the current folder, if it is below it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def submissions() -> Submissions:
-    """What was submitted to SLURM from this machine."""
+    """The arrays submitted to SLURM from this results folder."""
     from repro.paths import RESULTS
     from repro.slurm.submissions import Submissions
 

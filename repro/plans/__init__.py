@@ -1,1 +1,1 @@
-"""From YAML to runs: experiments, profiles and what they expand to. Executes nothing."""
+"""From YAML to runs: experiments, profiles and the specs they expand to. Executes nothing."""

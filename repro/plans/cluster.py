@@ -1,4 +1,4 @@
-"""What a run asks of a cluster: a profile's `cluster:` section, and the flags of `repro submit` over it."""
+"""The SLURM resources of a run: a profile's `cluster` section, overridden by flags of `repro submit`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _memory(value: Any) -> Any:
     if value is None or (isinstance(value, str) and _MEMORY.fullmatch(value)):
         return value
     raise ValueError(
-        f"not a size of memory (got {value!r}; allowed: a number and K, M, G or T, for instance 64G)"
+        f"not a memory size (got {value!r}; allowed: a number and K, M, G or T, for instance 64G)"
     )
 
 
@@ -36,24 +36,24 @@ def _gpus(value: Any) -> Any:
     if _GPUS.fullmatch(str(value)):
         return str(value)
     raise ValueError(
-        f"no number of GPUs (got {value!r}; allowed: 0, 1, ..., or with a type, for instance a100:1)"
+        f"not a number of GPUs (got {value!r}; allowed: 0, 1, ..., or with a type, for instance a100:1)"
     )
 
 
 class Cluster(Frozen):
-    """What one run asks of SLURM, and how many go on at once.
+    """The SLURM resources of one run.
 
     Attributes:
-        partition, account: as SLURM knows them; None leaves them to the cluster.
-        time: a run's limit before it is requeued; None leaves it to the partition.
-        gpus: of a run, for instance 1 or `a100:1`.
-        cpus: of a run, and torch's threads.
-        memory: of a run, for instance 64G; None leaves it to the cluster.
-        concurrent: runs of an array that go on at once; None sets no limit.
-        notice: seconds before its limit at which a run is told to stop; a step of training and a checkpoint
-            must fit in. SLURM looks once a minute, so it may come so much earlier.
-        restarts: a run that is told to stop more often is left to a person.
-        options: further options of sbatch, for instance `--constraint=a100` or `--qos=long`.
+        partition, account: SLURM's names; None uses the cluster's default.
+        time: time limit, after which a run is requeued; None uses the partition's default.
+        gpus: GPUs per run, for instance 1 or `a100:1`.
+        cpus: CPUs per run, also torch's number of threads.
+        memory: memory per run, for instance 64G; None uses the cluster's default.
+        concurrent: runs of one array that execute at the same time; None sets no limit.
+        notice: seconds before the time limit at which a run is told to stop. A training step and a checkpoint
+            must fit. SLURM checks once a minute, so the signal may come up to a minute earlier.
+        restarts: how often a run is requeued; after that a person has to restart it.
+        options: further sbatch options, for instance `--constraint=a100` or `--qos=long`.
     """
 
     partition: str | None = None

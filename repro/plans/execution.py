@@ -1,4 +1,4 @@
-"""How a run is executed here. Nothing of it may change a number beyond rounding, so it is not hashed."""
+"""How a run is executed on this machine. These settings change results by rounding at most: not hashed."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from repro.config import Frozen
 
 
 class Execution(Frozen):
-    """Settings of the machine's side of a run.
+    """Settings of a run that depend on the machine.
 
     Attributes:
-        accelerator: Lightning's word for the device; `auto` takes a GPU where there is one.
-        devices: that work on one run, each in a process of its own on this machine.
-        strategy: how several devices share the work. `ddp`: each holds the whole model. `fsdp`: the frozen
-            blocks of the model are sharded over the devices and put together one at a time; adapters are
-            whole everywhere. Under `fsdp` a trained model is evaluated unmerged, and layers are not looked
-            at (`diagnostics`): both would need all weights at once.
-        micro_batch_size: examples in one forward pass of training, at most; fewer where the optimiser batch
-            gives each device less.
-        gradient_checkpointing: whether the backward pass computes each block's activations again in the
-            place of keeping them. Takes a third more time and the memory of one block's activations.
-        evaluation_tokens: in one forward pass of evaluation, padding included where items are not packed.
-        checkpoint_every: optimiser steps between two checkpoints; None keeps none, and an interrupted run
-            starts over.
-        keep_adapter_mb: a finished run keeps trained weights up to this size (MiB); a fully tuned model is
-            larger.
-        diagnostics: looks at every adapted layer during training (see `repro.training.diagnostics`); 0 for
-            none. Each works out every layer's ΔW once.
-        wandb: whether the run is logged to Weights & Biases (offline unless `WANDB_MODE` says otherwise).
+        accelerator: Lightning's accelerator; `auto` uses a GPU if there is one.
+        devices: devices per run, one process each, all on this machine.
+        strategy: `ddp`: every device holds the whole model. `fsdp`: the frozen blocks are sharded and
+            gathered one at a time, adapters are replicated. `fsdp` evaluates unmerged and skips
+            `diagnostics`, since merging and `diagnostics` need all weights at once.
+        micro_batch_size: maximum number of training examples in one forward pass of a device.
+        gradient_checkpointing: recompute each block's activations in the backward pass. Takes a third more
+            time, and memory for the activations of one block only.
+        evaluation_tokens: tokens in one evaluation forward pass, padding included unless items are packed.
+        checkpoint_every: optimiser steps between checkpoints; None keeps no checkpoint, and an interrupted
+            run starts over.
+        keep_adapter_mb: trained weights up to this size (MiB) are kept with the result; a fully fine-tuned
+            model is larger.
+        diagnostics: number of times that every adapted layer is inspected during training (see
+            `repro.training.diagnostics`), each of which computes ΔW of every layer once; 0 for none.
+        wandb: log to Weights & Biases (offline unless `WANDB_MODE` says otherwise).
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -51,11 +49,11 @@ class Execution(Frozen):
         return self.strategy == "fsdp" and self.devices > 1
 
     def examples(self, batch_size: int) -> int:
-        """Examples in one pass of one device, for an optimiser batch of so many."""
+        """Examples in one forward pass of one device, for an optimiser batch of `batch_size` examples."""
         return min(self.micro_batch_size, math.ceil(batch_size / self.devices))
 
     def batch(self, batch_size: int) -> str:
-        """How an optimiser batch is made here: `batch 16 = 2 devices x 4 examples x 2 passes`."""
+        """How an optimiser batch is split: `batch 16 = 2 devices x 4 examples x 2 passes`."""
         examples = self.examples(batch_size)
         passes = math.ceil(batch_size / (self.devices * examples))
         some = "" if self.devices * examples * passes == batch_size else "up to "

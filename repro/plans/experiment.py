@@ -1,4 +1,4 @@
-"""One table, figure or sweep of the paper as data: the schema of `experiments/*.yaml`, and reading them."""
+"""The schema of `experiments/*.yaml`, each a table, figure or sweep, and how these files are read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class InitRule(Frozen):
     """Which tasks of a row start from the row's run of another task.
 
     Attributes:
-        task: the task whose run is started from. A profile without it starts every task from the base model.
-        tasks: those that start there.
-        reading: `own`, the run of the row's own method; `merged_lora`, a run of `lora`, merged.
-        lora: settings of that method.
+        task: the task whose run is the starting point; profiles without it start from the base model.
+        tasks: the tasks that start from it.
+        reading: `own` continues the row's own run; `merged_lora` merges a `lora` run into the base model.
+        lora: settings of that `lora` run.
     """
 
     task: str
@@ -31,16 +31,16 @@ class InitRule(Frozen):
 
 
 class Row(Settings):
-    """One row: a method and whatever it needs changed.
+    """One row: a method and the settings that differ for it.
 
     Attributes:
         id: the row's name within its block, the same as in the paper's numbers (`results/paper`).
         label: what the table prints, by default the method's own label.
-        targets: the modules to adapt, where they are not those of the model's file.
-        preset: published settings in the place of the experiment's preset.
+        targets: modules to adapt; None uses those of the model's file.
+        preset: preset that replaces the experiment's.
         init_from: tasks that start from another task's run.
-        vary: axes of a sweep; the row then stands for one row a point of their grid.
-        extra: whether the row is this project's own, and the paper's table has none like it.
+        vary: axes of a sweep; the row expands to one row per grid point.
+        extra: whether the row is this project's addition, without a counterpart in the paper's table.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Row(Settings):
         return self
 
     def points(self) -> list[Row]:
-        """This row, or the rows of its grid: ids and labels end in what varies."""
+        """This row, or one row per grid point, whose id and label end in the values that vary."""
         if not self.vary:
             return [self]
         leading = [next(iter(axis)) for axis in self.vary]
@@ -75,24 +75,24 @@ class Row(Settings):
 
 
 class Block(Settings):
-    """Rows that share a model."""
+    """The rows of one base model."""
 
     model: str
     rows: tuple[Row, ...] = Field(min_length=1)
 
 
 class StandIn(Settings):
-    """The rows for profiles that put one small model in the place of all blocks."""
+    """The rows for profiles whose stand-in model replaces all blocks."""
 
     rows: tuple[Row, ...] = Field(min_length=1)
 
 
 class Sweep(Frozen):
-    """How a sweep is drawn: every row that varies is a curve, every other row a horizontal line.
+    """How a sweep is drawn: rows that vary are curves, other rows are horizontal lines.
 
     Attributes:
-        x: the spec's dotted key that a point's place on the axis is read from.
-        label: of that axis.
+        x: dotted spec key whose value is a point's x coordinate.
+        label: label of the x axis.
     """
 
     x: str
@@ -100,10 +100,11 @@ class Sweep(Frozen):
 
 
 class RankAnalysis(Frozen):
-    """An analysis of the update's rank, in every row's finished runs and in random matrices.
+    """The rank of ΔW, in finished runs and in a square update of Gaussian factors.
 
     Attributes:
-        random_size, random_rank: of a square update of Gaussian factors, r1 = r2.
+        random_size: size of the random update, (random_size, random_size).
+        random_rank: rank r1 = r2 of its factors.
     """
 
     random_size: int = Field(gt=1)
@@ -114,13 +115,12 @@ class Experiment(Frozen):
     """One table or sweep of the paper.
 
     Attributes:
-        sweep: how its figure is drawn, where it is a sweep.
-        ranks: where the ranks of its runs' updates are what it is about.
-        preset: published settings that hold for every row which names no other; profiles that put another
-            model in the place of the paper's leave them out.
-        params: unit of the table's column of trained parameters.
+        sweep: how the figure is drawn; None if the experiment is not a sweep.
+        ranks: settings of the rank analysis; None if the experiment has none.
+        preset: published settings for every row that names no other preset; ignored with a stand-in model.
+        params: unit of the column of trained parameters.
         axes: patterns of dotted spec keys in which the rows of a block may differ, for instance `method.*`.
-        footnotes: other such patterns, each with the sentence that the table prints about the difference.
+        footnotes: more such patterns, each with the sentence that the table prints about the difference.
         paper_notes: what a reader must know about the paper's own rows.
     """
 
@@ -157,10 +157,10 @@ def list_experiments(experiments: Path = EXPERIMENTS) -> list[str]:
 
 
 def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:
-    """Read an experiment. Its `defaults` may name another experiment, whose defaults it then shares.
+    """Read an experiment. Its `defaults` may name another experiment, to share its defaults.
 
     Raises:
-        ConfigError: there is no such experiment, or its file is wrong.
+        ConfigError: there is no such experiment, or its file is invalid.
     """
     if name not in list_experiments(experiments):
         raise ConfigError(one_of("experiment", name, list_experiments(experiments)))

@@ -1,4 +1,4 @@
-"""Rows that vary: one line of an experiment file that stands for a sweep."""
+"""Rows that vary: one row of an experiment file that expands to a grid of rows."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Axis = Mapping[str, tuple[Any, ...]]
-"""Dotted keys of a row and their values, which change together: the first of each, the second of each, ..."""
+"""Dotted keys of a row, each with its values. Keys of one axis change together, as in `zip`."""
 
 
 def check_axes(axes: Sequence[Axis]) -> None:
-    """Refuse what is no grid.
+    """Refuse invalid axes.
 
     Raises:
-        ValueError: an axis is empty, its keys have unequally many values, or a key is in two axes.
+        ValueError: an axis is empty, its keys have different numbers of values, or a key is in two axes.
     """
     for axis in axes:
         lengths = {key: len(values) for key, values in axis.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             shown = ", ".join(f"{key}: {count}" for key, count in lengths.items()) or "no key"
-            raise ValueError(f"vary: the keys of an axis change together and need as many values ({shown})")
+            raise ValueError(f"vary: all keys of an axis need the same number of values ({shown})")
     keys = [key for axis in axes for key in axis]
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
-        raise ValueError(f"vary: {repeated[0]!r} stands in two axes; a key can vary in one only")
+        raise ValueError(f"vary: {repeated[0]!r} is in two axes; keep it in one")
 
 
 def points(axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """Every point of the grid as dotted keys and values; the last axis runs fastest. No axes: one point."""
+    """Every grid point as dotted keys and values, the last axis fastest. Without axes: one empty point."""
     steps = [
         [dict(zip(axis, values, strict=True)) for values in zip(*axis.values(), strict=True)] for axis in axes
     ]

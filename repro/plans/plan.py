@@ -1,9 +1,8 @@
 """An experiment under a profile: its rows, cells and runs, and whether its rows may be compared.
 
-Settings are merged in this order, later ones winning: the experiment's defaults, the block's, the preset's
-for the model, the profile's for the family, the row's; in each, what holds for one task over what holds for
-all. The result is a `RunSpec` for each row and seed (and task, where each task is trained by itself), checked
-before anything runs.
+Settings are merged in this order, later ones override: experiment defaults, block, preset (for the model),
+profile (for the family), row; within each, settings of one task override those of all tasks. The result is a
+`RunSpec` per row and seed (and per task, where tasks are trained separately), checked before anything runs.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from repro.plans.spec import InitFrom, RunSpec, flatten
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row under a profile: one spec a seed, for every task that is trained by itself.
+    """A row under a profile: one spec per seed, and per task where tasks are trained separately.
 
     Attributes:
-        curve: id of the row in the file that this is a point of, where that row varies.
-        extra: as the file says.
+        curve: id of the varying row in the file of which this is one point; None for other rows.
+        extra: see `repro.plans.experiment.Row`.
     """
 
     block: str
@@ -50,19 +49,19 @@ class PlannedRow:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns that this row fills, and their headings."""
+        """The columns that this row fills, with their headings."""
         return {name: heading for spec in self.specs for name, heading in spec.benchmark.columns.items()}
 
     @cached_property
     def trainable_parameters(self) -> int:
-        """By formula from the model's declared shapes; the runner asserts the same of what it builds."""
+        """By formula from the model's declared shapes; the runner asserts that the built model agrees."""
         spec = self.specs[0]
         shapes = linear_shapes(spec.model.architecture, spec.adapted_modules)
         return spec.method.trainable_parameters(shapes, base_parameters(spec.model.architecture))
 
     @property
     def trainable_percent(self) -> float:
-        """Of base and adapter together, as in the paper's column; of the base where nothing is added."""
+        """Percent of base plus adapter, as in the paper's column; of the base alone if nothing is added."""
         base = base_parameters(self.specs[0].model.architecture)
         trained = self.trainable_parameters
         return 100 * trained / max(base, trained if trained == base else base + trained)
@@ -70,7 +69,7 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: a score in a row, over the runs behind it."""
+    """One number of a table: a column of a row, over the row's runs."""
 
     row: PlannedRow
     column: str
@@ -81,7 +80,7 @@ class Plan:
     """An experiment under a profile.
 
     Attributes:
-        local_data: whether the profile's settings for local data are among the runs'.
+        local_data: whether the profile's settings for local data are applied.
     """
 
     experiment: Experiment
@@ -91,7 +90,7 @@ class Plan:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The table's columns and their headings: the experiment's, even where the profile fills fewer."""
+        """The experiment's columns with their headings, including those that the profile leaves empty."""
         headings = benchmark_families()[self.experiment.family].headings()
         tasks = self.experiment.defaults.benchmark.get("tasks", headings)
         return {name: heading for name, heading in headings.items() if name in tasks}
@@ -102,7 +101,7 @@ class Plan:
 
     @property
     def runs(self) -> dict[str, RunSpec]:
-        """Every run that the cells need, once each, by hash; a run follows the one that it starts from."""
+        """All runs behind the cells, by hash; a run comes after the one that it starts from."""
         needed: dict[str, RunSpec] = {}
         for spec in (spec for row in self.rows for spec in row.specs):
             if spec.init_from is not None:
@@ -111,10 +110,10 @@ class Plan:
         return needed
 
     def run(self, name: str) -> RunSpec:
-        """The run with a hash, or with a number in the order of `runs`, counted from 0.
+        """The run with this hash, or with this index (from 0) in `runs`.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no such run.
         """
         runs = self.runs
         if name in runs:
@@ -127,7 +126,7 @@ class Plan:
         )
 
     def only(self, patterns: Sequence[str]) -> Plan:
-        """The same with the rows whose id matches a pattern (`lora*`) alone.
+        """This plan with only the rows whose id matches one of the patterns (`lora*`).
 
         Raises:
             ConfigError: a pattern matches no row.
@@ -144,7 +143,7 @@ class Plan:
         return self.profile.execution_for(self.experiment.family, spec.model.name)
 
     def footnotes(self) -> list[str]:
-        """The footnotes that apply: those whose pattern matches a key in which rows really differ."""
+        """The footnotes whose pattern matches a key in which rows do differ."""
         differing = {key for rows in self._blocks().values() for key in _differing(rows)}
         notes = self.experiment.footnotes
         return [
@@ -152,10 +151,10 @@ class Plan:
         ]
 
     def check_fairness(self) -> None:
-        """Refuse rows that differ where the file does not say so.
+        """Refuse rows that differ in keys covered by neither `axes` nor `footnotes`.
 
         Raises:
-            ConfigError: one line for each undeclared difference.
+            ConfigError: one line for each such difference.
         """
         allowed = (*self.experiment.axes, *self.experiment.footnotes)
         lines = []
@@ -187,12 +186,12 @@ def expand(
     """Expand an experiment under a profile and check it.
 
     Args:
-        seeds: in the place of the profile's.
-        local_data: whether the profile's settings for local data hold; None asks whether REPRO_DATA_DIR
-            names a folder of it.
+        seeds: replace the profile's seeds.
+        local_data: whether to apply the profile's settings for local data; None applies them if
+            REPRO_DATA_DIR is set.
 
     Raises:
-        ConfigError: a setting does not fit, or rows differ where they may not.
+        ConfigError: a setting is invalid, or rows differ where they may not.
     """
     if local_data is None:
         local_data = bool(os.environ.get("REPRO_DATA_DIR"))
@@ -221,7 +220,7 @@ def expand(
 
 
 def _told_apart(rows: Sequence[PlannedRow]) -> tuple[PlannedRow, ...]:
-    """The rows, those of one block with the same label by their ranks."""
+    """The rows; where a block has a label twice, the rank is added to it."""
     counts = Counter((row.block, row.label) for row in rows)
     return tuple(
         replace(row, label=f"{row.label}, r {row.specs[0].method.printed_rank}")
@@ -272,7 +271,7 @@ def _planned_row(
         return parse(content, RunSpec, source)
 
     def started(task: str | None, seed: int) -> RunSpec:
-        """The spec of a run, with the run that it starts from."""
+        """The spec of a run, including the run it starts from."""
         own, rule = spec(task, seed, row.method), row.init_from
         if rule is None or rule.task not in tasks or task not in rule.tasks:
             return own
@@ -282,7 +281,7 @@ def _planned_row(
             update={"init_from": InitFrom(reading=reading, run=spec(rule.task, seed, first))}
         )
 
-    # Without training there is nothing for a second seed to change.
+    # Without training all seeds give the same result.
     used = seeds if method.trains else seeds[:1]
     tasks: Sequence[str | None] = [None]
     if benchmark_families()[experiment.family].run_per_task:
@@ -296,7 +295,7 @@ def _planned_row(
 
 
 def _differing(rows: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:
-    """Spec keys in which rows differ over the same task, seeds apart: for each key the value of every row."""
+    """Spec keys in which rows differ on the same task, apart from seeds: each key with every row's value."""
     differing: dict[str, dict[str, Any]] = {}
     tasks = dict.fromkeys(tuple(spec.benchmark.columns) for row in rows for spec in row.specs)
     for task in tasks:

@@ -1,4 +1,4 @@
-"""How big a reproduction is: one YAML file under `experiments/profiles/` each."""
+"""Profiles, the scales at which experiments run: one YAML file each under `experiments/profiles/`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from repro.plans.settings import Settings
 
 
 class FamilyProfile(Settings):
-    """What a profile changes in one benchmark family, by settings that are laid over the experiment's own.
+    """Settings of a profile for one benchmark family; they override the experiment's.
 
     Attributes:
-        model: the stand-in that replaces an experiment's own models and collapses its blocks into one; None
-            keeps them.
-        execution: settings of the profile's `execution` that differ in this family.
-        local_data: settings that are laid over these where a folder of data is at hand.
+        model: stand-in model that replaces all models of an experiment; None keeps the experiment's models.
+        execution: overrides of the profile's `execution` for this family.
+        local_data: settings that override these if there is a local data folder.
     """
 
     model: str | None = None
@@ -30,11 +29,11 @@ class FamilyProfile(Settings):
 
 
 class ModelProfile(Frozen):
-    """What a profile changes for one model.
+    """Settings of a profile for one model.
 
     Attributes:
-        quantization: of the model's weights; see `repro.models.spec`. Part of what a run is.
-        execution, cluster: settings of the profile's sections of the same name that differ.
+        quantization: of the model's weights, see `repro.models.spec`. Part of the run's hash.
+        execution, cluster: overrides of the profile's sections of the same name.
     """
 
     quantization: Literal["nf4"] | None = None
@@ -43,14 +42,14 @@ class ModelProfile(Frozen):
 
 
 class Profile(Frozen):
-    """A size of reproduction.
+    """The scale of a reproduction: models, amount of data, seeds, and how runs are executed.
 
     Attributes:
-        purpose, cost: a few words each, for the README and `repro --help`.
-        watermark: printed over every table of this profile, where its numbers mean nothing.
-        seeds: of every trained row.
-        cluster: what a run asks of a cluster.
-        models: what differs for single models.
+        purpose, cost: a few words each, for the README and the tables' notes.
+        watermark: printed above every table of this profile if its numbers are meaningless.
+        seeds: seeds of every trained row.
+        cluster: SLURM resources of a run.
+        models: overrides for single models.
     """
 
     name: str
@@ -72,7 +71,7 @@ class Profile(Frozen):
         return self
 
     def family(self, name: str) -> FamilyProfile:
-        """This profile's part for a benchmark family.
+        """This profile's settings for a benchmark family.
 
         Raises:
             ConfigError: it has none.
@@ -82,17 +81,17 @@ class Profile(Frozen):
         return self.families[name]
 
     def model(self, name: str) -> ModelProfile:
-        """This profile's part for a model."""
+        """This profile's settings for a model."""
         return self.models.get(name, ModelProfile())
 
     def execution_for(self, family: str, model: str) -> Execution:
-        """How runs of a family on a model are executed."""
+        """Execution settings of a family's runs on a model."""
         source = f"profile {self.name}: families.{family}.execution, models.{model}.execution"
         content = self.execution.model_dump() | self.family(family).execution | self.model(model).execution
         return parse(content, Execution, source)
 
     def cluster_for(self, model: str) -> Cluster:
-        """What a run on a model asks of a cluster."""
+        """SLURM resources of a run on a model."""
         content = self.cluster.model_dump() | self.model(model).cluster
         return parse(content, Cluster, f"profile {self.name}: models.{model}.cluster")
 
@@ -106,6 +105,6 @@ def load_profile(name: str, experiments: Path = EXPERIMENTS) -> Profile:
     """Read a profile.
 
     Raises:
-        ConfigError: there is no such profile, or its file is wrong.
+        ConfigError: there is no such profile, or its file is invalid.
     """
     return load_named("profile", name, experiments / "profiles", Profile)

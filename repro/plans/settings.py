@@ -1,4 +1,4 @@
-"""Settings to be laid over others: what experiments, presets and profiles are made of."""
+"""Settings that override each other: the building blocks of experiments, presets and profiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repro.paths import EXPERIMENTS
 
 
 class TaskSettings(Frozen):
-    """Settings of some runs, of the benchmark, of the training, and of methods by their name."""
+    """Settings of the benchmark, of training, and of methods by name."""
 
     benchmark: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -19,17 +19,17 @@ class TaskSettings(Frozen):
 
 
 class Settings(TaskSettings):
-    """Settings, and for single tasks others that are laid over them."""
+    """Settings for all tasks, and overrides for single tasks."""
 
     tasks: dict[str, TaskSettings] = {}
 
     def layers(self, task: str | None) -> list[TaskSettings]:
-        """These settings and those of the task, in the order in which they are laid."""
+        """These settings, then the task's overrides if it has any."""
         return [self, self.tasks[task]] if task in self.tasks else [self]
 
 
 class Preset(Frozen):
-    """Published settings of one source, by model."""
+    """The published settings of one source, by model."""
 
     models: dict[str, Settings]
 
@@ -40,10 +40,10 @@ def list_presets(experiments: Path = EXPERIMENTS) -> list[str]:
 
 
 def load_preset(name: str, model: str, experiments: Path = EXPERIMENTS) -> Settings:
-    """What a preset says about a model.
+    """A preset's settings for a model.
 
     Raises:
-        ConfigError: there is no such preset, or it says nothing about the model.
+        ConfigError: there is no such preset, or it has no settings for the model.
     """
     folder = experiments / "presets"
     preset = load_named("preset", name, folder, Preset)
@@ -53,9 +53,9 @@ def load_preset(name: str, model: str, experiments: Path = EXPERIMENTS) -> Setti
 
 
 def deep_merge(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mappings laid over each other, the later ones winning, key by key at every depth.
+    """Merge nested mappings key by key; later ones override earlier ones.
 
-    A mapping whose `name` says that it is another thing (another protocol) replaces the one below it.
+    A mapping with another `name` (such as another protocol) replaces the earlier mapping as a whole.
     """
     result: dict[str, Any] = {}
     for layer in layers:

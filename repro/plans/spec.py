@@ -1,7 +1,7 @@
-"""The identity of a run: everything that can change its numbers, typed, frozen and hashed.
+"""The spec of a run: every setting that can change its results, typed, frozen and hashed.
 
-Two tables that need the same run ask for the same hash, so it is trained once. What cannot change a number
-(the machine, the size of micro-batches, where logs go) lives in `repro.plans.execution`, not in the hash.
+Tables that share a run have the same hash for it, so it is trained once. Settings that cannot change results
+(device, micro-batch size, logging) are in `repro.plans.execution` and are not hashed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from repro.methods.registry import parse_method
 from repro.models.spec import ModelSpec
 from repro.training.spec import TrainingSpec
 
-# Raised when a spec changes its meaning but not its fields: old results must not be taken for new ones.
+# Increment when the meaning of a spec changes but its fields do not, so that old results are not reused.
 SPEC_VERSION = 1
 
 
 class InitFrom(Frozen):
-    """A finished run that another one starts from, instead of from the pretrained model.
+    """A finished run that another run starts from, instead of the pretrained model.
 
     Attributes:
-        reading: `adapter`, and the run goes on from the trained adapter and head; `merged`, and the trained
-            adapter is merged into the base model, on which the run puts a fresh one of its own.
-        run: what it starts from. What does not fit in shape, a classifier's last layer, starts anew.
+        reading: `adapter` continues with the trained adapter and head; `merged` merges the trained adapter
+            into the base model and attaches a fresh adapter.
+        run: spec of that run. Weights whose shape differs, such as a classifier's last layer, are not loaded.
     """
 
     reading: Literal["adapter", "merged"]
@@ -47,8 +47,8 @@ class RunSpec(Frozen):
     """One training and its evaluation, at one seed.
 
     Attributes:
-        targets: the modules that are adapted, where they are not those of the model's file.
-        init_from: the run that this one starts from.
+        targets: modules to adapt; None uses those of the model's file.
+        init_from: the run that this one starts from; None starts from the pretrained model.
     """
 
     version: int = SPEC_VERSION
@@ -62,33 +62,33 @@ class RunSpec(Frozen):
 
     @property
     def adapted_modules(self) -> tuple[str, ...]:
-        """Names of the modules to adapt, by the end of their path."""
+        """Names of the modules to adapt, matched against the end of a module's path."""
         return self.targets or self.model.targets_for(self.benchmark.family)
 
     @cached_property
     def hash(self) -> str:
-        """Twelve hex digits of the canonical JSON's SHA-256: 10^4 runs collide with odds of 2 in 10^7."""
+        """First 12 hex digits of the canonical JSON's SHA-256; 10^4 runs collide with probability 2e-7."""
         return hashlib.sha256(canonical_json(self).encode()).hexdigest()[:12]
 
     @property
     def slug(self) -> str:
-        """A name for people and folders: what the run is, then its hash."""
+        """Readable folder name that ends in the hash."""
         what = f"{self.benchmark.family}-{self.task}" if self.task else self.benchmark.family
         return f"{what}--{self.model.name}--{self.method.name}--seed{self.seed}--{self.hash}"
 
     @property
     def task(self) -> str:
-        """The task that is trained by itself; empty where a run trains all of the benchmark."""
+        """The task, if tasks are trained separately; empty if a run trains on all of them."""
         return "-".join(self.benchmark.columns) if self.benchmark.run_per_task else ""
 
     @property
     def title(self) -> str:
-        """A name for people: model, method, task and seed."""
+        """Readable name: model, method, task and seed."""
         return " ".join(filter(None, [self.model.name, self.method.name, self.task, f"seed {self.seed}"]))
 
 
 def canonical_json(spec: Frozen) -> str:
-    """The one JSON text of a spec: sorted keys, no spaces, floats as Python's shortest exact form."""
+    """A spec as JSON with sorted keys, no spaces and Python's shortest exact form of floats."""
     return json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 

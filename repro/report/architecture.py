@@ -1,4 +1,4 @@
-"""Figure 1: LoRA and Dual LoRA side by side, with the shapes of the modules that are really built."""
+"""Figure 1: LoRA and Dual LoRA side by side, with the shapes of the modules as built."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repro.report.figures import STYLE, pyplot, save_figure
 
 
 class LayerShapes(NamedTuple):
-    """Shapes of one adapted layer, (out, in): of its weight and of its factors by name."""
+    """Shapes (out, in) of one adapted layer's weight, and of its factors by name."""
 
     name: str
     weight: tuple[int, int]
@@ -19,7 +19,7 @@ class LayerShapes(NamedTuple):
 
 
 def layer_shapes(spec: RunSpec) -> LayerShapes:
-    """Of the first layer that the spec's method adapts, built on the meta device."""
+    """Shapes of the first layer that the spec's method adapts, built on the meta device."""
     import warnings
 
     import torch
@@ -35,7 +35,7 @@ def layer_shapes(spec: RunSpec) -> LayerShapes:
     found: tuple[str, Any] = next(layers)
     name, layer = found
     factors = {
-        # lora_A.default.weight and dual_lora_A.default alike
+        # both lora_A.default.weight and dual_lora_A.default
         parameter_name.split(".")[0].removeprefix("dual_lora_").removeprefix("lora_"): tuple(parameter.shape)
         for parameter_name, parameter in layer.named_parameters()
         if parameter.requires_grad
@@ -46,7 +46,7 @@ def layer_shapes(spec: RunSpec) -> LayerShapes:
 
 
 def draw_architecture(plan: Plan, folder: Path) -> list[Path]:
-    """The plan's first rows of LoRA and of Dual LoRA, a panel each. Returns the files."""
+    """Draw the plan's first LoRA row and first Dual LoRA row, one panel each. Returns the files."""
     specs = {row.specs[0].method.name: row.specs[0] for row in reversed(plan.rows)}
     lora, dual = layer_shapes(specs["lora"]), layer_shapes(specs["dual_lora"])
     plt = pyplot()
@@ -59,12 +59,12 @@ def draw_architecture(plan: Plan, folder: Path) -> list[Path]:
         ]
         _panel(right, "Dual LoRA", dual, groups, 8)
         title = f"Figure 1: a layer under LoRA and under Dual LoRA ({plan.rows[0].block}, {dual.name})"
-        # No watermark: shapes are the same whatever the weights are.
+        # No watermark: shapes do not depend on the weights.
         return save_figure(figure, "fig1", title, None, folder)
 
 
 class _Branch(NamedTuple):
-    """A product of two factors, `outer` times `inner`, drawn at `x`."""
+    """A product of two factors, `outer` @ `inner`, drawn at `x`."""
 
     label: str
     outer: str
@@ -74,7 +74,7 @@ class _Branch(NamedTuple):
 
 
 def _panel(panel: Any, title: str, shapes: LayerShapes, branches: list[_Branch], width: float) -> None:
-    """LoRA's factors act on x one after the other; Dual LoRA's make a matrix that is added to W0."""
+    """Draw one method. LoRA's factors act on x in turn; Dual LoRA's form a matrix that is added to W0."""
     d, k = shapes.weight
     dual = len(branches) > 1
     _box(panel, 0.2, 2, 1.9, 3, f"W0\n{d} x {k}\nfrozen", "0.85")

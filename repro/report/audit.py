@@ -1,4 +1,4 @@
-"""The audit of the paper and its parameter columns, each as one page of Markdown."""
+"""Markdown pages of the audit of the paper and of its parameter columns."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from repro.report.formats import markdown_table
 _HEADINGS = {
     "average": "Averages",
     "parameters": "Printed parameter counts",
-    "source": "Rows beside the works they are taken from",
-    "bold": "Figures in bold",
-    "contradiction": "Statements that cannot both hold",
-    "ambiguity": "What has to be known to repeat the work, and is not said",
+    "source": "Rows compared with their sources",
+    "bold": "Values in bold",
+    "contradiction": "Contradictions",
+    "ambiguity": "Missing information that a reproduction needs",
 }
 
 
 def audit_page(claims: Sequence[OnPaper]) -> str:
-    """What was recomputed from the paper's tables, and every item of `audit.yaml`, under their headings.
+    """The audit page: checks recomputed from the paper's tables, and all items of `audit.yaml`.
 
     Args:
-        claims: the ledger on the paper's own numbers, for the gains that its text quotes.
+        claims: the ledger on the paper's own numbers, for the gains that the paper's text quotes.
     """
     recomputed = {
         "average": _averages(list(averages())),
@@ -47,8 +47,8 @@ def audit_page(claims: Sequence[OnPaper]) -> str:
     lines = [
         "# Audit of the paper",
         "",
-        "Dual LoRA (arXiv 2512.03402): what does not add up, what it leaves open, what is done here. "
-        "Recomputed from `results/paper/`, in exact decimals.",
+        "Dual LoRA (arXiv 2512.03402): errors, missing information, and what this project does about each. "
+        "Computed from `results/paper/` in exact decimals.",
     ]
     for kind, heading in _HEADINGS.items():
         lines += ["", f"## {heading}", "", *recomputed.get(kind, [])]
@@ -67,11 +67,10 @@ def _item(item: AuditItem) -> str:
 def _averages(found: Sequence[Average]) -> list[str]:
     off = [average for average in found if average.verdict != "equal"]
     return [
-        f"{len(found)} rows print an average beside their tasks; {len(found) - len(off)} of them are that of "
-        "their cells.",
+        f"{len(found)} rows print an average; {len(found) - len(off)} of them equal the mean of their cells.",
         "",
         *markdown_table(
-            ["row", "printed", "own mean", ""],
+            ["row", "printed", "mean of its cells", ""],
             [[_place(a.row), str(a.printed), f"{a.mean:.4f}", _VERDICTS[a.verdict]] for a in off],
         ),
     ]
@@ -81,7 +80,7 @@ _VERDICTS = {"boundary": "half way between two roundings", "differs": "differs"}
 
 
 def _gains(claims: Sequence[OnPaper]) -> list[str]:
-    """What the text says that Dual LoRA gains on one base model, beside the least that the tables have."""
+    """Gains of Dual LoRA on one base model that the text quotes, next to the smallest by the tables."""
     rows = []
     for one in claims:
         differences = [pair.difference for pair in one.pairs if isinstance(pair.difference, Decimal)]
@@ -101,8 +100,8 @@ def _gains(claims: Sequence[OnPaper]) -> list[str]:
 def _sources(found: Sequence[FromSource]) -> list[str]:
     cells, off = sum(f.compared for f in found), sum(len(f.differing) for f in found)
     return [
-        f"{cells} cells of {len(found)} rows have a source; {off} differ from it by more than rounding. Of "
-        "each of those, the paper's less the source's; `results/paper/README.md` names the sources.",
+        f"{cells} cells of {len(found)} rows have a source; {off} differ from it by more than rounding. "
+        "Differences are paper minus source; `results/paper/README.md` names the sources.",
         "",
         *markdown_table(
             ["row", "source", "cells", "differ", "differences"],
@@ -129,7 +128,7 @@ def _copied(found: Sequence[Copied]) -> list[str]:
         for c in found
     ]
     return [
-        "Rows of one base model that are equal in half of their cells or more:",
+        "Rows of one base model with at least half of their cells equal:",
         "",
         *markdown_table(["in", "row", "row", "equal"], pairs),
     ]
@@ -137,7 +136,7 @@ def _copied(found: Sequence[Copied]) -> list[str]:
 
 def _bold(found: Sequence[Bold]) -> list[str]:
     return [
-        f"In {len(found)} columns the bold figures are not the highest ones.",
+        f"In {len(found)} columns the bold values are not the highest ones.",
         "",
         *markdown_table(
             ["in", "column", "bold", "highest"],
@@ -155,7 +154,7 @@ def _place(row: PaperRow) -> str:
 
 
 def parameters_page(entries: Sequence[ParameterEntry]) -> str:
-    """The paper's parameter columns beside the counts, with the reason where they disagree."""
+    """The paper's parameter columns next to the counts, with the reason where they disagree."""
     header = ["table", "model", "row", "printed", "counted", "trained", "by", "", "why"]
     rows = [
         [
@@ -171,7 +170,7 @@ def parameters_page(entries: Sequence[ParameterEntry]) -> str:
         ]
         for entry in entries
     ]
-    # The last column is prose: aligned to nothing.
+    # The last column is prose and not padded.
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header) - 1)]
 
     def line(cells: Sequence[str]) -> str:
@@ -185,16 +184,16 @@ def parameters_page(entries: Sequence[ParameterEntry]) -> str:
     return (
         "\n".join(
             [
-                "# Trained parameters, counted again",
+                "# Trained parameters, recounted",
                 "",
-                "Heads of classifiers are not counted, as in the paper. `built`: the adapter was attached to "
-                "a model without weights; `formula`: where that needs data.",
+                "Classification heads are not counted, as in the paper. `built`: counted on an adapter "
+                "attached to a model without weights; `formula`: attaching the adapter needs data.",
                 "",
                 line(header),
                 "|" + "|".join("-" * (w + 2) for w in widths) + "|---|",
                 *(line(row) for row in rows),
                 "",
-                f"{agreeing} of {len(entries)} printed entries are the count.",
+                f"{agreeing} of {len(entries)} printed entries equal the count.",
             ]
         )
         + "\n"
@@ -207,6 +206,6 @@ def _why(entry: ParameterEntry) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """The text with a capital letter and a full stop."""
     text = text.strip()
     return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")

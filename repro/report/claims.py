@@ -1,4 +1,4 @@
-"""The claims ledger as pages of Markdown: tested on finished runs, and on the paper's own numbers."""
+"""Markdown pages of the claims ledger: tested on finished runs, and on the paper's own numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repro.report.formats import markdown_table
 
 
 def claims_page(ledger: Ledger, scored: Sequence[Scored], profile: Profile) -> str:
-    """Verdicts first, then the comparisons and counts behind them."""
+    """The verdicts, then the comparisons and counts behind them."""
     lines = [f"# The paper's claims, profile {profile.name}", ""]
     if profile.watermark:
         lines += [f"**{profile.watermark}**", ""]
@@ -27,19 +27,29 @@ def claims_page(ledger: Ledger, scored: Sequence[Scored], profile: Profile) -> s
         [s.claim.text, s.claim.where, verdict_in_words(s), *_ps(s), wanted_in_words(s)] for s in scored
     ]
     lines += markdown_table(
-        ["claim", "in the paper", "verdict", "p, holds", "p, fails", "p, equal", "would decide it"], verdicts
+        ["claim", "in the paper", "verdict", "p, holds", "p, fails", "p, equal", "needed to decide"], verdicts
     )
     pairs = [_pair(s, t) for s in scored for t in s.tested]
     if pairs:
-        head = ["claim", "model", "better", "worse", "of", "claimed", "difference", "p, holds", "p, fails"]
-        lines += ["", "## Compared", "", *markdown_table([*head, "p, equal", "runs", "collapsed"], pairs)]
+        head = [
+            "claim",
+            "model",
+            "better",
+            "worse",
+            "column",
+            "claimed",
+            "difference",
+            "p, holds",
+            "p, fails",
+        ]
+        lines += ["", "## Comparisons", "", *markdown_table([*head, "p, equal", "runs", "collapsed"], pairs)]
     facts = [[s.claim.id, f.block, f.of, f.found, _YES[f.holds]] for s in scored for f in s.facts]
     if facts:
         lines += [
             "",
-            "## Counted",
+            "## Counts",
             "",
-            *markdown_table(["claim", "model", "of", "found", "as claimed"], facts),
+            *markdown_table(["claim", "model", "row", "found", "as claimed"], facts),
         ]
     return "\n".join([*lines, "", *_notes(ledger)]) + "\n"
 
@@ -48,12 +58,12 @@ _YES = {True: "yes", False: "no", None: ""}
 
 
 def verdict_in_words(scored: Scored) -> str:
-    """The verdict, its reason where nothing was tested, and how many of several comparisons are so."""
+    """The verdict, the reason if nothing was tested, and how many comparisons are as claimed."""
     claim, verdict = scored.claim, scored.verdict
     if verdict == "by formula":
         return f"by formula: {claim.by_formula}"
     if verdict == "not tested":
-        lacking = "`make bench` has not measured it" if claim.overhead else "no finished runs"
+        lacking = "not measured by `make bench`" if claim.overhead else "no finished runs"
         return f"not tested: {claim.unmeasured or scored.untouched or lacking}"
     words = "equal within the margin" if verdict == "equal" else verdict
     if scored.facts:
@@ -68,19 +78,19 @@ def verdict_in_words(scored: Scored) -> str:
 
 
 def wanted_in_words(scored: Scored) -> str:
-    """What would decide an undecided claim."""
+    """The seeds or items that would decide an undecided claim."""
     found = scored.wanted
     if found is None:
         return ""
     if scored.claim.overhead:
-        return f"{found.items:,} rounds" if found.items else "not even 1,000 times the rounds"
+        return f"{found.items:,} rounds" if found.items else "more than 1,000 times the rounds"
     one_seed = any(t.spread is not None and t.spread.runs == 1 for t in scored.tested)
     options = [f"{found.seeds} seeds"] if found.seeds else []
-    options += [f"{found.items:,} items a task"] if found.items else []
+    options += [f"{found.items:,} items per task"] if found.items else []
     if len(options) < 2 and found.both:
-        options.append(f"{found.both[0]} seeds and {found.both[1]:,} items a task")
+        options.append(f"{found.both[0]} seeds and {found.both[1]:,} items per task")
     if not options:
-        return "not even 100 seeds and 1,000 times the items"
+        return "more than 100 seeds and 1,000 times the items"
     return ("at least " if one_seed else "") + ", or ".join(options)
 
 
@@ -107,37 +117,36 @@ def _points(value: float, t: Tested) -> str:
 
 
 def _decimals(t: Tested) -> int:
-    """Of a difference: two where the margin is a tenth, as of NIST and CIDEr."""
+    """Decimals of a difference: two if the margin is 0.1, as for NIST and CIDEr."""
     return 2 if t.margin < 0.2 else 1
 
 
 def _notes(ledger: Ledger) -> list[str]:
-    margins = f"{ledger.margin:g} points" + "".join(f", {v:g} of {k}" for k, v in ledger.margins.items())
+    margins = f"{ledger.margin:g} points" + "".join(f" ({v:g} for {k})" for k, v in ledger.margins.items())
     return [
-        "- difference: points of the mean over the columns, or of one column, paired by item and seed, with "
-        "its 95 % interval over items and seeds (over items alone where there is one seed).",
-        "- a claim holds if everything does that it is tested by. It is reproduced where 'not as claimed' is "
-        f"rejected at {LEVEL:.0%} in all of its comparisons, contradicted where 'as claimed' is in one, and "
-        f"its rows are equal where 'apart by {margins} or more, or by half of what is claimed' is rejected "
-        "both ways in all. A claim with a number is tested at its number: 0.8 is not 'better'. p-values of "
-        "claims are corrected for their comparisons and for all claims on this page (Holm), those of "
-        "comparisons are not.",
-        "- would decide it: seeds in all with these items, or items a task with these seeds, at the "
-        "corrected level, if differences and spreads stay as they are. With one seed it is a lower bound, "
-        "for nothing is known of the spread between seeds.",
-        "- a claim about time is tested on the rounds of `make bench`: its difference is what was claimed "
-        "less what was measured, in percent of the other method's, and its runs are rounds.",
-        "- counted: sizes of the paper's own models from their shapes, ranks and zeros in finished runs as "
-        "means over layers and seeds, bytes; there is no p-value.",
-        "- a claim about one base model is not tested on another one that stands in for it; the general "
-        "claim beside it is.",
-        "- collapsed: runs that failed, or gave one answer to every item of a task; the latter are part of "
-        "the means.",
+        "- difference: better minus worse in points, of the average or of one column, paired by item and "
+        "seed, with a 95 % interval over items and seeds (over items only with one seed).",
+        f"- verdict, at the level of {LEVEL:.0%}: reproduced if 'not as claimed' is rejected in all "
+        "comparisons, contradicted if 'as claimed' is rejected in one, equal if 'apart by the margin or more' "
+        f"is rejected both ways in all. The margin is {margins}, and at most half of the claimed difference. "
+        "A claim with a number is tested at that number: to show a gain of 0.8, 'better' is not enough. "
+        "p-values of claims are corrected for their comparisons and for all claims on this page (Holm); "
+        "p-values of comparisons are not.",
+        "- needed to decide: total seeds with the present items, or items per task with the present seeds, "
+        "at the corrected level, if differences and spreads stay as they are. With one seed this is a lower "
+        "bound, since the spread between seeds is unknown.",
+        "- a claim about time is tested on the rounds of `make bench`: its difference is claimed minus "
+        "measured overhead, in percent of the other method, and its runs are rounds.",
+        "- counts have no p-value: sizes of the paper's own models from their shapes; ranks and zeros in "
+        "finished runs, as means over layers and seeds; bytes.",
+        "- a claim about one base model is not tested on its stand-in; the general claim next to it is.",
+        "- collapsed: runs that failed, or gave one answer to every item of a task. The latter are included "
+        "in the means.",
     ]
 
 
 def paper_claims_page(found: Sequence[OnPaper]) -> str:
-    """Every claim beside the paper's own numbers, then the pairs of rows that do not carry it, or barely."""
+    """Every claim with the paper's own numbers, then the pairs of rows that do not or barely support it."""
     counts = Counter(one.verdict for one in found)
     lines = [
         "# The paper's claims on its own numbers",
@@ -145,14 +154,14 @@ def paper_claims_page(found: Sequence[OnPaper]) -> str:
         f"{len(found)} statements: " + ", ".join(f"{n} {v}" for v, n in counts.most_common()) + ".",
         "",
         *markdown_table(
-            ["claim", "in the paper", "its tables", "difference"],
+            ["claim", "in the paper", "verdict on its tables", "difference"],
             [[one.claim.text, one.claim.where, _on_paper(one), _range(one)] for one in found],
         ),
     ]
     failing = [_printed(one, pair) for one in found for pair in one.pairs if not pair.holds]
-    head = ["claim", "model", "better", "worse", "of", "printed"]
+    head = ["claim", "model", "better", "worse", "column", "printed"]
     if failing:
-        lines += ["", "## Rows that do not carry their sentence", "", *markdown_table(head, failing)]
+        lines += ["", "## Rows that do not support their claim", "", *markdown_table(head, failing)]
     close = [
         [*_printed(one, pair), f"{pair.by_seeds:.2f}"]
         for one in found
@@ -171,14 +180,13 @@ def paper_claims_page(found: Sequence[OnPaper]) -> str:
             [
                 *lines,
                 "",
-                "- a sentence is supported where all rows that it is about are as it says, to the digit. "
-                "Sizes are those that the paper prints. A tie supports no 'better'.",
-                "- by seeds alone: what two runs of one method differ by 95 % of the time, from the standard "
-                "deviations over seeds that the LoRA paper publishes for LoRA on the same base model "
-                "(`results/paper/spread.csv`). The paper prints no spread of its own; where none is "
-                "published, as on LLaMA, nothing is said.",
-                "- no number: the paper prints none that its tables could be held to, as for ranks, time and "
-                "memory.",
+                "- supported: all printed rows that the claim is about agree with it, to the digit. Sizes "
+                "are the printed ones. A tie does not support 'better'.",
+                "- by seeds alone: 95 % of differences between two runs of one method are smaller than this, "
+                "by the standard deviations over seeds that the LoRA paper publishes for LoRA on the same "
+                "base model (`results/paper/spread.csv`). The paper prints no spread. Where no other is "
+                "published, as on LLaMA, the column is empty.",
+                "- no number: the paper's tables have none for this claim, as for ranks, time and memory.",
             ]
         )
         + "\n"
@@ -190,7 +198,7 @@ def _on_paper(one: OnPaper) -> str:
         return one.verdict
     words: str = one.verdict
     if one.verdict == "not supported":
-        words += f" ({sum(not pair.holds for pair in one.pairs)} of {len(one.pairs)} rows are not so)"
+        words += f" ({sum(not pair.holds for pair in one.pairs)} of {len(one.pairs)} rows disagree)"
     within = sum(pair.within_seeds for pair in one.pairs)
     if within:
         what = "which is" if len(one.pairs) == 1 else f"{within} of {len(one.pairs)}"

@@ -1,4 +1,4 @@
-"""What an experiment should cost, as text: operations, memory and GPU-hours by row, by block and in all."""
+"""Estimated cost of an experiment as text: FLOPs, memory and GPU-hours by row, by block and in total."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repro.runs.states import RunState, State
 
 _GIB = 2**30
 
-# Headings and widths; together with a label of 40 they fill a line of 120.
+# Headings and widths; with a label of 40 characters a line has 120.
 _COLUMNS = {
     "runs": 5,
     "PFLOP": 9,
@@ -29,18 +29,17 @@ _COLUMNS = {
     "GFLOP/s": 8,
 }
 _FORMULA = """\
-FLOPs of a pass over T tokens of which P are predicted, in texts of L: c T w for the w weights of the linear
-maps, c = 4, or 6 where they are trained; c P w for the head; 12 T L h for attention of width h; and what each
-adapter adds, which its file in repro/methods says. Memory, for texts of max_tokens: the model's weights;
-adapters, gradients and optimiser; input and output of every linear map (with gradient checkpointing, of every
-block); what adapters build besides, for the backward pass and for a moment in the largest; of all GPUs
-together where weights are sharded. Text lengths are means of the public sets, or as finished runs counted
-them. Padding, optimiser steps, validation and evaluation are NOT included. The whole of it:
+FLOPs of a pass over T tokens in texts of L, of which P are predicted: c T w for linear layers with w weights
+(c = 4 frozen, 6 trained); c P w for the head; 12 T L h for attention of width h; and the adapters' part, see
+repro/methods. Memory, for texts of max_tokens: weights; adapters, gradients and optimiser state; input and
+output of every linear layer (with gradient checkpointing, of every block); tensors that adapters build; the
+sum over all GPUs if weights are sharded. Text lengths are means of the public data sets, or counts of
+finished runs. Padding, optimiser steps, validation and evaluation are NOT included. Details:
 repro/analysis/cost.py."""
 
 
 def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
-    """A table with one line a row, the block's line above its rows', and how it was worked out."""
+    """A table with one line per block, followed by one line per row, and how costs are computed."""
     by_hash = {state.spec.hash: state for state in estimates.states}
     rows = [(row.block, row.id, [by_hash[spec.hash] for spec in row.specs]) for row in plan.rows]
     shown = {spec.hash for row in plan.rows for spec in row.specs}
@@ -50,7 +49,7 @@ def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
     lines: list[tuple[str, Sequence[RunState]]] = []
     for block in dict.fromkeys(row.block for row in plan.rows):
         inside = [(f"  {name}", states) for place, name, states in rows if place == block]
-        # By hash, for two rows may share a run.
+        # By hash, since two rows may share a run.
         lines.append((block, list({s.spec.hash: s for _, states in inside for s in states}.values())))
         lines += inside
     if others:
@@ -62,7 +61,7 @@ def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
     width = max(len(label) for label, _ in lines)
     table = [_line("", _COLUMNS, width)]
     table += [_line(label, _cells(states, estimates, gpu), width) for label, states in lines]
-    title = f"cost of training on {gpu.title}, estimated; memory in GiB, of the run that needs most"
+    title = f"estimated cost of training on {gpu.title}; memory in GiB, of the run that needs most"
     return "\n".join([title, "", *table, "", _FORMULA, *_basis(estimates, gpu, unfinished)])
 
 
@@ -93,7 +92,7 @@ def _number(value: float) -> str:
 
 
 def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> Iterator[str]:
-    """What GPU-hours rest on, and what finished runs say."""
+    """How GPU-hours are computed, and the throughput of finished runs."""
     assumed = " and ".join(
         f"{EFFICIENCY[precision]:.0%} of {gpu.peak_tflops[precision]:g} TFLOP/s in {precision}"
         for precision in sorted({cost.precision for cost in estimates.costs.values()})
@@ -101,14 +100,14 @@ def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> It
     measured = estimates.rate(estimates.states, gpu.device)
     if measured:
         reached = f"{measured.per_second / 1e12:.3g} TFLOP/s"
-        yield f"GPU-h: MEASURED, at the {reached} of the {measured.runs} runs that were finished on this GPU."
+        yield f"GPU-h: MEASURED, at {reached}, the rate of {measured.runs} runs finished on this GPU."
     else:
         launch = f"{1000 * BLOCK_SECONDS:g} ms"
-        yield f"GPU-h: ASSUMED, for no run was finished on this GPU, {assumed}, and at least"
-        yield f"{launch} to launch a block's kernels in a pass, which small batches wait for."
-    yield f"busy: the share of GPU-h that the operations alone would take, at {assumed}."
+        yield f"GPU-h: ASSUMED, since no run is finished on this GPU: {assumed}, and at least"
+        yield f"{launch} per block and pass to launch kernels, which dominates in small batches."
+    yield f"busy: the share of GPU-h spent on FLOPs, at {assumed}."
     flops = sum(estimates.costs[state.spec.hash].flops for state in unfinished)
     for hardware, rate in estimates.rates().items():
-        yield f"check: {rate.runs} runs were trained in {duration(rate.seconds)} on {hardware},"
+        yield f"check: {rate.runs} runs took {duration(rate.seconds)} of training on {hardware},"
         speed, rest = f"{_number(rate.per_second / 1e9)} GFLOP/s", duration(flops / rate.per_second)
-        yield f"which is {speed} by the formula; at that rate the trainings not done take {rest}."
+        yield f"which is {speed} by the formula; at that rate the runs not done take {rest}."

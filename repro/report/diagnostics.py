@@ -1,4 +1,4 @@
-"""What happened inside the adapters while they trained: a table of looks, and its picture."""
+"""Table and figure of the diagnostics that were taken inside the adapters during training."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from repro.plans.plan import Plan
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.training.diagnostics import Diagnostics
 
-# Rows that one picture shows; more would be told apart by nobody.
+# Maximum number of rows in one figure; more cannot be told apart.
 _MOST_ROWS = 12
 
-# Measures and what a panel says of them; shares become percent.
+# Measures and their panel titles; shares become percent.
 _PANELS = {
-    "dead": "entries that ReLU holds at 0 (%)",
+    "dead": "entries where ReLU is 0 (%)",
     "flipped": "signs that differ from step 0 (%)",
-    "flipped_in_step": "signs that turned in one step (%)",
+    "flipped_in_step": "signs that flipped in one step (%)",
     "relative_norm": "||ΔW|| / ||W0||",
 }
 _SHARES = ("unchanged", "dead", "zero", "flipped", "flipped_in_step")
@@ -28,14 +28,14 @@ _MARKERS = "oDs^vP*X<>hd"
 
 
 def diagnostics_table(found: Mapping[str, Iterable[Diagnostics]]) -> pd.DataFrame:
-    """Means over layers of a kind and over seeds; shares in percent.
+    """Means over layers with the same module name and over seeds; shares in percent.
 
     Args:
-        found: by a row's label, the looks at its finished runs.
+        found: diagnostics of finished runs, by row label.
 
     Returns:
-        columns `row`, `module` (the last word of a layer's path), `step`, `measure` and `value`. A merge
-        error's measure is `merge_error/` and the dtype, its step the last.
+        Columns `row`, `module` (last part of a layer's path), `step`, `measure` and `value`. A merge error's
+        measure is `merge_error/` and the dtype, at the last step.
     """
     lines = [
         {"row": row, "module": layer.rpartition(".")[2], "step": step, "measure": measure, "value": value}
@@ -62,9 +62,10 @@ def _values(run: Diagnostics) -> Iterable[tuple[str, int, str, float | None]]:
 
 
 def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
-    """A panel a measure, a line a row: means over the adapted layers.
+    """Draw one panel per measure and one line per row, as means over the adapted layers.
 
-    Returns the files; none where there are no looks, or too many rows for one picture.
+    Returns:
+        The files; none without diagnostics, or with too many rows for one figure.
     """
     rows = list(dict.fromkeys(table["row"]))
     if not rows or len(rows) > _MOST_ROWS:
@@ -87,7 +88,7 @@ def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path
         for panel, title in zip(panels, _PANELS.values(), strict=True):
             panel.set_title(title)
             panel.set_xlabel("optimiser step")
-        # Rows differ by orders of magnitude; 0, where LoRA starts, has no place on the axis.
+        # Rows differ by orders of magnitude; 0, where LoRA starts, is not on a log axis.
         panels[list(_PANELS).index("relative_norm")].set_yscale("log", nonpositive="mask")
         gradients.set(title="norm of the loss's gradient", xlabel="optimiser step", yscale="log")
         merging.set(title="share of ΔW lost by merging (%)", xlabel="dtype of the weight", yscale="log")
@@ -98,7 +99,7 @@ def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path
 
 
 def _draw_gradients(panel: Any, own: pd.Series, row: str, look: dict[str, Any]) -> None:
-    """Of Dual LoRA, a line for the magnitude group and a dashed one for the direction group."""
+    """Draw Dual LoRA's gradients: solid for the magnitude group, dashed for the direction group."""
     for (name, factors), dashes in zip(_GROUPS.items(), ("-", "--"), strict=True):
         known = [own[f"gradient/{factor}"] for factor in factors if f"gradient/{factor}" in own]
         if known:

@@ -10,14 +10,14 @@ from repro.analysis.paper import AVERAGE
 from repro.files import whole_file
 from repro.report.tables import GAIN, Table, TableRow
 
-# Of a title in 11 points. Table 3's takes an inch for 12.6.
+# Characters of an 11 point title that fit an inch; Table 3's title has 12.6.
 _CHARACTERS_PER_INCH = 11.5
 
 STYLE = str(Path(__file__).with_name("paper.mplstyle"))
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing into files and not into windows."""
+    """matplotlib's pyplot with the Agg backend, which draws into files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -27,7 +27,7 @@ def pyplot() -> Any:
 
 
 def save_figure(figure: Any, name: str, title: str, watermark: str | None, folder: Path) -> list[Path]:
-    """Write a figure under its title as PNG and SVG, and close it. Returns the files."""
+    """Add the title and watermark, write the figure as PNG and SVG and close it. Returns the files."""
     lines = textwrap.wrap(title, int(_CHARACTERS_PER_INCH * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.18 * (len(lines) - 1))
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
@@ -37,7 +37,7 @@ def save_figure(figure: Any, name: str, title: str, watermark: str | None, folde
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
     for path in paths:
         with whole_file(path) as file:
-            # Without a date, so that equal data give equal files.
+            # No date, so that equal data give equal files.
             metadata = {"Date": None} if path.suffix == ".svg" else None
             figure.savefig(file, format=path.suffix[1:], metadata=metadata)
     pyplot().close(figure)
@@ -45,11 +45,12 @@ def save_figure(figure: Any, name: str, title: str, watermark: str | None, folde
 
 
 def draw_table(table: Table, folder: Path) -> list[Path]:
-    """A table's measured averages and gains, as points with their intervals; one line of panels a model.
+    """Draw a table's measured averages and gains with their intervals, one row of panels per model.
 
-    A table without an average has a panel for every column.
+    A table without an average has one panel per column.
 
-    Returns the files; none where nothing was measured yet.
+    Returns:
+        The files; none if nothing is measured yet.
     """
     plt = pyplot()
     shown = {column: label for column, label in _AXES.items() if column in table.columns} or table.columns

@@ -1,4 +1,4 @@
-"""A `Table` as Markdown (also what the terminal shows), as CSV and as LaTeX."""
+"""A `Table` as Markdown (also shown in the terminal), CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISSING = "-"
 
 
 def to_markdown(table: Table) -> str:
-    """Headline, the aligned table and its notes."""
+    """The title, the aligned table, and its notes and warnings."""
     lines = [f"# {table.title}", ""]
     if table.watermark:
         lines += [f"**{table.watermark}**", ""]
@@ -25,7 +25,7 @@ def to_markdown(table: Table) -> str:
 
 
 def grid(table: Table) -> list[str]:
-    """The bare table as aligned Markdown lines, every group under a row that names it."""
+    """The table alone as aligned Markdown lines, with a heading row above every group."""
     header = ["Method", table.params, *table.columns.values(), "runs"]
     rows: list[list[str]] = []
     for group in table.groups:
@@ -47,7 +47,7 @@ def grid(table: Table) -> list[str]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table that is not a `Table`, unaligned; a bar in a cell is kept a bar."""
+    """Markdown lines of a simple table, unaligned; `|` in cells is escaped."""
     return [
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
@@ -56,7 +56,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 
 def to_csv(table: Table) -> str:
-    """One line a cell: its place, whether it was measured or printed, value and interval's half-width."""
+    """One line per cell: its place, whether it is measured or printed, value and interval half-width."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["table", "profile", "source", "block", "row", "column", "value", "half_width", "runs"])
@@ -74,7 +74,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs `tabular`, its notes as comments in front of it."""
+    """A booktabs `tabular`, with the notes as comments above it."""
     columns = ["Method", *map(_escape, [table.params, *table.columns.values()]), "runs"]
     lines = [f"% {line}" for line in (table.title, table.watermark or "", *table.notes) if line]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", " & ".join(columns) + r" \\"]
@@ -93,14 +93,14 @@ def to_latex(table: Table) -> str:
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
-"""Rendering by file ending."""
+"""Renderers by file extension."""
 
 
 def cell_texts(table: Table, row: TableRow, bold: Callable[[str], str] = str) -> list[str]:
-    """A row as it is printed: label, parameters, a text for every column, finished of expected runs.
+    """The texts of a row: label, parameters, one for every column, and finished/expected runs.
 
     Args:
-        bold: sets a text in bold.
+        bold: formats a text in bold.
     """
     texts = {column: _value(row, column, table) for column in table.columns}
     values = [

@@ -1,4 +1,4 @@
-"""Where rendered things go: tables, figures and pages below the results folder."""
+"""Writes tables, figures and pages to the results folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def write_experiment(
 ) -> tuple[str, list[Path]]:
     """Write an experiment's tables and figures from its finished runs.
 
-    Returns what a person wants to read of it, among it what could not be read, and the files.
+    Returns:
+        The text for the terminal, including which files could not be read, and the written files.
     """
     table = build_table(plan, states)
     name = plan.experiment.name
@@ -55,7 +56,7 @@ def write_experiment(
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text whole or not at all."""
+    """Write a text file atomically."""
     write_whole(path, text.encode())
     return path
 
@@ -65,7 +66,7 @@ def _write_frame(path: Path, frame: pd.DataFrame) -> Path:
 
 
 def _readable(read: Callable[[], T | None], problems: list[str]) -> T | None:
-    """What `read` gives; None, and a problem more, where its file cannot be understood."""
+    """The result of `read`; None if its file is invalid, which is then added to `problems`."""
     try:
         return read()
     except ConfigError as error:
@@ -74,7 +75,7 @@ def _readable(read: Callable[[], T | None], problems: list[str]) -> T | None:
 
 
 def _of_runs(read: Callable[[RunSpec], T | None], plan: Plan, problems: list[str]) -> dict[str, list[T]]:
-    """By a row's label, what can be read of its runs."""
+    """What can be read of each row's runs, by row label."""
     return {
         row.label: [
             content for spec in row.specs if (content := _readable(partial(read, spec), problems)) is not None

@@ -1,4 +1,4 @@
-"""One static HTML page over everything: tables, figures, runs, claims, audit. No server behind it."""
+"""One static HTML page with all tables, figures, runs, claims and the audit; needs no server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from repro.runs.states import RunState
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
-# A curve's points on the page: more than its pixels would not show.
+# Points of a learning curve on the page, where it is 300 pixels wide.
 _CURVE_POINTS = 200
 
 
@@ -30,11 +30,11 @@ def build_page(
     claims: Sequence[Scored],
     audit: Sequence[AuditItem],
 ) -> str:
-    """The page as text.
+    """The HTML text.
 
     Args:
         plans: every experiment under one profile, with the states of its runs.
-        figures: folder of that profile's rendered figures; a missing one is left out.
+        figures: folder of that profile's figures; missing ones are skipped.
     """
     runs = {s.spec.hash: _run(s) for _, states in plans for s in states}
     profile = plans[0][0].profile
@@ -52,7 +52,7 @@ def build_page(
         "claims": _claims(claims),
         "audit": _audit(audit),
         "environments": _environments(s.result for _, states in plans for s in states if s.result),
-        # A closing tag inside a string would end the script.
+        # "</script>" inside a string would end the script.
         "runs": json.dumps(runs, separators=(",", ":")).replace("</", "<\\/"),
     }
     page = _TEMPLATE.read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def _experiment(plan: Plan, states: Sequence[RunState], figures: Path) -> str:
 
 
 def _inline(svg: Path) -> str:
-    """The picture without its XML head and with ids of its own: a page has one name space for all."""
+    """The SVG without XML header, its ids prefixed, since all figures of a page share one namespace."""
     text = svg.read_text(encoding="utf-8")
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{svg.stem}-", text[text.index("<svg") :])
 
@@ -112,7 +112,7 @@ def _row(table: Table, group: TableGroup, row: TableRow, planned: PlannedRow | N
 
 
 def _difference(table: Table, group: TableGroup, column: str, row: TableRow) -> tuple[str, str]:
-    """Class and words for a cell beside the paper's, where the paper has this row on this model."""
+    """CSS class and tooltip of a cell, with the difference to the paper's value where there is one."""
     own = row.values[column]
     for other in table.groups:
         if other.source == "paper" and other.block == group.block:
@@ -121,12 +121,12 @@ def _difference(table: Table, group: TableGroup, column: str, row: TableRow) -> 
                 if paper is not None and own is not None and printed.id == row.id:
                     distance = own.mean - paper.mean
                     kind = "near" if abs(distance) < 1 else "above" if distance > 0 else "below"
-                    return kind, f"{distance:+.1f} beside the paper's {paper.mean:g}; click for the runs"
+                    return kind, f"{distance:+.1f} from the paper's {paper.mean:g}; click for the runs"
     return "", "click for the runs"
 
 
 def _run(state: RunState) -> dict[str, Any]:
-    """What the page tells of a run when its cell is clicked."""
+    """What the page shows of a run when its cell is clicked."""
     told: dict[str, Any] = {
         "title": state.spec.title,
         "slug": state.spec.slug,
@@ -169,7 +169,7 @@ def _claims(scored: Sequence[Scored]) -> str:
 
 
 def _audit(items: Sequence[AuditItem]) -> str:
-    lines = ["<table><tr><th>kind</th><th>where</th><th>what was found</th><th>what is done here</th></tr>"]
+    lines = ["<table><tr><th>kind</th><th>where</th><th>finding</th><th>what is done here</th></tr>"]
     lines += [
         f"<tr><td>{item.kind}</td><td>{escape(item.where)}</td><td>{escape(item.found)}</td>"
         f"<td>{escape(item.here)}</td></tr>"
@@ -179,7 +179,7 @@ def _audit(items: Sequence[AuditItem]) -> str:
 
 
 def _environments(results: Iterable[Result]) -> str:
-    """Every machine and set of versions that runs on the page were made with, once."""
+    """Every combination of machine, versions and commit of the page's runs, with its number of runs."""
     counts: dict[str, int] = {}
     for result in results:
         e = result.environment

@@ -1,4 +1,4 @@
-"""A plan in words: every run with its settings, its size and its state."""
+"""A plan as text: every run with its settings, size and state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from repro.plans.spec import RunSpec
 from repro.report.durations import duration
 from repro.runs.states import RunState, State, expected_seconds
 
-# What a terminal is usually wide enough for.
+# Line width in characters.
 _WIDTH = 120
 
 
 def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
-    """Every row under its block's heading with its runs, those of all seeds together; then what is left."""
+    """Every row with its runs, by block; then batches, runs outside of rows, notes and a summary."""
     by_hash = {state.spec.hash: state for state in states}
     first = plan.rows[0].specs[0]
     lines = [
@@ -37,7 +37,7 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
     shown = {spec.hash for row in plan.rows for spec in row.specs}
     others = [spec for spec in plan.runs.values() if spec.hash not in shown]
     if others:
-        lines += ["", "in no row, but others start from them"]
+        lines += ["", "runs that are in no row, but from which others start"]
         lines += [f"  {by_hash[spec.hash].state:<8}{spec.hash}  {spec.title}" for spec in others]
     notes = plan.footnotes()
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
@@ -45,7 +45,7 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
 
 
 def describe_batches(plan: Plan, specs: Iterable[RunSpec]) -> list[str]:
-    """How the optimiser batches of runs are made here, a line for each way, its models behind it."""
+    """How optimiser batches are split on this machine, one line for each split, with its models."""
     models: dict[str, list[str]] = {}
     for spec in specs:
         if spec.method.trains:
@@ -57,7 +57,7 @@ def describe_batches(plan: Plan, specs: Iterable[RunSpec]) -> list[str]:
 
 
 def summarise(states: Sequence[RunState]) -> str:
-    """How many runs there are of each state, and what the open ones should take."""
+    """The number of runs in each state, and the estimated time for the open ones."""
     counts = Counter(state.state for state in states)
     text = f"runs: {len(states)} in all" + "".join(
         f", {counts[state]} {state}" for state in State if counts[state]
@@ -66,12 +66,12 @@ def summarise(states: Sequence[RunState]) -> str:
         return text
     seconds = expected_seconds(states)
     if seconds is None:
-        return f"{text}; no run is measured yet, so there is no estimate of the time"
-    return f"{text}; what is open should take {duration(seconds)} here"
+        return f"{text}; no time estimate, since no run is measured yet"
+    return f"{text}; open runs should take {duration(seconds)} on this machine"
 
 
 def _row(row: PlannedRow, by_hash: Mapping[str, RunState]) -> Iterator[str]:
-    """The row's size; its method's settings, above the first runs that have them; and its runs, by task."""
+    """The row's size, then its runs by task, below their method's settings."""
     size = f"{row.trainable_parameters:,} trained ({row.trainable_percent:.4g} %)"
     yield f"  {row.label}: {size}" + ("; not in the paper's table" if row.extra else "")
     above = ""
@@ -112,7 +112,7 @@ def _learning(spec: RunSpec) -> str:
 
 
 def _wrapped(line: str) -> str:
-    """The line in as many as it needs, the further ones indented."""
+    """The line wrapped to `_WIDTH`, with continuation lines indented."""
     if len(line) <= _WIDTH:
         return line
     indent = " " * (len(line) - len(line.lstrip()))

@@ -1,4 +1,4 @@
-"""Figure 3 and its table: ranks of the update by kind of layer, trained beside untrained."""
+"""Figure 3 and its table: ranks of the update by module name, trained and untrained."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ _MEASURES = {
     "effective": "effective rank",
     "stable": "stable rank",
 }
-"""Columns of the table, and what a panel's axis says."""
+"""Columns of the table, and the panels' titles."""
 
 
 def rank_table(found: Mapping[str, Iterable[RunRanks]], random: RandomRanks | None) -> pd.DataFrame:
-    """Means over layers and seeds, a line for each row, state, part of the update and kind of layer.
+    """Means over layers and seeds, one line per row, state, part of the update and module name.
 
     Args:
-        found: by a row's label, the ranks of its finished runs.
+        found: ranks of finished runs, by row label.
+        random: ranks of a random update; None leaves it out.
 
     Returns:
-        columns `row`, `state`, `part`, `module`, `layers`, `ceiling`, and one for each measure.
+        Columns `row`, `state`, `part`, `module`, `layers`, `ceiling`, and one for each measure.
     """
     groups: dict[tuple[str, str, str, str], list[Rank]] = {}
 
@@ -39,7 +40,7 @@ def rank_table(found: Mapping[str, Iterable[RunRanks]], random: RandomRanks | No
     for row, runs in found.items():
         for run in runs:
             add(row, "trained", run.trained)
-            # LoRA starts at zero, which has no rank to show.
+            # LoRA starts at zero, whose rank is 0 and not shown.
             add(row, "untrained", (rank for rank in run.untrained if rank.numerical))
     if random is not None:
         add(f"Random, r {random.factors}", "untrained", random.ranks)
@@ -55,9 +56,10 @@ def rank_table(found: Mapping[str, Iterable[RunRanks]], random: RandomRanks | No
 
 
 def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
-    """A panel for each measure, in percent of the ceiling: what stands near 100 could hardly be higher.
+    """Draw one panel per measure, in percent of the largest rank that the shapes allow.
 
-    Returns the files; none where nothing was analysed yet.
+    Returns:
+        The files; none if nothing is analysed yet.
     """
     if table.empty:
         return []
@@ -80,7 +82,7 @@ def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], label: str) -> None:
-    """Filled where trained and hollow where not, both at one height; the parts stand a little apart."""
+    """Draw filled markers for trained, hollow ones for untrained; parts have slightly different heights."""
     first = group.iloc[0]
     lora = first["row"] == "LoRA"
     color = "C0" if lora else _LOOKS[first["part"]][1]
@@ -97,5 +99,5 @@ def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], l
     )
 
 
-# Marker, colour and height of a part.
+# Marker, colour and vertical offset of each part.
 _LOOKS = {"update": ("o", "C1", -0.1), "magnitude": ("^", "C2", 0.1), "direction": ("s", "C3", 0.3)}

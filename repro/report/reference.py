@@ -1,6 +1,6 @@
-"""The committed results as one readable page, `results/README.md`: its generated parts, and what they link.
+"""The generated parts of `results/README.md`, the page of the committed results, and the pages they link.
 
-Sentences with a number in them are made here, from the data, so that they cannot outlive it.
+Sentences with numbers are generated from the data, so that they cannot become outdated.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from repro.runs.store import Store
 
 
 class ReferencePage:
-    """What the committed runs of a profile say.
+    """The committed runs of a profile as text.
 
     Args:
-        plans: by name, as `repro.runs.reference.reference_plans` gives them.
+        plans: by name, from `repro.runs.reference.reference_plans`.
     """
 
     def __init__(self, profile: Profile, plans: Mapping[str, Plan], store: Store) -> None:
@@ -49,11 +49,11 @@ class ReferencePage:
 
     @property
     def finished(self) -> list[str]:
-        """Experiments that have more than a run which they share with another one."""
+        """Experiments with at least two committed runs; a single one is shared with another experiment."""
         return [name for name, states in self.states.items() if len(_results(states)) > 1]
 
     def pages(self) -> dict[str, str]:
-        """The tables in full and the claims, by file name: what the page links."""
+        """The linked pages by file name: full tables, and the claims."""
         found = {f"{name}.md": to_markdown(self._table(name)) for name in self.finished}
         return found | {"claims.md": claims_page(self.ledger, self.scored, self.profile)}
 
@@ -72,12 +72,12 @@ class ReferencePage:
         return build_table(self.plans[name], self.states[name])
 
     def _measured(self, name: str) -> list[str]:
-        """The measured rows of a table that have a finished run, and where the rest stands."""
+        """A table's measured rows with a finished run, and a link to the full table."""
         if name not in self.finished:
-            return ["Its runs are not among the committed ones yet."]
+            return ["No runs are committed yet."]
         table = self._table(name)
         if self.plans[name].experiment.sweep:
-            return [*self._points(name, table), "", f"Every task, and the settings: {self._link(name)}."]
+            return [*self._points(name, table), "", f"All tasks and settings: {self._link(name)}."]
         groups = tuple(
             replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
             for group in table.groups
@@ -85,15 +85,15 @@ class ReferencePage:
         )
         rows = sum(len(group.rows) for group in table.groups if group.source == "measured")
         shown = sum(len(group.rows) for group in groups)
-        lacking = f" {rows - shown} of its {rows} rows have no committed run." if shown < rows else ""
-        note = f"With the paper's numbers, protocol, settings and footnotes: {self._link(name)}.{lacking}"
+        lacking = f" {rows - shown} of {rows} rows have no committed run." if shown < rows else ""
+        note = f"Full table with the paper's numbers, settings and notes: {self._link(name)}.{lacking}"
         return [*grid(replace(table, groups=groups)), "", *self._place(name, table), note]
 
     def _link(self, name: str) -> str:
         return f"[{name}](reference/tables/{self.profile.name}/{name}.md)"
 
     def _points(self, name: str, table: Table) -> list[str]:
-        """The averages of a sweep, a line for each curve, the highest of it in bold."""
+        """The averages of a sweep, one line per curve, with its highest in bold."""
         sweep = self.plans[name].experiment.sweep
         assert sweep is not None
         rows = {row.id: row for group in table.groups if group.source == "measured" for row in group.rows}
@@ -101,7 +101,7 @@ class ReferencePage:
         for row in self.plans[name].rows:
             estimate = rows[row.id].values.get(AVERAGE)
             if estimate is not None:
-                # What varies stands behind the last comma of a point's label.
+                # A point's label ends in a comma and the value that varies.
                 curve = row.label.rpartition(",")[0] if row.curve else row.label
                 place = flatten(row.specs[0].model_dump(mode="json"))[sweep.x] if row.curve else ""
                 curves.setdefault(curve, {})[f"{place:g}" if row.curve else ""] = estimate
@@ -116,11 +116,11 @@ class ReferencePage:
             seeds = min(estimate.runs for estimate in points.values())
             lines.append(f"| {curve} | {', '.join(shown).removeprefix(': ')} | {seeds} |")
         if widths:
-            lines += ["", f"The 95 % intervals of the averages have a half-width of up to {max(widths):.1f}."]
+            lines += ["", f"95 % intervals of the averages: at most ± {max(widths):.1f}."]
         return lines
 
     def _place(self, name: str, table: Table) -> list[str]:
-        """Where Dual LoRA stands by the average; nothing where there is no such row or no average."""
+        """Dual LoRA's rank by average; nothing without a Dual LoRA row or an average."""
         rows = {row.id: row for group in table.groups if group.source == "measured" for row in group.rows}
         averages = {
             row.label: estimate.mean
@@ -144,11 +144,11 @@ class ReferencePage:
         order = sorted(averages, key=lambda name: -averages[name])
         apart = " and ".join(f"{side} {', '.join(labels)}" for side, labels in told.items() if labels)
         place = order.index(label) + 1
-        first = f"; the first is {order[0]} ({averages[order[0]]:.1f})" if place > 1 else ""
+        first = f"; {order[0]} is first ({averages[order[0]]:.1f})" if place > 1 else ""
         return [
-            f"By the average, {label} ({averages[label]:.1f}) is number {place} of {len(order)}{first}. "
+            f"By average, {label} ({averages[label]:.1f}) is number {place} of {len(order)}{first}. "
             f"Paired over items and seeds, it is {apart or 'neither above nor below any other row'} by more "
-            "than the 95 % interval of the difference, which is not corrected for being several.",
+            "than the 95 % interval of the difference, without correction for multiple comparisons.",
             "",
         ]
 
@@ -158,7 +158,7 @@ class ReferencePage:
         return speed_table(self.speed).splitlines()
 
     def _runs(self) -> list[str]:
-        lines = ["| experiment | runs | seeds | where it ran |", "|---|---|---|---|"]
+        lines = ["| experiment | runs | seeds | hardware |", "|---|---|---|---|"]
         for name in self.finished:
             results = _results(self.states[name])
             seeds = sorted({int(result.spec["seed"]) for result in results})
@@ -176,7 +176,7 @@ class ReferencePage:
         return [
             *lines,
             "",
-            f"{len(every)} different runs, since tables share them; {hours:.1f} hours in all. Code: "
+            f"{len(every)} different runs, since tables share some; {hours:.1f} hours in total. Code: "
             f"{', '.join(commits)}. Versions: {'; '.join(versions)}.",
         ]
 
@@ -186,8 +186,8 @@ def _results(states: Sequence[RunState]) -> list[Result]:
 
 
 def _readings() -> list[str]:
-    """What the paper leaves open, and the reading that was used."""
-    lines = ["| left open | what is missing | the reading here |", "|---|---|---|"]
+    """What the paper leaves open, and the reading used here."""
+    lines = ["| where | what is missing | reading used here |", "|---|---|---|"]
     return lines + [
         f"| {item.where} | {_one_line(item.found)} | {_one_line(item.here)} |"
         for item in audit_items()
@@ -200,7 +200,7 @@ def _one_line(text: str) -> str:
 
 
 def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:
-    """The texts that `repro reference` writes, by their path below the results folder."""
+    """The texts that `repro reference` writes, by path, for the results folder `folder`."""
     readme = folder / "README.md"
     text = with_generated_parts(readme.read_text(encoding="utf-8"), page.parts(), "results/README.md")
     tables = folder / "reference" / "tables" / page.profile.name

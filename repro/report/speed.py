@@ -1,4 +1,4 @@
-"""`repro bench`'s figures as JSON, as a Markdown table and as a picture."""
+"""The measurements of `repro bench` as JSON, as a Markdown table and as a figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from repro.runs.store import write_json
 
 
 def write_speed(measured: Measured, results: Path) -> tuple[str, list[Path]]:
-    """Write all three below the results folder. Returns the table and the files."""
+    """Write all three to the results folder. Returns the table and the files."""
     path = speed_file(results)
     folder = path.parent
     table = speed_table(measured)
@@ -24,7 +24,7 @@ def write_speed(measured: Measured, results: Path) -> tuple[str, list[Path]]:
 
 
 def speed_table(measured: Measured) -> str:
-    """Ratios beside their targets, and where they were measured."""
+    """Ratios with their targets, and the hardware and versions they were measured on."""
     where = measured.environment
     versions = ", ".join(f"{name} {version}" for name, version in where.packages.items() if name != "gguf")
     rows = [_row(figure) for figure in measured.figures]
@@ -34,7 +34,7 @@ def speed_table(measured: Measured) -> str:
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"On {where.hardware}; cases took turns in one process. {versions}.",
+            f"On {where.hardware}, with cases interleaved in one process. {versions}.",
             "",
         ]
     )

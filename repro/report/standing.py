@@ -1,4 +1,4 @@
-"""The claims in short, for the page of the committed results: by verdict, each with what was found of it."""
+"""A summary of the claims for the page of the committed results, by verdict, with the finding of each."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from repro.analysis.claims import Scored, Verdict
 from repro.analysis.claims_on_paper import OnPaper
 from repro.report.claims import wanted_in_words
 
-# What a reader wants to know of a claim, by its verdict.
+# Headings and their verdicts, in order.
 _VERDICTS: dict[str, Verdict] = {
     "Reproduced at this scale": "reproduced",
     "Contradicted at this scale": "contradicted",
     "Equal within the margin": "equal",
-    "Tested, and not decided": "undecided",
-    "Settled by the formulas": "by formula",
+    "Tested, not decided": "undecided",
+    "Settled by formula": "by formula",
     "Not tested": "not tested",
 }
 
 
 def standing(scored: Sequence[Scored]) -> list[str]:
-    """Lines of Markdown. Statements about models that the profile does not have are counted, not listed."""
+    """Lines of Markdown. Claims about models that the profile does not have are counted, not listed."""
     lines = []
     for heading, verdict in _VERDICTS.items():
         found = [s for s in scored if s.verdict == verdict]
@@ -31,7 +31,7 @@ def standing(scored: Sequence[Scored]) -> list[str]:
         if untouched:
             models = dict.fromkeys(model for s in untouched for model in s.claim.models)
             told.append(
-                f"- {len(untouched)} statements are about single base models that this profile does not have "
+                f"- {len(untouched)} statements are about single base models that this profile does not run "
                 f"({', '.join(models)})."
             )
         lines += [*(told or ["- none"]), ""]
@@ -39,24 +39,24 @@ def standing(scored: Sequence[Scored]) -> list[str]:
 
 
 def on_paper(found: Sequence[OnPaper]) -> list[str]:
-    """What the paper's own tables say of its statements, in a sentence."""
+    """How many statements the paper's own tables support, in one sentence."""
     counts = Counter(one.verdict for one in found)
     close = sum(one.verdict == "supported" and any(pair.within_seeds for pair in one.pairs) for one in found)
     return [
-        f"On the paper's own tables (`make claims ARGS=--paper`) {counts['supported']} of the {len(found)} "
-        f"statements are supported, {counts['not supported']} are not, and of {counts['no number']} it "
-        f"prints no number. Of the supported ones {close} rest, in part, on a margin below the published "
+        f"The paper's own tables (`make claims ARGS=--paper`) support {counts['supported']} of the "
+        f"{len(found)} statements and do not support {counts['not supported']}; for {counts['no number']} "
+        f"they have no number. {close} of the supported ones rest, in part, on a margin below the published "
         "spread over seeds."
     ]
 
 
 def _found(s: Scored) -> str:
-    """What was measured or counted of a claim, in words."""
+    """What was measured or counted for a claim, in words."""
     reason = s.claim.unmeasured or s.claim.by_formula
     if reason:
         return f"{reason[0].upper()}{reason[1:]}."
     if not s.has_data:
-        return "Nothing of it is among the committed results yet."
+        return "No committed results yet."
     if s.facts and not s.tested:
         return _counted(s)
     return _timed(s) if s.claim.overhead else _compared(s)
@@ -86,13 +86,13 @@ def _compared(s: Scored) -> str:
     seeds = min(difference.runs for _, difference in differences)
     counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
     decide = wanted_in_words(s)
-    decide = f"; {decide} would decide it" if decide else ""
+    decide = f"; needed to decide: {decide}" if decide else ""
     claimed = max(t.at_least for t, _ in differences)
-    least = f", {claimed:g} or more claimed" if claimed else ""
+    least = f" (claimed: at least {claimed:g})" if claimed else ""
     if len(differences) == 1:
         t, difference = differences[0]
         width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
-        found = f"{t.better} less {t.worse}: {difference.mean:+.1f}{width} points{least}"
+        found = f"{t.better} minus {t.worse}: {difference.mean:+.1f}{width} points{least}"
     else:
         means = [difference.mean for _, difference in differences]
         found = (

@@ -1,4 +1,4 @@
-"""The figure of a sweep: curves over what varies, and lines for what does not."""
+"""The figure of a sweep: a curve for every row that varies, a horizontal line for every other row."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from repro.plans.spec import flatten
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.report.tables import Table, TableRow
 
-# An axis whose ends are further apart than this is drawn logarithmically.
+# The x axis is logarithmic if its largest value exceeds its smallest by more than this factor.
 _LOGARITHMIC = 15
-# More of them on an axis would run into each other; powers of ten stand there instead.
+# With more values than this their tick labels would overlap; the ticks are then powers of ten.
 _MOST_TICKS = 7
 
 
 def draw_sweep(plan: Plan, table: Table, folder: Path) -> list[Path]:
-    """The measured averages with their intervals, one panel a block, and one for what the paper prints.
+    """Draw the measured averages with their intervals, one panel per block, then the paper's values.
 
-    Returns the files; none where nothing was measured yet.
+    Returns:
+        The files; none if nothing is measured yet.
     """
     sweep = plan.experiment.sweep
     assert sweep is not None
@@ -63,7 +64,7 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
         if len(ticks) <= _MOST_TICKS:
             panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
             panel.set_xticks([], minor=True)
-    # Dual LoRA first: its look is then that of the other figures.
+    # Dual LoRA first, so that it looks as in the other figures.
     order = sorted(curves, key=lambda curve: not str(curve).startswith("dual_lora"))
     for index, points in enumerate(curves[curve] for curve in order):
         points.sort(key=lambda point: point[0])
@@ -72,11 +73,11 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
             [place for place, _ in points],
             [e.mean for e in estimates if e],
             yerr=[e.half_width or 0 for e in estimates if e],
-            # What varies stands behind the last comma of a point's label.
+            # A point's label ends in a comma and the value that varies.
             label=points[0][1].label.rpartition(",")[0],
             **_LOOKS[index % len(_LOOKS)],
         )
-    # The intervals of the lines stand beside the curves, behind the right end of the axis.
+    # The intervals of horizontal lines are drawn to the right of the curves.
     low, high = panel.get_xlim()
     for index, (_, row) in enumerate(flat):
         estimate = row.values[AVERAGE]
@@ -89,7 +90,7 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
 
 
 def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
-    """Dual LoRA's printed points at their rank, everything else as a line."""
+    """Draw Dual LoRA's printed points at their rank, other rows as horizontal lines."""
     others = 0
     for row in rows:
         estimate = row.values.get(AVERAGE)
@@ -105,13 +106,13 @@ def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
 
 
 def _line(panel: Any, height: float, label: str, index: int) -> str:
-    """Draw a line over the whole panel; its colour."""
+    """Draw a horizontal line across the panel. Returns its colour."""
     color = f"C{index}"
     panel.axhline(height, color=color, linestyle=_DASHES[index % len(_DASHES)], label=label)
     return color
 
 
-# Told apart without colour: by marker and by dash. As many as Table 1 has methods.
+# Distinct without colour, by marker and dash. Table 1's learning-rate sweep has eight methods.
 _LOOKS: list[dict[str, Any]] = [
     {"color": color, "marker": marker, "linestyle": dash, "capsize": 2, "markersize": 4, "elinewidth": 0.7}
     for color, marker, dash in [

@@ -1,4 +1,4 @@
-"""A table, ours above the paper's: what it holds. `repro.report.formats` writes it."""
+"""The content of a table, our rows above the paper's; `repro.report.formats` renders it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from repro.runs.result import Result
 from repro.runs.states import RunState
 
 GAIN = "gain"
-"""The column behind the average: it, less the untrained model's, paired over the same items."""
+"""The column after the average: the average minus the untrained model's, paired by item."""
 
 EXTRA = " †"
-"""Behind the label of a row that the paper's table does not have."""
+"""Follows the label of a row that the paper's table does not have."""
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of figures in percent; a hole is None, and a column that does not apply is absent.
+    """One row.
 
     Attributes:
-        runs: finished and expected runs, None for a row of the paper.
+        values: values by column, in the column's unit; a missing value is None, and a column that does not
+            apply is absent.
+        runs: finished and expected runs; None for a row of the paper.
         collapsed: columns in which at least one run gave every item the same answer.
-        averaged: the columns behind the average, where they are not all of the table's.
-        printed: of a row of the paper, the digits of every value.
-        bold: columns that the paper prints bold; of ours, none.
+        averaged: the columns in the average; None if it is over all of the table's.
+        printed: digits of every value of a row of the paper, by column.
+        bold: columns that the paper prints in bold; empty for our rows.
     """
 
     id: str
@@ -43,7 +45,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TableGroup:
-    """Rows under one heading; `source` is `measured` or `paper`, and a group is never of both."""
+    """Rows under one heading. `source` is `measured` or `paper`; a group never mixes the two."""
 
     heading: str
     source: str
@@ -56,9 +58,9 @@ class Table:
     """Everything that a rendering shows.
 
     Attributes:
-        columns: heading by a column's id.
+        columns: headings by column id.
         params: heading of the column of trained parameters.
-        decimals: of columns that are printed with more than one.
+        decimals: decimals of the columns that have other than one.
     """
 
     name: str
@@ -74,7 +76,7 @@ class Table:
 
 
 def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
-    """Collect a plan's finished runs; what is missing, failed or unreadable is a hole."""
+    """Build a plan's table from its finished runs. Values of other runs are missing (None)."""
     experiment, profile = plan.experiment, plan.profile
     results = {state.spec.hash: state.result for state in states}
     family = type(plan.rows[0].specs[0].benchmark)
@@ -111,7 +113,7 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
 
 
 _PARAMS_NOTE = {
-    "percent": "trained parameters of base and adapters together",
+    "percent": "trained parameters in percent of base and adapters together",
     "millions": "trained parameters in millions",
 }
 _PARAMS = {"percent": "Params (%)", "millions": "Params (M)"}
@@ -125,7 +127,7 @@ def _measured(
     columns: Sequence[str],
     untrained: Result | None,
 ) -> TableRow:
-    """A row from its finished runs. A column is a hole until one of its runs is done and could be scored."""
+    """A row from its finished runs. A value is missing until one of its runs is done and has a score."""
     trains = row.specs[0].method.trains
     values: dict[str, Estimate | None] = {c: None for c in columns if trains or c != GAIN}
     by_seed = {task: _scored(row, task, results) for task in tasks}
@@ -135,7 +137,7 @@ def _measured(
         if runs
     }
     values |= {task: mean_over_tasks([outcome]) for task, outcome in outcomes.items()}
-    # A mean over tasks is of the seeds that all of them have.
+    # A mean over tasks uses the seeds that all tasks have.
     seeds = sorted(set.intersection(*(set(by_seed[task]) for task in outcomes))) if outcomes else []
     if seeds:
         common = {task: [by_seed[task][seed] for seed in seeds] for task in outcomes}
@@ -164,7 +166,7 @@ def _measured(
 
 
 def _scored(row: PlannedRow, column: str, results: Mapping[str, Result | None]) -> dict[int, Result]:
-    """Finished runs behind a column, by seed, whose score is not missing."""
+    """Finished runs with a score in this column, by seed."""
     found = {spec.seed: results[spec.hash] for spec in row.specs_for(column)}
     return {
         seed: result
@@ -205,25 +207,25 @@ def _printed(row: PaperRow) -> TableRow:
 
 
 def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> list[str]:
-    """What a reader must know: models, data, protocol, seeds, and what the profile changed."""
+    """The notes below a table: models, data, protocol, seeds, and what the profile changes."""
     experiment, profile, first = plan.experiment, plan.profile, plan.rows[0].specs[0]
     seeds = sorted({spec.seed for spec in plan.runs.values()})
     notes = [
         f"Profile {profile.name}: {profile.purpose}.",
         f"Data and protocol: {first.benchmark.note}",
         f"Training: {_training(plan)}",
-        f"Seeds: {', '.join(map(str, seeds))}. 'runs' counts finished of expected runs; ± is a 95 % interval "
-        "over test items"
+        f"Seeds: {', '.join(map(str, seeds))}. 'runs' is finished/expected runs; ± is a 95 % interval over "
+        "test items"
         + (" and seeds." if len(seeds) > 1 else "; one seed says nothing about the spread between seeds."),
         f"{_PARAMS[experiment.params]}: {_PARAMS_NOTE[experiment.params]}, heads not counted.",
     ]
     if type(first.benchmark).averaged and any(not row.specs[0].method.trains for row in plan.rows):
-        notes.append("'vs Base' is the difference to the untrained model's average, paired item by item.")
+        notes.append("'vs Base' is the difference from the untrained model's average, paired by item.")
     if profile.family(experiment.family).model is not None:
         blocks = ", ".join(block.model for block in experiment.blocks)
         notes.append(
-            f"The profile puts {plan.rows[0].block} in the place of the paper's models ({blocks}), with the "
-            "union of their methods; its numbers stand beside the paper's to compare orders, not levels."
+            f"Stand-in: this profile runs {plan.rows[0].block} instead of the paper's models ({blocks}), "
+            "with the experiment's stand-in rows. Compare the order of methods with the paper's, not levels."
         )
     notes += plan.footnotes()
     notes += experiment.paper_notes
@@ -234,22 +236,22 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
         commits = sorted({_commit(result) for result in done})
         machines = sorted({result.environment.hardware for result in done})
         notes.append(
-            f"Measured with scorer version {', '.join(versions)}, code {', '.join(commits)}, "
+            f"Measured with scorer version {', '.join(versions)} and code {', '.join(commits)} "
             f"on {', '.join(machines)}."
         )
     if any(group.source == "paper" for group in groups):
         notes.append(
-            "Rows headed 'Paper' are quoted as printed, with its bold figures and dashes; none was measured."
+            "Rows under 'Paper' are quoted as printed, with bold and dashes; none of them was measured here."
         )
     if any(row.extra for row in plan.rows):
-        notes.append(f"{EXTRA.strip()} a row of this project; the paper's has none like it.")
+        notes.append(f"{EXTRA.strip()} added by this project; not in the paper's table.")
     if any(row.collapsed for group in groups for row in group.rows):
-        notes.append("* in at least one run every item of this task got the same answer.")
+        notes.append("* at least one run gave every item of this task the same answer.")
     return notes
 
 
 def _metrics(plan: Plan, done: Sequence[Result]) -> str:
-    """Every metric by its full name, with the columns that it stands in."""
+    """Every metric by its full name, with its columns."""
     columns: dict[str, list[str]] = {}
     for name, heading in plan.columns.items():
         for metric in dict.fromkeys(r.scores[name].metric for r in done if name in r.scores):
@@ -258,7 +260,7 @@ def _metrics(plan: Plan, done: Sequence[Result]) -> str:
 
 
 def _training(plan: Plan) -> str:
-    """The training in words; what rows or tasks do not share is left to `repro plan`."""
+    """The training in words; settings that differ between rows or tasks are "various", see `repro plan`."""
     trainings = [spec.training for row in plan.rows for spec in row.specs]
 
     def shared(name: str) -> str:

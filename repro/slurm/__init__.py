@@ -1,5 +1,5 @@
-"""Missing runs as SLURM arrays: a batch script, and SLURM's own commands.
+"""Submits missing runs as SLURM arrays, with a batch script and SLURM's own commands.
 
-Not submitit: it sends pickled functions where a script says the same to a person and to an administrator, and
-reads the states of its jobs from `sacct`, which many clusters lack.
+Not submitit: it submits pickled functions, while a script can be read, and it needs `sacct` for job states,
+which many clusters lack.
 """

@@ -1,4 +1,4 @@
-"""Which run is which task of which array."""
+"""Assigns runs to tasks of SLURM arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from repro.plans.spec import RunSpec
 
 @dataclass(frozen=True)
 class Place:
-    """A task of an array that is queued already."""
+    """A task of an array that is already queued."""
 
     job: str
     index: int
@@ -18,10 +18,10 @@ class Place:
 
 @dataclass(eq=False)
 class Array:
-    """Runs by their index, which follows the tasks of another array that have the same index.
+    """Runs by task index. Each task waits for the task with the same index in the array `after`.
 
     Attributes:
-        after: that other array, of the same submission or the id of one that is queued already.
+        after: an array of the same submission, or the id of an array that is already queued.
     """
 
     after: Array | str | None = None
@@ -29,14 +29,14 @@ class Array:
 
 
 def make_arrays(specs: Iterable[RunSpec], queued: Mapping[str, Place], longest: int) -> list[Array]:
-    """Lay out runs as arrays of at most `longest` tasks, in an order in which they can be submitted.
+    """Assign runs to arrays of at most `longest` tasks, in the order in which arrays must be submitted.
 
-    A run that starts from another has that one's index, for SLURM's `aftercorr`: a task waits for its like,
-    and for no other. Several that start from the same run are in as many arrays.
+    A run that starts from another run has the same index as that run, as SLURM's `aftercorr` requires. Runs
+    that start from the same run are therefore in different arrays.
 
     Args:
-        specs: a run follows the one that it starts from.
-        queued: where runs that are not among them wait or go on, by hash.
+        specs: a run comes after the run that it starts from.
+        queued: tasks of runs that are already queued, by hash.
     """
     arrays: list[Array] = []
     places: dict[str, tuple[Array | str, int]] = {
@@ -61,7 +61,7 @@ def make_arrays(specs: Iterable[RunSpec], queued: Mapping[str, Place], longest: 
 
 
 def indices(numbers: Sequence[int]) -> str:
-    """SLURM's words for the indices of an array: `0-3,7`."""
+    """Indices in the notation of SLURM's `--array`: `0-3,7`."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and number == spans[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""SLURM's own commands: squeue, sbatch, scancel, scontrol."""
+"""Wrappers of SLURM's commands squeue, sbatch, scancel and scontrol."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 
 from repro.config import ConfigError
 
-# SLURM's own default.
+# SLURM's default for MaxArraySize.
 DEFAULT_LONGEST_ARRAY = 1001
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of an array that waits or runs.
+    """A queued or running task of an array.
 
     Attributes:
-        name: of its array.
-        state: SLURM's word, for instance PENDING.
-        reason: why it is in that state, as far as SLURM says.
+        name: name of its array.
+        job: id of its array.
+        state: SLURM's state, for instance PENDING.
+        reason: SLURM's reason for the state.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Task:
 
 
 def answers() -> bool:
-    """Whether there is a SLURM, and its controller is awake."""
+    """Whether SLURM is installed and its controller responds."""
     return (
         shutil.which("scontrol") is not None
         and not subprocess.run(
@@ -48,12 +49,12 @@ def answers() -> bool:
 
 
 def queue() -> list[Task]:
-    """This user's array tasks that wait or run.
+    """This user's queued and running array tasks.
 
     Raises:
         ConfigError: SLURM does not answer.
     """
-    # Without -t: the states in which a task still holds or wants resources. -r: one line a task.
+    # Without --states squeue lists tasks that hold or wait for resources. --array: one line per task.
     lines = _slurm("squeue", "--noheader", "--array", "--me", "--format=%j|%F|%K|%T|%r").splitlines()
     fields = [line.strip().split("|") for line in lines]
     return [
@@ -64,21 +65,22 @@ def queue() -> list[Task]:
 
 
 def submit(script: Path, after: str | None) -> str:
-    """Hand a script to SLURM and return the id of its job.
+    """Submit a script and return the job id.
 
     Args:
-        after: id of the array whose tasks each of these tasks waits for; one whose like fails is cancelled.
+        after: id of an array; each task waits for the task of it with the same index, and is cancelled if
+            that one fails.
 
     Raises:
-        ConfigError: SLURM does not take it.
+        ConfigError: SLURM rejects it.
     """
     waiting = [f"--dependency=aftercorr:{after}", "--kill-on-invalid-dep=yes"] if after else []
-    # --parsable: the id, and behind a semicolon the cluster's name where there are several.
+    # --parsable prints the id, with several clusters followed by a semicolon and the cluster's name.
     return _slurm("sbatch", "--parsable", *waiting, str(script)).strip().split(";")[0]
 
 
 def cancel(tasks: Sequence[Task]) -> None:
-    """End tasks, whether they wait or run.
+    """Cancel queued or running tasks.
 
     Raises:
         ConfigError: SLURM does not answer.
@@ -87,7 +89,7 @@ def cancel(tasks: Sequence[Task]) -> None:
 
 
 def longest_array() -> int:
-    """How many tasks the cluster allows in an array.
+    """The maximum number of tasks in an array on this cluster.
 
     Raises:
         ConfigError: SLURM does not answer.
@@ -97,15 +99,15 @@ def longest_array() -> int:
 
 
 def restarts() -> int:
-    """How often SLURM has started this task before."""
+    """How often SLURM has restarted this task."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
 def requeue_this_task() -> bool:
-    """Put the task that this process is back into the queue, alone.
+    """Requeue the array task that this process belongs to.
 
     Returns:
-        False if this process is none, or was ended for good.
+        False if this process is not an array task, or its task was cancelled.
 
     Raises:
         ConfigError: SLURM does not answer.
@@ -113,8 +115,8 @@ def requeue_this_task() -> bool:
     if "SLURM_ARRAY_JOB_ID" not in os.environ:
         return False
     task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    # A task that is told in advance, of its limit or of a preemption, still runs. One that was cancelled gets
-    # the same signal, but is COMPLETING by then, and must not come back.
+    # Before a time limit or a preemption the task is still RUNNING. A cancelled task gets the same signal,
+    # but is COMPLETING by then, and must not be requeued.
     if _slurm("squeue", "--noheader", f"--jobs={task}", "--format=%T").strip() != "RUNNING":
         return False
     _slurm("scontrol", "requeue", task)

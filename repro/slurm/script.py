@@ -14,12 +14,12 @@ from repro.slurm.arrays import indices
 def batch_script(
     runs: Mapping[int, RunSpec], *, name: str, logs: Path, cluster: Cluster, command: Sequence[str]
 ) -> str:
-    """A script for sbatch, one run a task.
+    """A script for sbatch with one run per task.
 
     Args:
-        runs: by index.
-        logs: folder of the tasks' logs, which exists.
-        command: executes a run whose hash is put behind it.
+        runs: by task index.
+        logs: existing folder for the tasks' logs.
+        command: command that executes a run; the run's hash is appended.
     """
     limit = f"%{cluster.concurrent}" if cluster.concurrent else ""
     options = {
@@ -33,14 +33,14 @@ def batch_script(
         "--cpus-per-task": cluster.cpus,
         "--mem": cluster.memory,
         "--gpus": None if cluster.gpus == "0" else cluster.gpus,
-        # B: to this script, which the run takes the place of.
+        # B: signal the batch script only, whose process the run replaces by exec.
         "--signal": f"B:USR1@{cluster.notice}",
     }
     given = [f"{key}={shlex.quote(str(value))}" for key, value in options.items() if value is not None]
     lines = [
         "#!/usr/bin/env bash",
-        "# Written by `repro submit`. What a task asks for stands in the profile's section `cluster`.",
-        # A run that is requeued goes on in the same log.
+        "# Written by `repro submit`. The requested resources come from the profile's `cluster` section.",
+        # A requeued run appends to the same log.
         *(f"#SBATCH {option}" for option in [*given, "--requeue", "--open-mode=append", *cluster.options]),
         "set -euo pipefail",
         "",

@@ -1,7 +1,7 @@
-"""What was submitted, and where it stands.
+"""Submitted arrays, and the state of their runs.
 
-An array has a folder with its script, its logs and the list of its runs. The list is written before SLURM
-gets the script, and is found again by the array's name: a submission that breaks off at any point is known.
+Each array has a folder with its script, logs and list of runs. The list is written before the script is
+submitted and found by the array's name, so an interrupted submission is not lost.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from repro.runs.states import RunState, State
 from repro.runs.store import read_json, write_json
 from repro.slurm.commands import Task
 
-# Enough for the last lines of a log, among them an error of SLURM's.
+# Bytes read from the end of a log: enough for its last lines, including an error message of SLURM.
 _LOG_END = 4096
 
 
 class Submission(Frozen):
-    """An array: its name, when it was written, and the hashes of its runs by index."""
+    """An array: its name, when it was written (ISO, UTC), and the hashes of its runs by task index."""
 
     name: str
     written: str
@@ -35,20 +35,20 @@ class Submission(Frozen):
 
 
 class Submissions:
-    """The arrays whose folders lie below one folder."""
+    """All arrays below one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one process submits at a time; others wait."""
+        """Lock that lets one process submit at a time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
             yield
 
     def new_name(self, experiment: str, profile: str) -> str:
-        """A name that no other array has, of whichever user or clone."""
+        """A unique array name, also across users and clones."""
         return f"repro-{experiment.replace('/', '-')}-{profile}-{secrets.token_hex(4)}"
 
     def script(self, name: str) -> Path:
@@ -58,10 +58,10 @@ class Submissions:
         return self.folder / name / f"{index}.log"
 
     def write(self, name: str, runs: Mapping[int, RunSpec], script: str) -> None:
-        """Write down an array that is about to be submitted."""
+        """Record an array before it is submitted."""
         hashes = {index: spec.hash for index, spec in runs.items()}
         written = datetime.now(UTC)
-        # The last of a run's logs is the one that counts, also where the clock was set back in between.
+        # A run's state is read from its latest log, so the order must hold even if the clock was set back.
         for earlier in self.all()[-1:]:
             written = max(written, datetime.fromisoformat(earlier.written) + timedelta(microseconds=1))
         stamp = written.isoformat(timespec="microseconds")
@@ -69,20 +69,19 @@ class Submissions:
         self.script(name).write_text(script, encoding="utf-8")
 
     def all(self) -> list[Submission]:
-        """Every array, the oldest first; without those whose list of runs cannot be understood."""
+        """All arrays with a readable list of runs, oldest first."""
         found = []
         for path in self.folder.glob("*/runs.json"):
-            with suppress(
-                ConfigError
-            ):  # it only tells where the logs are; one that is queued is another matter
+            # The list is needed here only to find logs; `queued` raises if a queued array's is unreadable.
+            with suppress(ConfigError):
                 found.append(read_json(path, Submission))
         return sorted((item for item in found if item is not None), key=lambda item: item.written)
 
     def queued(self, tasks: Sequence[Task]) -> dict[str, Task]:
-        """The tasks that hold runs of these arrays, by the run's hash.
+        """Tasks that belong to these arrays, by the hash of their run.
 
         Raises:
-            ConfigError: the list of runs of an array that is queued cannot be understood.
+            ConfigError: the list of runs of a queued array is unreadable.
         """
         remedy = "end its tasks with scancel and delete it"
         names = {task.name for task in tasks}
@@ -94,7 +93,7 @@ class Submissions:
         }
 
     def joined(self, states: Sequence[RunState], tasks: Sequence[Task]) -> list[RunState]:
-        """States of the store, with what SLURM's queue says of the runs that are not done."""
+        """The store's states, updated from SLURM's queue for runs that are not done."""
         queued, logs = self.queued(tasks), self._last_logs()
         return [_joined(state, queued.get(state.spec.hash), logs.get(state.spec.hash)) for state in states]
 
@@ -102,7 +101,7 @@ class Submissions:
         return self.folder / name / "runs.json"
 
     def _last_logs(self) -> dict[str, Path]:
-        """The log of each run's last task, by hash."""
+        """Each run's latest log, by hash."""
         return {hash: self.log(item.name, index) for item in self.all() for index, hash in item.runs.items()}
 
 
@@ -111,19 +110,19 @@ def _joined(state: RunState, task: Task | None, log: Path | None) -> RunState:
         return state
     last = _last_line(log) if log else ""
     if task is not None and task.state == "PENDING":
-        # SLURM's "None": its scheduler has not looked at the task yet.
+        # Reason "None": the scheduler has not looked at the task yet.
         reason = "" if task.reason == "None" else f": {task.reason}"
         return replace(state, state=State.PENDING, detail=f"task {task.id}{reason}")
     if task is not None:
         return replace(state, state=State.RUNNING, detail=f"task {task.id}: {last}".rstrip(": "))
-    # A task that never began, because it was cancelled or waited in vain, leaves its run just missing.
+    # Without a log the task never started (it was cancelled, or the run it waited for failed): still missing.
     if state.state is State.MISSING and log is not None and log.exists():
         return replace(state, state=State.LOST, detail=f"{last} ({os.path.relpath(log)})".lstrip())
     return state
 
 
 def _last_line(log: Path) -> str:
-    """The last line that says something; empty where there is none yet."""
+    """The log's last line that is not blank; empty if there is none."""
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""From a plan's missing runs to arrays in the queue."""
+"""Submits a plan's missing runs to SLURM."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from repro.slurm.submissions import Submissions
 
 @dataclass(frozen=True)
 class Submitted:
-    """An array, as it was or would be submitted.
+    """An array that was submitted, or would be in a dry run.
 
     Attributes:
-        job: SLURM's id of it; None where it was not submitted.
-        after: what its tasks wait for, task by task: a job's id, or the name of an array without one.
+        job: SLURM's job id; None in a dry run.
+        after: job id (in a dry run, name) of the array whose tasks these tasks wait for, index by index.
     """
 
     name: str
@@ -43,20 +43,20 @@ def submit(
     retry_failed: bool = False,
     dry_run: bool = False,
 ) -> Iterator[Submitted]:
-    """Submit the runs of a plan that are neither done nor queued, as arrays with one run a task.
+    """Submit the runs of a plan that are neither done nor queued, as arrays with one run per task.
 
     Args:
-        cluster: what a run asks for; those that ask for the same share arrays.
-        command: executes a run whose hash is put behind it.
-        retry_failed: those that failed as well.
+        cluster: resources of a run; runs with the same resources share arrays.
+        command: command that executes a run; the run's hash is appended.
+        retry_failed: submit failed runs as well.
         dry_run: write and submit nothing; works without SLURM.
 
     Raises:
-        ConfigError: SLURM does not answer, or does not take an array.
+        ConfigError: SLURM does not answer, or rejects an array.
     """
     with nullcontext() if dry_run else submissions.locked():
         alone = dry_run and not commands.answers()
-        # Before the store: a run that ends in between is found in one of them.
+        # Read the queue before the store, so that a run that ends in between is seen in one of them.
         queued = {} if alone else submissions.queued(commands.queue())
         states = run_states(plan, store)
         places = {hash: Place(task.job, task.index) for hash, task in queued.items()}
@@ -64,7 +64,7 @@ def submit(
         ids: dict[Array, str] = {}
         longest = commands.DEFAULT_LONGEST_ARRAY if alone else commands.longest_array()
         alike: dict[Cluster, list[RunSpec]] = {}
-        for spec in specs:  # a run and the one that it starts from have the same model, and so the same needs
+        for spec in specs:  # a run and the run it starts from share the model, and so the resources
             alike.setdefault(cluster(spec), []).append(spec)
         arrays = [
             (needs, array) for needs, runs in alike.items() for array in make_arrays(runs, places, longest)
@@ -90,7 +90,7 @@ def submit(
 def to_submit(
     states: Sequence[RunState], queued: Mapping[str, Place], *, retry_failed: bool
 ) -> Iterator[RunSpec]:
-    """The runs to execute that are not queued, without those that start from a run which nobody will make."""
+    """The runs to execute that are not queued, except those that start from a run that will not exist."""
     coming = {state.spec.hash for state in states if state.state is State.DONE} | queued.keys()
     for spec in to_execute(states, retry_failed=retry_failed):
         if spec.hash not in queued and (spec.init_from is None or spec.init_from.run.hash in coming):

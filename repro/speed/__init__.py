@@ -1,1 +1,1 @@
-"""How fast the project is, in ratios that carry over from one machine to another."""
+"""The speed benchmark, in ratios that are comparable between machines."""

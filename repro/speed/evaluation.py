@@ -1,7 +1,7 @@
-"""Evaluation under `cloze` against lm-evaluation-harness (`lm-eval`), its `hf` model, on the same items.
+"""Evaluation under `cloze` compared with lm-evaluation-harness (`lm-eval`, `hf` model), on the same items.
 
-The items are given to it as a task of its own kind, `multiple_choice`, with its metrics `acc` and `acc_norm`.
-Its batch is 16 requests. Loading of data is in neither time, tokenisation and scoring are in both.
+lm-eval gets the items as `multiple_choice` tasks with its metrics `acc` and `acc_norm`, in batches of 16
+requests. Both times include tokenisation and scoring, and exclude loading the data.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
 from repro.training.context import RunContext
 
-# Items of each of the eight tasks.
+# Items per task, of eight tasks.
 _ITEMS = 4
 
 
 def figures(small: bool = False) -> Iterator[Measurement]:
-    """Items per second over lm-eval's.
+    """Items per second, relative to lm-eval's.
 
     Raises:
         ConfigError: lm-eval is not installed.
-        RuntimeError: its accuracies are others than ours.
+        RuntimeError: its accuracies differ from ours.
     """
     spec, execution = lora_run(small)
     model, tokenizer = BaseModels().checkout(spec.model, "causal_lm", "fp32")
@@ -70,22 +70,22 @@ def figures(small: bool = False) -> Iterator[Measurement]:
         target=2.0,
         higher_is_better=True,
         note=f"{len(records) / times['ours'].median:.1f} against {len(records) / times['theirs'].median:.1f} "
-        "items per second, equal accuracies",
+        "items per second, same accuracies",
     )
 
 
 class _Theirs:
-    """lm-eval's model around the same weights, and its tasks around the same items."""
+    """lm-eval with the same weights and the same items."""
 
     def __init__(self, model: Any, tokenizer: Any, benchmark: Commonsense, records: list[Record]) -> None:
-        # Read when `datasets` is imported, which lm-eval does: it looks nothing up.
+        # Read when lm-eval imports `datasets`, to keep it from accessing the network.
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
         try:
             from lm_eval.models.huggingface import HFLM
             from lm_eval.tasks import get_task_dict
         except ImportError as error:
             raise ConfigError(
-                "the bench of evaluation needs lm-evaluation-harness; pip install 'dual-lora-repro[bench]'"
+                "the evaluation benchmark needs lm-evaluation-harness; pip install 'dual-lora-repro[bench]'"
             ) from error
         with quiet_libraries():
             self._model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16, device="cpu")
@@ -96,7 +96,7 @@ class _Theirs:
 
         with quiet_libraries():
             found = evaluate(self._model, self._tasks, bootstrap_iters=0, log_samples=False)
-        assert found is not None  # None on the other ranks of many processes
+        assert found is not None  # None only on ranks other than 0
         return {
             task: 100 * next(value for name, value in metrics.items() if name.startswith("acc"))
             for task, metrics in found["results"].items()
@@ -104,7 +104,7 @@ class _Theirs:
 
 
 def _task(benchmark: Commonsense, task: str, records: list[Record]) -> Any:
-    """The records of a task as lm-eval's `multiple_choice`, our contexts and continuations in it."""
+    """The records of a task as an lm-eval `multiple_choice` task with our contexts and continuations."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
@@ -112,7 +112,7 @@ def _task(benchmark: Commonsense, task: str, records: list[Record]) -> Any:
     rows = []
     for record in (record for record in records if record.task == task):
         item = protocol.options(record)
-        # lm-eval puts the space in front itself, and divides by the characters behind it.
+        # lm-eval adds the leading space itself, and normalises by the number of characters after it.
         rows.append(
             {"context": item.context, "choices": [c[1:] for c in item.continuations], "gold": record.gold}
         )

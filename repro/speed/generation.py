@@ -1,6 +1,6 @@
-"""Answers by `generate` against transformers' `model.generate`, a prompt at a time, the same beam search.
+"""`generate` compared with transformers' `model.generate` at one prompt at a time, with the same beam search.
 
-The prompts stand beside each other in the test set's order by length, as those of a run's batch do.
+The prompts are neighbours in the test set sorted by length, as in a run's batch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PROMPTS = 8
 
 
 def figures(small: bool = False) -> Iterator[Measurement]:
-    """Prompts per second over `model.generate`'s at batch 1.
+    """Prompts per second, relative to `model.generate` at batch size 1.
 
     Raises:
-        RuntimeError: more than one text differs; of so many, one may by a near tie.
+        RuntimeError: more than one text differs; one may differ because of a near tie.
     """
     spec, _ = lora_run(small)
     model, tokenizer = BaseModels().checkout(spec.model, "causal_lm", "fp32")
@@ -45,7 +45,7 @@ def figures(small: bool = False) -> Iterator[Measurement]:
     def theirs() -> None:
         texts["theirs"] = [_alone(model, tokenizer, prompt, protocol) for prompt in prompts]
 
-    # Without a warm-up, which would cost half a minute; only the first round has what it would hide.
+    # No warm-up, which would take half a minute; only the first round includes start-up effects.
     times = take_turns({"theirs": theirs, "ours": ours}, rounds=1 if small else 3, warm_up=0)
     differ = sum(a != b for a, b in zip(texts["ours"], texts["theirs"], strict=True))
     if differ > 1:
@@ -64,7 +64,7 @@ def figures(small: bool = False) -> Iterator[Measurement]:
 @torch.inference_mode()
 def _alone(model: Any, tokenizer: Any, prompt: tuple[int, ...], protocol: GenerateSettings) -> str:
     input_ids = torch.tensor([prompt])
-    model.generation_config = GenerationConfig()  # no temperature of the checkpoint's, as in a run
+    model.generation_config = GenerationConfig()  # without the checkpoint's temperature, as in a run
     output = model.generate(
         input_ids=input_ids,
         attention_mask=torch.ones_like(input_ids),

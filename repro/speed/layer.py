@@ -1,7 +1,7 @@
-"""One adapted linear layer, forward and backward, held against the matrix products it cannot do without.
+"""One adapted linear layer, forward and backward, compared with the matrix products that it requires.
 
-Dual LoRA's gradients need the whole of G = dL/d(dW), which is a third product of the size of the layer's two
-others, as a trainable weight has it: that layer is the floor. LoRA needs no third product.
+Dual LoRA's gradients need all of G = dL/dΔW, a third matrix product as large as the layer's two others. A
+layer with a trainable weight has the same three products and is the lower bound. LoRA needs only two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Shape(Frozen):
-    """`tokens` rows through a map of `width` to `width`, adapted at rank `rank`, or two of half that."""
+    """`tokens` rows through a (`width`, `width`) layer, adapted at rank `rank` or at two ranks of half that."""
 
     tokens: int
     width: int
@@ -45,7 +45,7 @@ _MIDDLE = Shape(tokens=1024, width=2048, rank=32, precision="fp32")
 
 
 class _Model(nn.Module):
-    """A linear map that peft can put an adapter on."""
+    """A linear layer inside a model, as peft requires."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _Model(nn.Module):
 
 
 def adapter_configs(rank: int) -> dict[str, PeftConfig]:
-    """Adapters of equal size, without dropout."""
+    """Adapters of about equal size, without dropout."""
     half = rank // 2
     target: dict[str, Any] = {"target_modules": ["map"]}
     return {
@@ -72,7 +72,7 @@ WITHOUT_KERNELS = "Dual LoRA in torch"
 
 
 def passes(shape: Shape) -> dict[str, Callable[[], None]]:
-    """Forward and backward of the floor, of a layer that trains nothing, and of every adapter, by name."""
+    """Forward and backward pass by name: of the lower bound, of a frozen layer and of every adapter."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape.tokens, shape.width, generator=generator).to(_DTYPES[shape.precision])
     upstream = torch.randn(shape.tokens, shape.width, generator=generator).to(x.dtype)
@@ -80,7 +80,7 @@ def passes(shape: Shape) -> dict[str, Callable[[], None]]:
     models: dict[str, nn.Module] = {FLOOR: copy.deepcopy(base), "frozen": copy.deepcopy(base)}
     models["frozen"].requires_grad_(False)
     for name, config in adapter_configs(shape.rank).items():
-        # Adapters in the precision of the weight, the cheapest way; Dual LoRA's factors are in fp32 always.
+        # Adapters have the precision of the weight, which is cheapest; Dual LoRA's factors are always fp32.
         wrapped = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=name == "Dual LoRA")
         models[name] = wrapped.train()
     return {name: _pass(model, x, upstream) for name, model in models.items()}
@@ -107,7 +107,7 @@ def _pass(model: nn.Module, x: Tensor, upstream: Tensor) -> Callable[[], None]:
 
 
 def kept_bytes(run: Callable[[], Any]) -> int:
-    """Bytes of the tensors that a forward pass keeps for its backward pass, each storage once."""
+    """Bytes of the tensors saved for the backward pass, each storage counted once."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -121,9 +121,9 @@ def kept_bytes(run: Callable[[], Any]) -> int:
 
 
 def counted_flops(run: Callable[[], None]) -> int:
-    """Operations of the matrix products of a pass, as torch counts them.
+    """FLOPs of a pass's matrix products, by torch's counter.
 
-    It sees torch's own operations alone, so torch computes the update for it.
+    The counter sees only torch's own operations, so the compiled kernels are switched off.
     """
     with backend.torch_only(), FlopCounterMode(display=False) as counter:
         run()
@@ -131,7 +131,7 @@ def counted_flops(run: Callable[[], None]) -> int:
 
 
 def figures(small: bool = False) -> Iterator[Measurement]:
-    """Dual LoRA against the floor, peft's HiRA and LoRA; merged, against the plain layer."""
+    """Dual LoRA relative to the lower bound, peft's HiRA and LoRA; merged, relative to the plain layer."""
     rounds = 2 if small else 15
     for shape in _SMALL if small else _SHAPES:
         every = passes(shape)
@@ -171,12 +171,12 @@ def _merged(shape: Shape, rounds: int) -> Measurement:
         name="Dual LoRA merged / plain, forward",
         at=str(shape),
         ratio=ratio(times["merged"], times["plain"]),
-        note="the same module, a torch.nn.Linear",
+        note="both are a torch.nn.Linear",
     )
 
 
 def points(small: bool = False) -> Iterator[Point]:
-    """Time and kept memory of every adapter and of the floor, along the tokens and along the rank."""
+    """Time and saved memory of every adapter and of the lower bound, over tokens and over ranks."""
     along = [_MIDDLE.model_copy(update={"tokens": tokens}) for tokens in (256, 512, 2048)]
     along += [_MIDDLE.model_copy(update={"rank": rank}) for rank in (8, 16, 64)]
     for shape in _SMALL if small else [_MIDDLE, *along]:

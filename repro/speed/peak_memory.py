@@ -1,4 +1,4 @@
-"""Memory of a step: of the tensors that are alive at once, whatever the allocator makes of them."""
+"""Peak memory of tensors that are alive at the same time, independent of the allocator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Alive(TorchDispatchMode):
-    """Sees the result of every operation, also of those in a backward pass on a CPU."""
+    """Tracks the results of all operations, including those of a backward pass on a CPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _Alive(TorchDispatchMode):
 
 
 def peak_bytes(work: Callable[[], object], held: Iterable[Tensor]) -> int:
-    """Most bytes of tensors alive at once while `work` is done on the CPU, those in `held` included."""
+    """Peak bytes of live tensors while `work` runs on the CPU, including those in `held`."""
     with _Alive() as alive:
         alive.watch(held)
         work()

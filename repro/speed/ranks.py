@@ -1,4 +1,4 @@
-"""The analysis of an update's rank against LAPACK's singular values of the same matrix, both in fp64."""
+"""The rank analysis of an update compared with LAPACK's singular values of the same matrix, in fp64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from repro.speed.timing import ratio, take_turns
 
 
 def figures(small: bool = False) -> Iterator[Measurement]:
-    """The time of a matrix's ranks over that of its singular values alone."""
+    """Time of a matrix's ranks, relative to the time of its singular values."""
     size = 64 if small else 2048
     matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     times = take_turns(

@@ -1,4 +1,4 @@
-"""The run that the benches of training, evaluation and generation are about: LoRA as Table 1 has it."""
+"""The run used by the benchmarks of training, evaluation and generation: LoRA from Table 1."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Precision = Literal["fp32", "bf16"]
 
 
 def lora_run(small: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execution]:
-    """Table 1's LoRA row on the laptop profile's SmolLM2-135M, and how it is executed.
+    """Table 1's LoRA row under the laptop profile (SmolLM2-135M), and its execution settings.
 
-    `small` takes the smoke profile's tiny model, which proves the path and says nothing of speed.
+    Args:
+        small: use the smoke profile's tiny model, to test the benchmark itself.
     """
     profile = load_profile("smoke" if small else "laptop")
     planned = expand(load_experiment("table1"), profile).only(["lora"])
@@ -28,5 +29,5 @@ def lora_run(small: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execu
     execution = profile.execution_for("commonsense", spec.model.name).model_copy(
         update={"wandb": False, "diagnostics": 0, "accelerator": "cpu"}
     )
-    # Built anew: a copy would keep the hash of what it was copied from.
+    # A new object, since `model_copy` would keep the cached hash.
     return RunSpec.model_validate(spec.model_dump() | {"training": training.model_dump()}), execution

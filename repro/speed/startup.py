@@ -1,4 +1,4 @@
-"""What is paid before anything trains: a command's start, and a run's fixed cost, over their bounds."""
+"""Fixed costs: the start-up time of commands, and a run's time outside training, relative to limits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from repro.runs.store import Store
 from repro.speed.runs import lora_run
 from repro.speed.timing import Times, take_turns
 
-# Seconds.
+# Limits in seconds.
 _COMMANDS = {"--help": 0.5, "plan table1": 2.0, "status table1": 2.0, "render table1": 2.0}
 _RUN = 3.0
 
 
 def figures(small: bool = False) -> Iterator[Measurement]:
-    """Seconds over the bound: of the commands, each in a process of its own, then of a run."""
+    """Seconds over the limit: of commands, each in its own process, then of a run."""
     with tempfile.TemporaryDirectory() as results:
         cases = {command: _Command(command, results) for command in _COMMANDS}
         times = take_turns(cases, rounds=1 if small else 5)
@@ -54,7 +54,7 @@ class _Command:
 
 
 def _fixed(small: bool) -> Times:
-    """Seconds of a run besides training and predictions, a seed each, without the first, which imports."""
+    """Seconds of runs outside training and prediction, one per seed; the first, which imports, is dropped."""
     spec, execution = lora_run(small)
     few = {"train_per_task": 2, "test_per_task": 4, "validation_size": 0}
     bases = BaseModels()

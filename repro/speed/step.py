@@ -1,9 +1,9 @@
-"""A training step of a whole model under LoRA, DoRA, HiRA and Dual LoRA: the paper's claim about time.
+"""A training step of a whole model under LoRA, DoRA, HiRA and Dual LoRA, to test the paper's claim about time.
 
-The paper says that Dual LoRA costs less than 5 % more than LoRA, and does not say how LoRA was run. Two
-readings are measured: LoRA without dropout, the cheapest way, and with the dropout of 0.05 that the scripts
-have from which the paper's baselines come. Gradient checkpointing makes both methods compute each block's
-forward pass twice, which brings the ratio down; memory is compared under it.
+The paper claims less than 5 % more time than LoRA, but not how LoRA was run. Two readings are measured: LoRA
+without dropout, which is cheapest, and with dropout 0.05, as in the scripts behind the paper's baselines.
+Gradient checkpointing computes each block's forward pass twice under both methods, which lowers the ratio;
+memory is compared with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from repro.speed.timing import ratio, take_turns
 from repro.training.context import RunContext
 
 CLAIMED = 1.05
-# Of the peak memory under LoRA: nothing dense may be kept, of ΔW a block at a time is there.
+# Limit on peak memory relative to LoRA: no dense ΔW is kept, only one block of it exists at a time.
 MEMORY = 1.05
 
 
@@ -63,14 +63,14 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
 
     def peak_bytes(self) -> int:
-        """Of weights, optimiser state and a step, which must not be the first."""
+        """Peak bytes of weights, optimiser state and one step. Call it after a first step."""
         states = (value for state in self._optimizer.state.values() for value in state.values())
         tensors = (value for value in states if isinstance(value, torch.Tensor))
         return peak_bytes(self, [*self.model.parameters(), *self.model.buffers(), *tensors])
 
 
 def steps(profile: str) -> dict[str, Step]:
-    """By the row's label, and what is different about it."""
+    """The measured steps, by method and variant."""
     planned = expand(load_experiment("table1"), load_profile(profile))
     specs = {row.id: row.specs[0] for row in planned.rows}
     bases = BaseModels()
@@ -94,9 +94,9 @@ def steps(profile: str) -> dict[str, Step]:
 
 
 def figures(small: bool = False) -> Iterator[Measurement]:
-    """Dual LoRA's step over LoRA's in both readings and over the others'; memory over LoRA's."""
+    """Time of Dual LoRA's step relative to LoRA's (both readings), DoRA's and HiRA's; memory to LoRA's."""
     profile = "smoke" if small else "laptop"
-    at = f"Table 1's model and batch under the profile {profile}"
+    at = f"Table 1's model and batch, profile {profile}"
     cases = steps(profile)
     times = take_turns(cases, rounds=2 if small else 5)
     pairs = [("Dual LoRA", other) for other in ("LoRA", "LoRA, dropout 0.05", "DoRA", "HiRA")]
@@ -108,7 +108,7 @@ def figures(small: bool = False) -> Iterator[Measurement]:
             ratio=ratio(times[one], times[other]),
             target=CLAIMED if claimed else None,
             note=f"{times[one].median:.2f} s against {times[other].median:.2f} s"
-            + ("; the bound is the paper's claim" if claimed else ""),
+            + ("; the target is the paper's claim" if claimed else ""),
         )
     peaks = [cases[f"{name}, checkpointing"].peak_bytes() for name in ("Dual LoRA", "LoRA")]
     yield Measurement(

@@ -1,16 +1,16 @@
-"""All that `repro bench` measures, in the order of its table."""
+"""All parts of `repro bench`, in the order of its table."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from repro.config import ConfigError
+from repro.config import ConfigError, one_of
 from repro.runs.environment import environment
 from repro.runs.measurements import Measured, Measurement
 from repro.speed import evaluation, generation, layer, ranks, startup, step, training
 
-# Part by part: figures in full size, and in a small one that takes seconds, for tests.
+# Each part yields measurements at full size, or (True) at a small size that takes seconds, for tests.
 PARTS: Mapping[str, Callable[[bool], Iterator[Measurement]]] = {
     "layer": layer.figures,
     "step": step.figures,
@@ -23,16 +23,16 @@ PARTS: Mapping[str, Callable[[bool], Iterator[Measurement]]] = {
 
 
 def measure(only: Sequence[str] | None = None, *, small: bool = False) -> Measured:
-    """Measure these parts, or all. Says on stderr what it is at.
+    """Measure these parts, or all of them. Progress goes to stderr.
 
-    A part that something is missing for, as lm-eval is for evaluation, is left out with a line that says so.
+    A part whose dependency is not installed, such as lm-eval for evaluation, is skipped with a message.
 
     Raises:
         ConfigError: there is no such part.
     """
     unknown = sorted(set(only or ()) - PARTS.keys())
     if unknown:
-        raise ConfigError(f"{unknown[0]!r} is no part of the benchmark; there are {', '.join(PARTS)}")
+        raise ConfigError(one_of("part of the benchmark", unknown[0], PARTS))
     figures: list[Measurement] = []
     for name, part in PARTS.items():
         if only is not None and name not in only:

@@ -1,4 +1,4 @@
-"""Times of cases that take turns in one process, so that whatever else the machine does meets all of them."""
+"""Timing of interleaved cases in one process, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repro.runs.measurements import Ratio
 
 
 class Times(Frozen):
-    """Seconds of one case, a value a round."""
+    """Seconds of one case, one value per round."""
 
     seconds: tuple[float, ...]
 
@@ -25,9 +25,9 @@ class Times(Frozen):
 def take_turns(
     cases: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1
 ) -> dict[str, Times]:
-    """Time every case once a round, in the given order, after `warm_up` rounds that do not count.
+    """Time every case once per round, in the given order, after `warm_up` rounds that are not counted.
 
-    On a GPU a case ends when its kernels have.
+    On a GPU the time includes all kernels of the case.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(warm_up + rounds):
@@ -42,7 +42,7 @@ def take_turns(
 
 
 def ratio(one: Times, other: Times) -> Ratio:
-    """`one` over `other`, round by round: what disturbed a round disturbed both."""
+    """`one` / `other` in each round, so that load on the machine cancels."""
     return Ratio(rounds=tuple(a / b for a, b in zip(one.seconds, other.seconds, strict=True)))
 
 

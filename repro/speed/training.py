@@ -1,7 +1,7 @@
-"""Training against transformers' Trainer with peft's LoRA: the same model, texts, batch and precision.
+"""Training compared with transformers' Trainer and peft's LoRA: same model, texts, batch and precision.
 
-The Trainer is used as its documentation does: `DataCollatorForSeq2Seq` pads a batch to its longest text, and
-the model works out its loss from `labels`, with logits for every position.
+The Trainer is used as in its documentation: `DataCollatorForSeq2Seq` pads a batch to its longest text, and the
+model computes the loss from `labels`, with logits for every position.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from repro.speed.runs import Precision, lora_run
 from repro.speed.timing import ratio, take_turns
 from repro.training.context import RunContext
 
-# How far the two losses of the same batch may be apart, relatively. Seen: 4e-8 in fp32, 1e-3 in bf16.
+# Tolerated relative difference of the two losses of one batch. Measured: 4e-8 in fp32, 1e-3 in bf16.
 _EQUAL = {"fp32": 1e-4, "bf16": 1e-2}
 
 
 def figures(small: bool = False) -> Iterator[Measurement]:
-    """Tokens per second over the Trainer's, in fp32 and bf16."""
+    """Tokens per second relative to the Trainer's, in fp32 and bf16."""
     for precision in ("fp32", "bf16"):
         yield _figure(small, precision)
 
@@ -38,15 +38,15 @@ def figures(small: bool = False) -> Iterator[Measurement]:
 def _figure(small: bool, precision: Precision) -> Measurement:
     spec, execution = lora_run(small, precision)
     bases = BaseModels()
-    # One optimiser batch of the run's own. Its learning rate is 0, the start of the warm-up, so that every
-    # round sees the weights of the first.
+    # The run's first optimiser batch. At the start of the warm-up the learning rate is 0, so all rounds see the
+    # same weights.
     ours, texts, tokenizer = _ours(spec, execution, bases)
     theirs = _Theirs(spec, bases, texts, tokenizer)
     module, step = ours
     times = take_turns({"theirs": theirs.step, "ours": step}, rounds=1 if small else 3)
     loss = module.losses[0]
     if abs(loss - theirs.loss) > _EQUAL[precision] * abs(loss):
-        raise RuntimeError(f"not the same work: a loss of {loss} here, of {theirs.loss} in the Trainer")
+        raise RuntimeError(f"losses differ: {loss} here, {theirs.loss} in the Trainer")
     tokens = sum(len(text.ids) for text in texts)
     rate = tokens / times["ours"].median
     return Measurement(
@@ -88,7 +88,7 @@ def _ours(spec: RunSpec, execution: Execution, bases: BaseModels) -> Any:
 
 
 class _Theirs:
-    """A step of the Trainer over the same texts; `loss` is what it logged."""
+    """One step of the Trainer on the same texts; `loss` is the loss that it logs."""
 
     def __init__(self, spec: RunSpec, bases: BaseModels, texts: Any, tokenizer: Any) -> None:
         from peft import get_peft_model
@@ -132,5 +132,5 @@ class _Theirs:
                 train_dataset=self._rows,
                 data_collator=DataCollatorForSeq2Seq(self._tokenizer, label_pad_token_id=-100),
             )
-            trainer.remove_callback(PrinterCallback)  # which prints into the table
+            trainer.remove_callback(PrinterCallback)  # it would print into the table
             self.loss = trainer.train().training_loss

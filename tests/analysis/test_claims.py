@@ -223,7 +223,7 @@ def test_a_profile_says_which_models_it_does_not_have(tmp_path: Path) -> None:
         {s.claim.id: s for s in score_claims(load_ledger(), _plans(profile), Store(tmp_path))}
         for profile in ("laptop", "paper")
     )
-    assert "profile laptop has smollm2-135m-instruct" in laptop["gain-llama3-70b"].untouched
+    assert "profile laptop runs smollm2-135m-instruct" in laptop["gain-llama3-70b"].untouched
     assert not any(s.untouched for s in paper.values())
     assert {t.block for t in paper["gain-llama3-70b"].tested} == {"llama3-70b"}
     assert {t.at_least for t in paper["gain-llama3-70b"].tested} == {1.9}
@@ -292,8 +292,8 @@ COMPARISON = {"experiment": "table1", "better": ["a"], "worse": ["b"]}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"unmeasured": "because"}, "one of them alone"),
-        ({"comparisons": []}, "one of them alone"),
+        ({"unmeasured": "because"}, "exactly one of comparisons"),
+        ({"comparisons": []}, "exactly one of comparisons"),
         (
             {
                 "comparisons": [

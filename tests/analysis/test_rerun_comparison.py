@@ -1,4 +1,4 @@
-"""A repetition has to be bit for bit the run, or to differ for a reason and by little."""
+"""A rerun has to be bit for bit the run, or to differ for a reason and by little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from repro.analysis.rerun_comparison import compare
 from repro.paths import REFERENCE
-from repro.report.repetition import describe_repetition
+from repro.report.rerun import describe_rerun
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
 
@@ -42,9 +42,9 @@ def _with_turned(result: Result, column: str, count: int) -> Result:
 
 
 def test_the_same_is_identical(result: Result) -> None:
-    repetition = compare(result, result)
-    assert repetition.identical and repetition.within_tolerance
-    assert "identical" in describe_repetition(repetition)
+    rerun = compare(result, result)
+    assert rerun.identical and rerun.within_tolerance
+    assert "identical" in describe_rerun(rerun)
 
 
 def test_the_last_bit_of_a_loss_needs_another_machine_or_version(result: Result) -> None:
@@ -53,10 +53,10 @@ def test_the_last_bit_of_a_loss_needs_another_machine_or_version(result: Result)
     moved = compare(result, _changed(other, "environment", hardware="another"))
     assert moved.within_tolerance and not moved.identical
     assert moved.first_loss == pytest.approx(1e-7, rel=1e-3)
-    assert "environments differ: hardware" in describe_repetition(moved)
+    assert "environments differ: hardware" in describe_rerun(moved)
     recompiled = compare(result, _changed(other, "training", kernel="c"))
     assert recompiled.within_tolerance
-    assert "environments differ: kernel: None in the file, c here" in describe_repetition(recompiled)
+    assert "environments differ: kernel: None in the file, c in the rerun" in describe_rerun(recompiled)
 
 
 @pytest.mark.parametrize(("factors", "accepted"), [((1 + 2e-4,), False), ((1.0, 1.1), True)])
@@ -64,9 +64,9 @@ def test_elsewhere_the_first_loss_is_judged_and_later_ones_are_told(
     factors: tuple[float, ...], accepted: bool, result: Result
 ) -> None:
     other = _changed(_with_losses(result, *factors), "environment", threads=99)
-    repetition = compare(result, other)
-    assert repetition.within_tolerance is accepted
-    assert repetition.largest_loss == pytest.approx(max(factors) - 1, rel=1e-3)
+    rerun = compare(result, other)
+    assert rerun.within_tolerance is accepted
+    assert rerun.largest_loss == pytest.approx(max(factors) - 1, rel=1e-3)
 
 
 @pytest.mark.parametrize(("count", "accepted"), [(3, True), (5, False)])
@@ -75,16 +75,16 @@ def test_elsewhere_a_score_may_move_by_half_of_its_interval(
 ) -> None:
     """Student's 95 % interval of 64 rights and wrongs is 12 points: half of it is 3 items of 1.6 points."""
     other = _changed(_with_turned(result, "boolq", count), "environment", threads=99)
-    repetition = compare(result, other)
-    assert repetition.within_tolerance is accepted
-    assert {c.column: c.changed for c in repetition.columns if c.changed} == {"boolq": count}
+    rerun = compare(result, other)
+    assert rerun.within_tolerance is accepted
+    assert {c.column: c.changed for c in rerun.columns if c.changed} == {"boolq": count}
 
 
 def test_other_data_is_not_excused_by_another_machine(result: Result) -> None:
     other = result.model_copy(update={"data_fingerprints": result.data_fingerprints | {"test": "other"}})
-    repetition = compare(result, _changed(other, "environment", threads=99))
-    assert not repetition.within_tolerance
-    assert "must be equal anywhere: data, test" in describe_repetition(repetition)
+    rerun = compare(result, _changed(other, "environment", threads=99))
+    assert not rerun.within_tolerance
+    assert "must always be equal: data, test" in describe_rerun(rerun)
 
 
 def test_fewer_steps_and_a_missing_column_are_not_the_same(result: Result) -> None:

@@ -30,7 +30,7 @@ def test_keys_of_an_axis_change_together_and_axes_multiply() -> None:
         ([{"method.a": (1, 2), "method.b": (1,)}], r"as many values \(method.a: 2, method.b: 1\)"),
         ([{"method.a": ()}], r"as many values \(method.a: 0\)"),
         ([{}], "no key"),
-        ([{"method.a": (1,)}, {"method.a": (2,)}], "'method.a' stands in two axes"),
+        ([{"method.a": (1,)}, {"method.a": (2,)}], "'method.a' is in two axes"),
     ],
 )
 def test_what_is_no_grid_is_refused(axes: list[dict], message: str) -> None:

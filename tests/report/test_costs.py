@@ -91,7 +91,7 @@ def test_finished_runs_give_tokens_and_a_rate(finished: Path) -> None:
     each = [found.rate([state]).per_second for state in found.states if found.rate([state])]
     assert max(each) < 1.7 * min(each)
     text = describe_costs(table, found, H100)
-    assert "check: 3 runs were trained in " in text
+    assert "check: 3 runs took " in text
     assert row(text, "hira-r16")[-1] == "-" != row(text, "lora-r8")[-1]
 
 

@@ -26,7 +26,7 @@ def table() -> Table:
         runs=(2, 3),
         collapsed=frozenset({"piqa"}),
     )
-    hole = TableRow(
+    missing = TableRow(
         id="dora", label="DoRA", params="0.84", values={"boolq": None, "piqa": None, "avg": None}, runs=(0, 3)
     )
     printed = TableRow(
@@ -41,7 +41,7 @@ def table() -> Table:
         params="Params (%)",
         decimals={},
         groups=(
-            TableGroup("Ours: small_model", "measured", "small_model", (ours, hole)),
+            TableGroup("Ours: small_model", "measured", "small_model", (ours, missing)),
             TableGroup("Paper: llama-7b", "paper", "llama-7b", (printed,)),
         ),
         notes=("a note & more",),

@@ -58,7 +58,7 @@ def test_a_full_disk_fails_the_run_that_meets_it_and_the_same_command_goes_on(
     filler.write_bytes(bytes(disk_usage(small_disk).free - 2**16))
     assert main([*RUN, "base,lora"]) == 2  # neither is there room for the table
     said = capsys.readouterr().err
-    assert "latest.ckpt: No space left on device; make room, and the same command goes on" in said
+    assert "latest.ckpt: No space left on device; make room, then run the same command again" in said
     assert "Traceback" not in said
     assert len(list((results / "runs").glob("*/result.json"))) == 1
     assert not list((results / "runs").rglob("*.partial"))

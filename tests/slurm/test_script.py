@@ -13,7 +13,7 @@ from repro.slurm.script import batch_script
 
 GOLDEN = """\
 #!/usr/bin/env bash
-# Written by `repro submit`. What a task asks for stands in the profile's section `cluster`.
+# Written by `repro submit`. The requested resources come from the profile's `cluster` section.
 #SBATCH --job-name=repro-table1-paper-0a1b2c3d
 #SBATCH --array=0,2%16
 #SBATCH --output='/shared/my results/slurm/repro-table1-paper-0a1b2c3d/%a.log'
