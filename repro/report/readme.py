@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 
 from repro.methods.registry import METHODS
-from repro.paths import ROOT
 from repro.plans.profile import list_profiles, load_profile
 
 Parts = Mapping[str, Callable[[], list[str]]]
