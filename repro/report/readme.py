@@ -1,4 +1,4 @@
-"""Texts with parts that are made from code or from results. Tests fail when they are stale."""
+"""Pages with parts that are generated from code or results. Tests fail when such a part is out of date."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import re
 from collections.abc import Callable, Mapping
 
 from repro.methods.registry import METHODS
-from repro.paths import ROOT
 from repro.plans.profile import list_profiles, load_profile
 
 Parts = Mapping[str, Callable[[], list[str]]]
-"""What writes the lines of a part, by the part's name."""
+"""The functions that write a page's parts, each by the name of its part."""
 
 
 def with_generated_parts(text: str, parts: Parts | None = None, source: str = "README.md") -> str:
-    """The text with everything between `<!-- generated: X -->` and `<!-- end -->` written anew.
+    """The text with everything between `<!-- generated: X -->` and `<!-- end -->` generated again.
 
     Args:
-        parts: README.md's where None.
-        source: the text's file, for errors.
+        parts: those of README.md if None.
+        source: the file that the text is from, for the error message.
 
     Raises:
         ValueError: a marker names a part that does not exist.
@@ -34,21 +33,6 @@ def with_generated_parts(text: str, parts: Parts | None = None, source: str = "R
     return re.sub(r"<!-- generated: ([\w/-]+) -->\n.*?<!-- end -->", renew, text, flags=re.DOTALL)
 
 
-def make_targets() -> dict[str, str]:
-    """The Makefile's targets, each with the comment behind it."""
-    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    found = (re.match(r"([\w.%-]+):.*?## (.*)", line) for line in lines)
-    return {match.group(1): match.group(2) for match in found if match}
-
-
-def _targets() -> list[str]:
-    return [
-        "| target | what it does |",
-        "|---|---|",
-        *(f"| `make {k}` | {v} |" for k, v in make_targets().items()),
-    ]
-
-
 def _methods() -> list[str]:
     lines = ["| row | name in experiment files | from |", "|---|---|---|"]
     return lines + [f"| {cls.label} | `{name}` | {cls.citation} |" for name, cls in METHODS.items()]
@@ -62,4 +46,4 @@ def _profiles() -> list[str]:
 
 _ORDER = ["smoke", "laptop", "workstation", "paper"]
 
-_PARTS: Parts = {"targets": _targets, "methods": _methods, "profiles": _profiles}
+_PARTS: Parts = {"methods": _methods, "profiles": _profiles}

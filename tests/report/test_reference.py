@@ -27,7 +27,7 @@ def page() -> ReferencePage:
 def test_the_page_and_its_tables_are_what_the_committed_runs_say(page: ReferencePage) -> None:
     texts = page_texts(page, ROOT / "results")
     stale = [path.name for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
-    assert not stale, f"{stale} are stale: run `make render`"
+    assert not stale, f"{stale} are out of date: run `make reference`"
     left = {*(REFERENCE / "tables").rglob("*.md")} - texts.keys()
     assert not left, f"no committed run is behind {left}: delete them"
 

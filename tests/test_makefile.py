@@ -1,0 +1,65 @@
+"""The Makefile's targets: each experiment has every verb, and a word means the same in all of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from repro.paths import ROOT
+from repro.plans.experiment import list_experiments
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+VERBS = {
+    "run": "run",
+    "plan": "plan",
+    "status": "status",
+    "render": "render",
+    "score": "score",
+    "slurm": "submit",
+    "cancel": "cancel",
+}
+
+
+def make(*arguments: str) -> list[str]:
+    """The lines that make prints, without executing anything, as if the environment were built."""
+    command = ["make", "--dry-run", "--old-file=.venv/.ready", "PROFILE=smoke", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("experiment", list_experiments())
+def test_every_experiment_has_every_verb(experiment: str) -> None:
+    name = experiment.replace("sweeps/", "sweep-")
+    called = [f".venv/bin/repro {verb} {experiment} --profile smoke --no-wandb" for verb in VERBS.values()]
+    assert make(*(f"{target}-{name}" for target in VERBS), "ARGS=--no-wandb") == called
+
+
+@pytest.mark.parametrize("experiment", list_experiments())
+def test_the_name_alone_trains_what_is_missing(experiment: str) -> None:
+    name = experiment.replace("sweeps/", "sweep-")
+    assert make(name)[0].rstrip() == f".venv/bin/repro run {experiment} --profile smoke"
+
+
+def test_fig2_has_a_second_name() -> None:
+    assert make("fig2-sweep") == make("fig2")
+
+
+def test_help_lists_every_target() -> None:
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = re.findall(r"^  make (\S+) +\S", shown, flags=re.MULTILINE)
+    rules = re.findall(r"^([a-z0-9.%-]+): ", MAKEFILE, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(rules)
+    sweeps = re.search(r"sweep-% .*", shown)
+    assert sweeps is not None
+    names = [name.removeprefix("sweeps/") for name in list_experiments() if name.startswith("sweeps/")]
+    assert [name for name in names if name not in sweeps.group()] == []
+
+
+def test_what_test_quick_names_exists() -> None:
+    named = [word for word in make("test-quick")[-1].split() if word.startswith("tests/")]
+    assert named
+    for word in named:
+        path, _, function = word.partition("::")
+        assert (ROOT / path).exists(), word
+        assert not function or f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), word
