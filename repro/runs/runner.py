@@ -46,7 +46,7 @@ from repro.training.diagnosing import Diagnosing
 from repro.training.finetuning import FineTuning, trained_state
 from repro.training.finetuning_data import FineTuningData
 from repro.training.out_of_memory import halved
-from repro.training.probes import probe
+from repro.training.probes import PROBE_ITEMS, probe
 
 Report = Callable[[str, int, int], None]
 """Told what is going on: the phase (`train` or `evaluate`), how much of it is done, and out of how much."""
@@ -55,10 +55,6 @@ Note = Callable[[str], None]
 """Told, in a line, what a person should know of a run and no result says."""
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
-
-# Test items that the probes look at, each five times: enough for several lengths. With eight a laptop run
-# spent 4.2 s outside of training and evaluation, with four 2.7 to 3.0.
-_PROBE_ITEMS = 4
 
 
 def execute(
@@ -418,8 +414,8 @@ class _Probing(L.Callback):
         every = [item for batch in self._data.test_batches for item in batch]
         # Batches are sorted by length, longest first. Equal strides over the shorter half take items of many
         # lengths without the longest, several times the median, which would set the width of every row.
-        shorter = every[-max(_PROBE_ITEMS, len(every) // 2) :]
-        items = shorter[:: max(1, len(shorter) // _PROBE_ITEMS)][:_PROBE_ITEMS]
+        shorter = every[-max(PROBE_ITEMS, len(every) // 2) :]
+        items = shorter[:: max(1, len(shorter) // PROBE_ITEMS)][:PROBE_ITEMS]
 
         def reload() -> nn.Module:
             assert self._reload is not None
