@@ -19,7 +19,7 @@ from repro.training.finetuning import FineTuning
 PROBE_ITEMS = 4
 
 # Share of generated texts that may differ: one of `PROBE_ITEMS` in fp32, half of them in bf16. Between two
-# beams of nearly the same score rounding decides, and with it a whole text changes. Log-likelihoods and logits
+# beams of nearly the same score rounding decides, and then a whole text changes. Log-likelihoods and logits
 # have no such jumps, so their tolerances, in the families' modules, allow for rounding alone.
 TEXT_TOLERANCE = {"fp32": 1 / PROBE_ITEMS, "bf16": 1 / 2}
 
