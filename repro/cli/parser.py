@@ -131,7 +131,9 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds; write for instance 0,1,2") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of seeds; write for instance 0,1,2"
+        ) from None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import ConfigError, Frozen, added, load_named, names_in, one_of
+from repro.config import ConfigError, Frozen, added, load_named, names_in
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.paths import EXPERIMENTS
 
@@ -95,7 +95,10 @@ class ModelSpec(Frozen):
             ConfigError: the model's file names none for this family.
         """
         if family not in self.targets:
-            raise ConfigError(f"model {self.name}: {one_of('benchmark family', family, self.targets)}")
+            raise ConfigError(
+                f"model {self.name} names no modules to adapt for the benchmark family {family!r} (it does for: "
+                f"{', '.join(sorted(self.targets))}); add targets.{family} to its file"
+            )
         return self.targets[family]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import ConfigError, Frozen, load_named, names_in, one_of, parse
+from repro.config import ConfigError, Frozen, load_named, names_in, parse
 from repro.paths import EXPERIMENTS
 from repro.plans.cluster import Cluster
 from repro.plans.execution import Execution
@@ -74,10 +74,13 @@ class Profile(Frozen):
         """This profile's settings for a benchmark family.
 
         Raises:
-            ConfigError: it has none.
+            ConfigError: its file has no section for that family, so the family's experiments cannot be planned.
         """
         if name not in self.families:
-            raise ConfigError(f"profile {self.name}: {one_of('benchmark family', name, self.families)}")
+            raise ConfigError(
+                f"profile {self.name} has no section for the benchmark family {name!r} (it has: "
+                f"{', '.join(sorted(self.families))}); add families.{name} to its file"
+            )
         return self.families[name]
 
     def model(self, name: str) -> ModelProfile:

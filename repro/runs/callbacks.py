@@ -12,11 +12,7 @@ from torch import nn
 from repro.runs.job import Report
 from repro.training.finetuning import FineTuning
 from repro.training.finetuning_data import FineTuningData
-from repro.training.probes import probe
-
-# Test items that the probes look at, each five times: enough for several lengths. With eight a laptop run
-# spent 4.2 s outside of training and evaluation, with four 2.7 to 3.0.
-_PROBE_ITEMS = 4
+from repro.training.probes import PROBE_ITEMS, probe
 
 
 class Progress(L.Callback):
@@ -62,8 +58,8 @@ class Probing(L.Callback):
         every = [item for batch in self._data.test_batches for item in batch]
         # Batches are sorted by length, longest first. Equal strides over the shorter half take items of many
         # lengths without the longest, several times the median, which would set the width of every row.
-        shorter = every[-max(_PROBE_ITEMS, len(every) // 2) :]
-        items = shorter[:: max(1, len(shorter) // _PROBE_ITEMS)][:_PROBE_ITEMS]
+        shorter = every[-max(PROBE_ITEMS, len(every) // 2) :]
+        items = shorter[:: max(1, len(shorter) // PROBE_ITEMS)][:PROBE_ITEMS]
 
         def reload() -> nn.Module:
             assert self._reload is not None

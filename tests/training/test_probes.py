@@ -19,8 +19,9 @@ from repro.methods import Method
 from repro.methods.dual_lora import DualLoRA
 from repro.methods.lora import LoRA
 from repro.models import ModelSpec
+from repro.training.causal_finetuning import CausalFineTuning
 from repro.training.finetuning import FineTuning, Prediction
-from repro.training.probes import ProbeError, probe
+from repro.training.probes import PROBE_ITEMS, ProbeError, probe
 from repro.training.spec import TrainingSpec
 from tests.tiny_models import run_context
 
@@ -129,6 +130,28 @@ def test_a_fault_is_named(name: str, answer: Any, reloaded: Any, merged: Any) ->
         probe(module, [1.0, 2.0], reload=lambda: model_of(reloaded), merge=lambda model: model_of(merged))
     assert str(error.value).startswith(f"probe '{name}' failed: the predictions of 2 test items differ by ")
     assert str(error.value).endswith("allowed are 0.5")
+
+
+class ScriptedTexts(CausalFineTuning):
+    """Generates the text that its model gives for an item."""
+
+    def predict(self, items: Sequence[int]) -> list[Prediction]:
+        return [{"text": self.model.answer(item, len(items))} for item in items]
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1), ("bf16", 2)])
+def test_beam_ties_may_change_one_probed_text_in_fp32_and_two_in_bf16(precision: str, allowed: int) -> None:
+    """Of the items that a run probes. One more is a fault, whichever probe finds it."""
+
+    def outcome(differing: int) -> dict[str, float]:
+        training = TRAINING.model_copy(update={"precision": precision})
+        module = ScriptedTexts(model_of(lambda item, batch: f"text {item}"), run_context(None, training), 0)
+        merged = model_of(lambda item, batch: f"text {item + 100 * (item < differing)}")
+        return probe(module, list(range(PROBE_ITEMS)), reload=None, merge=lambda model: merged)
+
+    assert outcome(allowed) == {BATCH: 0, PASSES: 0, MERGED: allowed / 4}
+    with pytest.raises(ProbeError, match=MERGED):
+        outcome(allowed + 1)
 
 
 # --- the commonsense family, on a model ---------------------------------------------------------------------

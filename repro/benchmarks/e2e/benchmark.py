@@ -9,7 +9,7 @@ from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.e2e.records import Record, grouped, pairs
-from repro.benchmarks.e2e.sources import get_source
+from repro.benchmarks.e2e.sources import SOURCES
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class E2E(Benchmark):
         tested = "all" if self.test_size is None else str(self.test_size)
         return (
             f"{trained} training sentences and {tested} test representations with all their references, from "
-            f"the source '{self.source}' ({get_source(self.source).note}); {self.beams} beams, length "
+            f"the source '{self.source}' ({SOURCES.get(self.source).note}); {self.beams} beams, length "
             f"penalty {self.length_penalty:g}, no repeated {self.no_repeat_ngram}-grams, "
             f"up to {self.max_new_tokens} new tokens."
         )
@@ -89,7 +89,7 @@ class E2E(Benchmark):
         from repro.training.finetuning_data import FineTuningData
 
         tokenizer, training = context.tokenizer, context.training
-        source = get_source(self.source)
+        source = SOURCES.get(self.source)
         train = self._some(pairs(source.load("train")), self.train_size)
         validation: list[Record] = []
         if self.validation_size:

@@ -1,4 +1,4 @@
-"""Where records come from: a local folder, the hub, or a generator of ours. None falls back on another."""
+"""The sources of E2E rows: a local folder, the hub, or a grammar of this project."""
 
 from __future__ import annotations
 
@@ -6,25 +6,14 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from repro.benchmarks.e2e.records import Row, read_rows
 from repro.benchmarks.e2e.synthetic import synthetic_rows
-from repro.config import one_of
-from repro.training.data import DataError, data_folder, load_from_hub, read_plain_or_gzipped
+from repro.benchmarks.sources import Sources
+from repro.training.data import data_folder, load_from_hub, read_plain_or_gzipped
 
 Split = Literal["train", "validation", "test"]
-
-
-class Source(Protocol):
-    """A place that rows are read from."""
-
-    @property
-    def note(self) -> str:
-        """What a table says about these data."""
-
-    def load(self, split: Split) -> list[Row]:
-        """All rows of a split, in a fixed order; raises `DataError` where they cannot be had."""
 
 
 _FILES: dict[Split, str] = {"train": "trainset", "validation": "devset", "test": "testset_w_refs"}
@@ -69,15 +58,4 @@ class SyntheticSource:
         return synthetic_rows(split)
 
 
-_SOURCES: dict[str, type[Source]] = {
-    "local": LocalSource,
-    "hub": HubSource,
-    "synthetic": SyntheticSource,
-}
-
-
-def get_source(name: str) -> Source:
-    """The source called local, hub or synthetic."""
-    if name not in _SOURCES:
-        raise DataError(one_of("E2E source", name, _SOURCES))
-    return _SOURCES[name]()
+SOURCES: Sources[[Split], Row] = Sources("E2E", local=LocalSource, hub=HubSource, synthetic=SyntheticSource)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
-from repro.benchmarks.glue.sources import get_source
+from repro.benchmarks.glue.sources import SOURCES
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Glue(Benchmark):
         )
         return (
             f"{trained} training and {tested} validation records of each task, from the source "
-            f"'{self.source}' ({get_source(self.source).note}); where validation epochs select, {chosen}."
+            f"'{self.source}' ({SOURCES.get(self.source).note}); where validation epochs select, {chosen}."
         )
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
@@ -101,7 +101,7 @@ class Glue(Benchmark):
         from repro.training.finetuning_data import FineTuningData
 
         tokenizer = context.tokenizer
-        source = get_source(self.source)
+        source = SOURCES.get(self.source)
         train = self._some(source.load(self.task, "train"), self.train_size)
         test = self._some(source.load(self.task, "validation"), self.test_size)
         validation = test

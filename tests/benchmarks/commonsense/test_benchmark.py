@@ -14,6 +14,7 @@ from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.commonsense.protocols import Cloze
 from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
+from repro.benchmarks.sources import Sources
 from repro.training.data import DataError
 from repro.training.finetuning_data import FineTuningData
 from repro.training.spec import TrainingSpec
@@ -46,7 +47,7 @@ Data = Callable[..., FineTuningData]
 
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase) -> Data:
-    monkeypatch.setattr(module, "get_source", lambda name: Play())
+    monkeypatch.setattr(module, "SOURCES", Sources("played", local=Play))
 
     def made(
         seed: int = 0,

