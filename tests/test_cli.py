@@ -182,7 +182,7 @@ def test_a_wrong_name_is_one_line_and_status_2(
 def test_a_wrong_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["plan", "table1", "--seeds", "one"])
-    assert "'one' is no list of seeds; write for instance 0,1,2" in capsys.readouterr().err
+    assert "'one' is not a list of seeds; for example, 0,1,2" in capsys.readouterr().err
 
 
 def _alone(*arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:

@@ -9,9 +9,9 @@ from repro.cli import cluster, experiments, pages
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser. What it reads has in `verb` the verb's function, from the options to the exit status."""
+    """The parser. It puts the verb's function into `verb`: it takes the options, returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="repro", description="plan, run, inspect, re-score and render the experiments of the paper"
+        prog="repro", description="plan, run, inspect, score and render the experiments of the paper"
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
@@ -20,9 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--profile", default="laptop", help="how big: smoke, laptop (default), workstation, paper"
     )
     sizing.add_argument(
-        "--seeds", type=_seeds, help="seeds in the place of the profile's, for instance 0,1,2"
+        "--seeds", type=_seeds, help="these seeds instead of the profile's, for instance 0,1,2"
     )
-    sizing.add_argument("--preset", help="published settings in the place of the experiment's preset")
+    sizing.add_argument("--preset", help="this preset instead of the experiment's; `repro list` shows all")
 
     common = argparse.ArgumentParser(add_help=False, parents=[sizing])
     common.add_argument("experiment", help="for instance table1; `repro list` shows all")
@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--gpu", default="h100", help="the GPU whose hours are estimated, for instance a100")
     verb.set_defaults(verb=experiments.show_plan)
 
-    verb = verbs.add_parser("run", parents=[sizing], help="execute the missing runs here, then render")
+    verb = verbs.add_parser(
+        "run", parents=[sizing], help="execute the missing runs on this machine, then render"
+    )
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("experiment", nargs="?", help="for instance table1; `repro list` shows all")
     what.add_argument(
@@ -44,31 +46,29 @@ def build_parser() -> argparse.ArgumentParser:
         dest="file",
         metavar="FILE",
         type=Path,
-        help="repeat the run of a result file alone, and compare; exit status 1 if it is not the same",
+        help="repeat the run of a result file and compare; exit status 1 if the two differ",
     )
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=experiments.run)
 
-    verb = verbs.add_parser(
-        "submit", parents=[common], help="execute the missing runs on a SLURM cluster, as arrays"
-    )
+    verb = verbs.add_parser("submit", parents=[common], help="submit the missing runs to SLURM, as arrays")
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="submit failed runs again as well")
     verb.add_argument("--dry-run", action="store_true", help="print the batch scripts, submit nothing")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
-    asked = verb.add_argument_group("what a run asks for, over the profile's section `cluster`")
+    asked = verb.add_argument_group("what a run asks for; overrides the profile's section `cluster`")
     asked.add_argument("--partition")
     asked.add_argument("--account")
-    asked.add_argument("--time", help="limit before a run is requeued, for instance 24:00:00")
+    asked.add_argument("--time", help="time limit of one start of a run, for instance 24:00:00")
     asked.add_argument("--gpus", help="for instance 1 or a100:1")
     asked.add_argument("--cpus")
     asked.add_argument("--memory", help="for instance 64G")
-    asked.add_argument("--concurrent", metavar="N", help="runs of an array that go on at once")
+    asked.add_argument("--concurrent", metavar="N", help="how many runs of an array run at once")
     verb.set_defaults(verb=cluster.submit_runs)
 
-    verb = verbs.add_parser("cancel", parents=[common], help="end an experiment's tasks in SLURM's queue")
+    verb = verbs.add_parser("cancel", parents=[common], help="take an experiment's runs out of SLURM's queue")
     verb.set_defaults(verb=cluster.cancel_runs)
 
     verb = verbs.add_parser("task", parents=[common], help="execute one run, as a task of a SLURM array")
@@ -76,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=cluster.execute_task)
 
-    verb = verbs.add_parser("status", parents=[common], help="done, running, pending, missing, failed runs")
+    verb = verbs.add_parser(
+        "status", parents=[common], help="which runs are done, running, pending, missing, lost, failed"
+    )
     verb.set_defaults(verb=experiments.show_status)
 
     verb = verbs.add_parser(
@@ -84,47 +86,49 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=experiments.score)
 
-    verb = verbs.add_parser("render", parents=[common], help="write and print the table from finished runs")
+    verb = verbs.add_parser(
+        "render", parents=[common], help="print and write the table or figure from finished runs"
+    )
     verb.set_defaults(verb=experiments.render)
 
-    verb = verbs.add_parser("fig1", help="draw LoRA and Dual LoRA from the modules of a profile's rows")
+    verb = verbs.add_parser("fig1", help="draw a layer under LoRA and under Dual LoRA, from the modules")
     verb.add_argument("--profile", default="laptop", help="whose model and ranks")
     verb.set_defaults(verb=pages.draw_fig1)
 
-    verb = verbs.add_parser("params", help="count the paper's parameter columns again")
+    verb = verbs.add_parser("params", help="count every parameter count that the paper prints")
     verb.set_defaults(verb=pages.show_parameters)
 
     verb = verbs.add_parser("audit", help="what does not add up in the paper, and what it leaves open")
     verb.set_defaults(verb=pages.show_audit)
 
-    verb = verbs.add_parser("claims", help="test the paper's statements on the finished runs of a profile")
+    verb = verbs.add_parser("claims", help="test the paper's claims on the finished runs of a profile")
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.add_argument("--paper", action="store_true", help="test them on the paper's own tables instead")
     verb.set_defaults(verb=pages.show_claims)
 
-    verb = verbs.add_parser("report", help="one HTML page over everything that a profile has finished")
+    verb = verbs.add_parser("report", help="one HTML page about everything that a profile has finished")
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.set_defaults(verb=pages.write_report)
 
     verb = verbs.add_parser(
         "reference",
-        help="write results/README.md, its tables and figures from the committed runs of a profile",
+        help="write results/README.md, its tables and figures, from the committed runs of a profile",
     )
     verb.add_argument("--profile", default="laptop", help="whose runs: laptop (default), ...")
     verb.add_argument(
         "--add",
         metavar="FOLDER",
         type=Path,
-        help="first take over the finished runs of a results folder, for instance results",
+        help="first copy the finished runs of a results folder, for instance results",
     )
     verb.set_defaults(verb=pages.write_reference)
 
-    verb = verbs.add_parser("bench", help="measure speed, in ratios against peft and the arithmetic floor")
+    verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the arithmetic floor")
     verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")
-    verb.add_argument("--small", action="store_true", help="tiny shapes, to try the benchmark itself")
+    verb.add_argument("--small", action="store_true", help="tiny shapes, to test the benchmark itself")
     verb.set_defaults(verb=pages.measure_speed)
 
-    verb = verbs.add_parser("readme", help="bring the generated parts of README.md up to date")
+    verb = verbs.add_parser("readme", help="renew the generated parts of README.md")
     verb.set_defaults(verb=pages.renew_readme)
     return parser
 
@@ -133,7 +137,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write for instance 0,1,2") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds; for example, 0,1,2") from None
 
 
 def _names(text: str) -> tuple[str, ...]:
