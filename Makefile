@@ -13,7 +13,7 @@ EXPERIMENTS := table1 table2 table3 table4 table5 table6 fig2 fig3
 ON_EXPERIMENT = $(BIN)/repro $(1) $(patsubst sweep-%,sweeps/%,$*) --profile $(PROFILE) $(ARGS)
 
 # What `make test-quick` runs: the formulas in float64, the hashes of the committed runs, one smoke run of each family, the
-# pages. About a minute: 68 seconds on one of two shared cores.
+# pages. 68 to 83 seconds on one core of a busy machine.
 QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_spec.py tests/report/test_reference.py \
 	tests/test_cli.py::test_a_run_is_repeated_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
@@ -102,11 +102,11 @@ cancel-%: $(READY) ## take the runs of an experiment out of the queue
 
 ##@ Checks
 
-test-quick: $(READY) ## the tests that guard most, in a minute: formulas, hashes, one smoke run of each family
+test-quick: $(READY) ## the tests that guard most, in about a minute: formulas, hashes, one smoke run of each family
 	$(BIN)/python -m pytest $(QUICK) $(ARGS)
 
 test: $(READY) ## all tests
-	@echo "All tests: about 5 minutes on two cores; make test-quick takes one minute."
+	@echo "All tests: about 5 minutes on two cores, 12 to 17 on a small CI machine with set-up. make test-quick takes about one."
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slurm: $(READY) ## the tests that need SLURM, on one of their own; installs its programs (Debian, root)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs SLURM and munge from Debian's packages, for tests that start daemons of their own from them.
+# Installs SLURM and munge from Debian's packages, for the tests that start their own daemons.
 set -euo pipefail
 PATH=$PATH:/usr/sbin
 missing=

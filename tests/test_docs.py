@@ -1,4 +1,4 @@
-"""The page that leads from the paper's sentences to the lines that follow them: what it quotes is there."""
+"""docs/paper.md quotes lines that exist, and links between pages lead to files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README says what the code does, and its example runs as it stands."""
+"""The README's generated parts are up to date, and its example runs as written."""
 
 from __future__ import annotations
 
@@ -29,8 +29,3 @@ def test_the_peft_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     exec(compile(example, "README.md", "exec"), scope)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     assert type(scope["model"]).__name__ == "LlamaForCausalLM"
-
-
-def test_every_file_that_the_readme_shows_or_links_exists() -> None:
-    for target in re.findall(r"\]\(([^)h][^)]*)\)", README):
-        assert (ROOT / target).exists(), target

@@ -9,32 +9,36 @@ from repro.cli import cluster, experiments, pages
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser. Its result has the verb's function in `verb`: options in, exit status out."""
+    """The parser. It puts the verb's function into `verb`: it takes the options, returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="repro", description="plan, run, inspect, re-score and render the experiments of the paper"
+        prog="repro", description="plan, run, inspect, score and render the experiments of the paper"
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     sizing = argparse.ArgumentParser(add_help=False)
     sizing.add_argument(
-        "--profile", default="laptop", help="scale: smoke, laptop (default), workstation, paper"
+        "--profile", default="laptop", help="how big: smoke, laptop (default), workstation, paper"
     )
-    sizing.add_argument("--seeds", type=_seeds, help="seeds to use instead of the profile's, such as 0,1,2")
-    sizing.add_argument("--preset", help="published settings to use instead of the experiment's preset")
+    sizing.add_argument(
+        "--seeds", type=_seeds, help="these seeds instead of the profile's, for instance 0,1,2"
+    )
+    sizing.add_argument("--preset", help="this preset instead of the experiment's; `repro list` shows all")
 
     common = argparse.ArgumentParser(add_help=False, parents=[sizing])
     common.add_argument("experiment", help="for instance table1; `repro list` shows all")
 
-    verb = verbs.add_parser("list", help="list experiments, profiles, models, methods and presets")
+    verb = verbs.add_parser("list", help="experiments, profiles, models and methods")
     verb.set_defaults(verb=experiments.show_names)
 
     verb = verbs.add_parser(
         "plan", parents=[common], help="show the runs of an experiment and what they cost; changes nothing"
     )
-    verb.add_argument("--gpu", default="h100", help="GPU for the cost estimate, for instance a100")
+    verb.add_argument("--gpu", default="h100", help="the GPU whose hours are estimated, for instance a100")
     verb.set_defaults(verb=experiments.show_plan)
 
-    verb = verbs.add_parser("run", parents=[sizing], help="execute the missing runs here, then render")
+    verb = verbs.add_parser(
+        "run", parents=[sizing], help="execute the missing runs on this machine, then render"
+    )
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("experiment", nargs="?", help="for instance table1; `repro list` shows all")
     what.add_argument(
@@ -42,39 +46,39 @@ def build_parser() -> argparse.ArgumentParser:
         dest="file",
         metavar="FILE",
         type=Path,
-        help="rerun the single run of a result file and compare; exit status 1 if the results disagree",
+        help="repeat the run of a result file and compare; exit status 1 if the two differ",
     )
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=experiments.run)
 
-    verb = verbs.add_parser(
-        "submit", parents=[common], help="execute the missing runs on a SLURM cluster, as arrays"
-    )
+    verb = verbs.add_parser("submit", parents=[common], help="submit the missing runs to SLURM, as arrays")
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="submit failed runs again as well")
     verb.add_argument("--dry-run", action="store_true", help="print the batch scripts, submit nothing")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
-    resources = verb.add_argument_group("resources of a run, overriding the profile's section `cluster`")
-    resources.add_argument("--partition")
-    resources.add_argument("--account")
-    resources.add_argument("--time", help="time limit, after which a run is requeued, such as 24:00:00")
-    resources.add_argument("--gpus", help="for instance 1 or a100:1")
-    resources.add_argument("--cpus")
-    resources.add_argument("--memory", help="for instance 64G")
-    resources.add_argument("--concurrent", metavar="N", help="runs of an array that execute at once")
+    asked = verb.add_argument_group("what a run asks for; overrides the profile's section `cluster`")
+    asked.add_argument("--partition")
+    asked.add_argument("--account")
+    asked.add_argument("--time", help="time limit of one start of a run, for instance 24:00:00")
+    asked.add_argument("--gpus", help="for instance 1 or a100:1")
+    asked.add_argument("--cpus")
+    asked.add_argument("--memory", help="for instance 64G")
+    asked.add_argument("--concurrent", metavar="N", help="how many runs of an array run at once")
     verb.set_defaults(verb=cluster.submit_runs)
 
-    verb = verbs.add_parser("cancel", parents=[common], help="cancel an experiment's tasks in SLURM's queue")
+    verb = verbs.add_parser("cancel", parents=[common], help="take an experiment's runs out of SLURM's queue")
     verb.set_defaults(verb=cluster.cancel_runs)
 
     verb = verbs.add_parser("task", parents=[common], help="execute one run, as a task of a SLURM array")
-    verb.add_argument("run", help="the run's hash, or its index in the plan, from 0")
+    verb.add_argument("run", help="the run's hash, or its number in the plan, counted from 0")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=cluster.execute_task)
 
-    verb = verbs.add_parser("status", parents=[common], help="show the state of every run")
+    verb = verbs.add_parser(
+        "status", parents=[common], help="which runs are done, running, pending, missing, lost, failed"
+    )
     verb.set_defaults(verb=experiments.show_status)
 
     verb = verbs.add_parser(
@@ -82,47 +86,49 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=experiments.score)
 
-    verb = verbs.add_parser("render", parents=[common], help="write and print the table from finished runs")
+    verb = verbs.add_parser(
+        "render", parents=[common], help="print and write the table or figure from finished runs"
+    )
     verb.set_defaults(verb=experiments.render)
 
-    verb = verbs.add_parser("fig1", help="draw a layer under LoRA and under Dual LoRA, with its real shapes")
-    verb.add_argument("--profile", default="laptop", help="profile that gives the model and the ranks")
+    verb = verbs.add_parser("fig1", help="draw a layer under LoRA and under Dual LoRA, from the modules")
+    verb.add_argument("--profile", default="laptop", help="whose model and ranks")
     verb.set_defaults(verb=pages.draw_fig1)
 
-    verb = verbs.add_parser("params", help="recount the paper's parameter columns")
+    verb = verbs.add_parser("params", help="count every parameter count that the paper prints")
     verb.set_defaults(verb=pages.show_parameters)
 
-    verb = verbs.add_parser("audit", help="list errors in the paper, and information that it lacks")
+    verb = verbs.add_parser("audit", help="what does not add up in the paper, and what it leaves open")
     verb.set_defaults(verb=pages.show_audit)
 
-    verb = verbs.add_parser("claims", help="test the paper's statements on the finished runs of a profile")
+    verb = verbs.add_parser("claims", help="test the paper's claims on the finished runs of a profile")
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.add_argument("--paper", action="store_true", help="test them on the paper's own tables instead")
     verb.set_defaults(verb=pages.show_claims)
 
-    verb = verbs.add_parser("report", help="write one HTML page with all results of a profile")
+    verb = verbs.add_parser("report", help="one HTML page about everything that a profile has finished")
     verb.add_argument("--profile", default="laptop", help="whose runs: smoke, laptop (default), ...")
     verb.set_defaults(verb=pages.write_report)
 
     verb = verbs.add_parser(
         "reference",
-        help="write results/README.md, its tables and figures from the committed runs of a profile",
+        help="write results/README.md, its tables and figures, from the committed runs of a profile",
     )
     verb.add_argument("--profile", default="laptop", help="whose runs: laptop (default), ...")
     verb.add_argument(
         "--add",
         metavar="FOLDER",
         type=Path,
-        help="first import the finished runs of a results folder, for instance results",
+        help="first copy the finished runs of a results folder, for instance results",
     )
     verb.set_defaults(verb=pages.write_reference)
 
-    verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the matrix products")
+    verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the arithmetic floor")
     verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")
     verb.add_argument("--small", action="store_true", help="tiny shapes, to test the benchmark itself")
     verb.set_defaults(verb=pages.measure_speed)
 
-    verb = verbs.add_parser("readme", help="update the generated parts of README.md")
+    verb = verbs.add_parser("readme", help="renew the generated parts of README.md")
     verb.set_defaults(verb=pages.renew_readme)
     return parser
 
@@ -131,9 +137,7 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of seeds; write for instance 0,1,2"
-        ) from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds; for example, 0,1,2") from None
 
 
 def _names(text: str) -> tuple[str, ...]:
