@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=pages.write_reference)
 
-    verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the matrix products")
+    verb = verbs.add_parser("bench", help="measure speed relative to peft and to the matrix products")
     verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")
     verb.add_argument("--small", action="store_true", help="tiny shapes, to test the benchmark itself")
     verb.set_defaults(verb=pages.measure_speed)
@@ -131,7 +131,8 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds; write for instance 0,1,2") from None
+        message = f"{text!r} is not a list of seeds; write for instance 0,1,2"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _names(text: str) -> tuple[str, ...]:

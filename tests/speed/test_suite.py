@@ -57,7 +57,7 @@ def test_the_verb_writes_a_table_with_targets(
 
 def test_an_unknown_part_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--only", "layers"]) == 2
-    assert "'layers' is no part of the benchmark; there are layer, step" in capsys.readouterr().err
+    assert "unknown part of the benchmark 'layers'; known: evaluation, " in capsys.readouterr().err
 
 
 def test_a_part_that_something_is_missing_for_stops_no_other(
