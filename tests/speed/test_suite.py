@@ -1,4 +1,4 @@
-"""The benchmark at tiny sizes: every ratio is there, from the layers that its name says."""
+"""The benchmark at tiny sizes: every ratio is measured, on the layers in its name."""
 
 from __future__ import annotations
 
