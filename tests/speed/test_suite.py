@@ -66,7 +66,7 @@ def test_a_part_that_something_is_missing_for_stops_no_other(
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)  # as if it were not installed
     measured = measure(["evaluation", "ranks"], small=True)
     assert [figure.name for figure in measured.figures] == ["rank analysis / LAPACK's singular values"]
-    assert "evaluation: not measured: the bench of evaluation needs lm-eval" in capsys.readouterr().err
+    assert "evaluation: not measured: the evaluation benchmark needs lm-eval" in capsys.readouterr().err
 
 
 def test_a_missed_target_is_said() -> None:
