@@ -1,4 +1,4 @@
-"""The command line as a person uses it: on the smoke profile, with results in a folder of its own."""
+"""The command line on the smoke profile, with results in a temporary folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from repro.runs.store import Store
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty results folder in the place of the project's."""
+    """An empty results folder instead of the project's."""
     monkeypatch.setattr("repro.paths.RESULTS", tmp_path / "results")
     return tmp_path / "results"
 
@@ -125,7 +125,7 @@ def test_a_failing_run_is_kept_and_does_not_stop_the_others(
 
     assert main(["status", "table1", "--profile", "smoke"]) == 1
     assert "FloatingPointError" in capsys.readouterr().out
-    # A failed run waits for a word; a mended one is another run, and just missing.
+    # A failed run waits for --retry-failed; with mended settings it is a different run, which is missing.
     assert _run() == 1
     assert "executing 0" in capsys.readouterr().out
     assert _run("--retry-failed") == 1
@@ -186,7 +186,7 @@ def test_a_wrong_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def _alone(*arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
-    """A command in a process of its own, and every module that it imported."""
+    """A command in its own process, and every module that it imported."""
     code = (
         "import sys; from repro.cli import main\n"
         f"try: status = main({list(arguments)})\n"
@@ -205,8 +205,8 @@ HEAVY = {"torch", "transformers", "peft", "lightning", "wandb", "datasets", "sci
 DRAWING = {"pandas", "matplotlib"}
 
 
-# Counts stand for time, which no test can hold on a shared machine: a hundred modules take about 0.1 s. Seen
-# were 248, 344, 342 and 1,097.
+# The number of modules replaces time, which cannot be tested on a shared machine: 100 modules take about
+# 0.1 s. Measured: 248, 344, 342 and 1,097.
 @pytest.mark.parametrize(
     ("arguments", "without", "most"),
     [
@@ -350,10 +350,10 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("table", "row"), [("table1", "dual_lora"), ("table2", "lora"), ("table4", "lora")])
-def test_a_run_is_repeated_from_its_file_alone(
+def test_a_run_is_rerun_from_its_file_alone(
     table: str, row: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of every family, bit for bit; and a file that says something else is told apart."""
+    """One run of every family is bit-identical, and a changed file is detected."""
     profile = load_profile("smoke")
     planned = expand(experiment.load_experiment(table), profile)
     spec = next(r for r in planned.rows if r.id.startswith(row)).specs[0]

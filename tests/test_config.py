@@ -1,4 +1,4 @@
-"""Reading settings: what is wrong is said in full, at the place where it stands."""
+"""Reading settings: every problem is reported, with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and a disk that takes no more is one line."""
+"""Files are written atomically, and a full disk gives a one-line message."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_goes_and_the_rest_stays(tmp_path: Path) -> N
 
 
 def test_a_full_disk_is_known_by_every_library_that_writes_to_it(small_disk: Path) -> None:
-    """torch and safetensors speak of it in words of their own."""
+    """torch and safetensors have their own messages for it."""
     write_whole(small_disk / "kept", b"kept")
     tensor = torch.zeros(4 * 2**20)
     for write in (

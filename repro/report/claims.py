@@ -127,11 +127,11 @@ def _notes(ledger: Ledger) -> list[str]:
         "- difference: better minus worse in points, of the average or of one column, paired by item and "
         "seed, with a 95 % interval over items and seeds (over items only with one seed).",
         f"- verdict, at the level of {LEVEL:.0%}: reproduced if 'not as claimed' is rejected in all "
-        "comparisons, contradicted if 'as claimed' is rejected in one, equal if 'apart by the margin or more' "
-        f"is rejected both ways in all. The margin is {margins}, and at most half of the claimed difference. "
-        "A claim with a number is tested at that number: to show a gain of 0.8, 'better' is not enough. "
-        "p-values of claims are corrected for their comparisons and for all claims on this page (Holm); "
-        "p-values of comparisons are not.",
+        "comparisons, contradicted if 'as claimed' is rejected in one, equal if 'apart by the margin or "
+        f"more' is rejected both ways in all. The margin is {margins}, and at most half of the claimed "
+        "difference. A claim with a number is tested at that number: to show a gain of 0.8, 'better' is not "
+        "enough. p-values of claims are corrected for their comparisons and for all claims on this page "
+        "(Holm); p-values of comparisons are not.",
         "- needed to decide: total seeds with the present items, or items per task with the present seeds, "
         "at the corrected level, if differences and spreads stay as they are. With one seed this is a lower "
         "bound, since the spread between seeds is unknown.",

@@ -17,9 +17,9 @@ _MOST_ROWS = 12
 
 # Measures and their panel titles; shares become percent.
 _PANELS = {
-    "dead": "entries where ReLU is 0 (%)",
+    "dead": "entries that ReLU holds at 0 (%)",
     "flipped": "signs that differ from step 0 (%)",
-    "flipped_in_step": "signs that flipped in one step (%)",
+    "flipped_in_step": "signs that turned in one step (%)",
     "relative_norm": "||ΔW|| / ||W0||",
 }
 _SHARES = ("unchanged", "dead", "zero", "flipped", "flipped_in_step")

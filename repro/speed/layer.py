@@ -24,7 +24,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Shape(Frozen):
-    """`tokens` rows through a (`width`, `width`) layer, adapted at rank `rank` or at two ranks of half that."""
+    """`tokens` rows through a (`width`, `width`) layer, adapted at rank `rank`, or at two of half that."""
 
     tokens: int
     width: int

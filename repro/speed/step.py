@@ -1,4 +1,4 @@
-"""A training step of a whole model under LoRA, DoRA, HiRA and Dual LoRA, to test the paper's claim about time.
+"""A training step of a whole model under LoRA, DoRA, HiRA and Dual LoRA, for the paper's claim about time.
 
 The paper claims less than 5 % more time than LoRA, but not how LoRA was run. Two readings are measured: LoRA
 without dropout, which is cheapest, and with dropout 0.05, as in the scripts behind the paper's baselines.

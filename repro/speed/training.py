@@ -1,7 +1,7 @@
 """Training compared with transformers' Trainer and peft's LoRA: same model, texts, batch and precision.
 
-The Trainer is used as in its documentation: `DataCollatorForSeq2Seq` pads a batch to its longest text, and the
-model computes the loss from `labels`, with logits for every position.
+The Trainer is used as in its documentation: `DataCollatorForSeq2Seq` pads a batch to its longest text, and
+the model computes the loss from `labels`, with logits for every position.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def figures(small: bool = False) -> Iterator[Measurement]:
 def _figure(small: bool, precision: Precision) -> Measurement:
     spec, execution = lora_run(small, precision)
     bases = BaseModels()
-    # The run's first optimiser batch. At the start of the warm-up the learning rate is 0, so all rounds see the
-    # same weights.
+    # The run's first optimiser batch. At the start of the warm-up the learning rate is 0, so all rounds see
+    # the same weights.
     ours, texts, tokenizer = _ours(spec, execution, bases)
     theirs = _Theirs(spec, bases, texts, tokenizer)
     module, step = ours

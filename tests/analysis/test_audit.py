@@ -1,4 +1,4 @@
-"""The audit's data and what it recomputes, and the parameter columns counted again."""
+"""The audit's data and recomputed checks, and the recounted parameter columns."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_slip_in_a_copy_of_the_tables_is_found(tmp_path: Path) -> None:
 
 
 def test_every_entry_of_the_paper_has_a_row_of_ours() -> None:
-    """As many as the tables have rows: 25, 28, 3, 16 and 5."""
+    """One entry per row of the tables: 25, 28, 3, 16 and 5."""
     tables = ("table1", "table2", "table3", "table4", "table5")
     assert [sum(e.table == table for e in ENTRIES) for table in tables] == [25, 28, 3, 16, 5]
 

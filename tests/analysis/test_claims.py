@@ -1,4 +1,4 @@
-"""The claims ledger: its tests on simulated runs whose truth is known, and its file."""
+"""The claims ledger: its tests on simulated runs with a known truth, and its file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_without_spread_nothing_is_rejected() -> None:
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (3, 0.0), (3, 2.0), (5, 2.0)])
 def test_a_true_null_is_rejected_no_more_often_than_stated(seeds: int, seed_sd: float) -> None:
-    """Right or wrong differs by chance alone, and by the luck of a seed: 5 %, over 600 trials."""
+    """Without a true difference, only item and seed noise, at most 5 % of 600 trials are significant."""
     rng = np.random.default_rng(1)
     rejected = np.zeros(2)
     trials, tasks, items = 600, 4, 60
@@ -72,7 +72,7 @@ def test_a_true_null_is_rejected_no_more_often_than_stated(seeds: int, seed_sd: 
 
 
 def result(outcomes: dict[str, str], items: str = "same") -> Result:
-    """A finished run with these outcomes and nothing else of interest."""
+    """A finished run with these outcomes."""
     scores = {
         task: TaskScore(
             metric="accuracy", value=1.0, items=len(digits), outcomes=digits, unparsed=0, constant=False
@@ -97,7 +97,7 @@ def test_differences_are_paired_by_item_seed_and_column() -> None:
 
 
 def made(mean: float, error: float = 1.0, margin: float = 1.0, **bounds: float) -> Tested:
-    """A comparison with this difference, on as many degrees of freedom as there are of a normal one."""
+    """A comparison with this difference and so many degrees of freedom that it is normally distributed."""
     estimate = Estimate(mean, 2 * error, 1, error=error, freedom=1e6)
     return Tested("m", "a", "b", None, bounds.get("at_least", 0.0), bounds.get("at_most"), margin, estimate)
 
@@ -163,7 +163,7 @@ def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(
 def test_a_ledger_is_rarely_wrong_about_any_claim(
     truth: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Eight claims of three comparisons: a wrong verdict in 5 % of the ledgers.
+    """Eight claims of three comparisons: at most 5 % of ledgers have a wrong verdict.
 
     Where no row is better, "reproduced" and "contradicted" are wrong; where one is by the margin, "equal" is.
     """
@@ -209,7 +209,7 @@ def test_every_claim_finds_its_rows_where_nothing_has_run(profile: str, tmp_path
     scored = score_claims(ledger, _plans(profile), Store(tmp_path))
     tested = {s.claim.id for s in scored if s.tested}
     assert tested == {s.claim.id for s in scored if s.claim.comparisons and not s.untouched}
-    # Formulas and sizes need no run; of everything else nothing is said.
+    # Formulas and sizes need no run; everything else is not tested.
     counted = {s.claim.id for s in scored if s.claim.sizes}
     for s in scored:
         expected = {"by formula"} if s.claim.by_formula else {"reproduced", "contradicted"}
@@ -227,7 +227,7 @@ def test_a_profile_says_which_models_it_does_not_have(tmp_path: Path) -> None:
     assert not any(s.untouched for s in paper.values())
     assert {t.block for t in paper["gain-llama3-70b"].tested} == {"llama3-70b"}
     assert {t.at_least for t in paper["gain-llama3-70b"].tested} == {1.9}
-    # Against every row of the paper's block, and none of this project's own.
+    # Compared with every row of the paper's block, and with no row that this project added.
     assert [t.worse for t in paper["gain-llama3-70b"].tested] == ["LoRA", "DoRA"]
 
 

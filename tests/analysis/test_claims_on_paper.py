@@ -1,4 +1,4 @@
-"""The ledger on the paper's own tables: differences by hand, and what carries a sentence."""
+"""The ledger on the paper's own tables: differences computed by hand, and verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The costs of a plan: whole models against torch's count, memory against what is really there."""
+"""The costs of a plan: FLOPs compared with torch's counter, memory with the tensors that exist."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NAMES = {
 
 
 def spec(kind: str, method: dict[str, Any]) -> RunSpec:
-    """A run of one pass: as many examples as the micro-batch holds."""
+    """A run of one pass, with one micro-batch of examples."""
     family, smaller = SMALL[kind]
     model = load_model_spec(NAMES[kind]).for_family(family)
     heads = {"vocab_size": 1000} | ({} if kind == "gpt2" else {"num_attention_heads": 4})
@@ -78,7 +78,7 @@ def built(run: RunSpec) -> Any:
 
 
 def one_pass(run: RunSpec) -> tuple[Any, Callable[[], None], int]:
-    """A model, a training pass over as many tokens as the run's own have, and that number of tokens."""
+    """A model, a training pass with the run's number of tokens, and that number."""
     size = run.benchmark.training_size(run.training)
     length, predicted = round(size.tokens / size.examples), round(size.predicted / size.examples)
     model, ids = built(run), torch.randint(5, 900, (size.examples, length))

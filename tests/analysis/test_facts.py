@@ -1,4 +1,4 @@
-"""What is counted for a claim, on runs made by hand."""
+"""The facts that are counted for a claim, on runs made by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's six tables as data, held against a second reading, against our experiments and against counts.
+"""The paper's six tables as data, compared with a second transcription, our experiments and counts.
 
 Parameter counts are recomputed from the models' weight shapes by formulas of this file's own, so that a slip
 made in copying shows. Where the paper itself is off, the row is listed below as data.
@@ -112,7 +112,7 @@ PER_WEIGHT: dict[str, Callable[[int, int, int], int]] = {
     "randlora": lambda d, k, r: ceil(min(d, k) / r) * (r + min(d, k)),
 }
 SIX_LINEARS = {"corda", "vera", "randlora"}
-"""On GLUE they adapt all six linear maps of a layer; the others query and value."""
+"""On GLUE these adapt all six linear layers of a block; the others adapt query and value."""
 
 
 def place(row: PaperRow) -> Place:

@@ -1,4 +1,4 @@
-"""What more seeds and items would do, held against simulated experiments of that size."""
+"""Projections to more seeds and items, compared with simulated experiments of that size."""
 
 from __future__ import annotations
 

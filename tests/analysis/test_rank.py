@@ -1,4 +1,4 @@
-"""Ranks of matrices whose ranks are known, and of adapters whose update is known."""
+"""Ranks of matrices with known ranks, and of adapters with known updates."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_lora_has_its_rank_and_dual_lora_more_than_its_factors() -> None:
     assert found["k_proj", "update"].shape == tuple(
         dual.base_model.model.model.layers[0].self_attn.k_proj.weight.shape
     )
-    assert found["k_proj", "update"].numerical > 4  # more than LoRA of as many parameters could have
+    assert found["k_proj", "update"].numerical > 4  # above the rank of a LoRA of equal size
     assert all(torch.equal(tensor, before[name]) for name, tensor in dual.state_dict().items())
 
     layer = dual.base_model.model.model.layers[0].mlp.up_proj

@@ -1,4 +1,4 @@
-"""A rerun has to be bit for bit the run, or to differ for a reason and by little."""
+"""A rerun must be bit-identical on the same hardware and versions, and within tolerance elsewhere."""
 
 from __future__ import annotations
 

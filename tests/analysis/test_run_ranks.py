@@ -1,4 +1,4 @@
-"""Ranks of a run that was really trained, on the smoke profile."""
+"""Ranks of a trained run, on the smoke profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals, held against textbook formulas and against simulated experiments with a known truth."""
+"""Intervals, compared with textbook formulas and with simulated experiments of known truth."""
 
 from __future__ import annotations
 

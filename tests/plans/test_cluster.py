@@ -1,4 +1,4 @@
-"""What a run asks of a cluster: what is accepted, and what is said about the rest."""
+"""The SLURM resources of a run: accepted values, and messages about invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments as data: every shipped file under every profile, and what is refused."""
+"""Every shipped experiment under every profile, and invalid experiment files."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 
 def test_a_mapping_of_another_name_replaces_what_is_below(content: dict) -> None:
-    """The paper's protocol has beams and the small profiles' has none: nothing of it may stay."""
+    """The paper's protocol has beams, the stand-in profiles' protocol has none and must not inherit them."""
     planned = expand(Experiment.model_validate(content), load_profile("smoke"))
     assert set(planned.rows[0].specs[0].benchmark.protocol.model_dump()) == {"name", "version"}
 

@@ -1,4 +1,4 @@
-"""Rows that vary, and what is refused."""
+"""Rows that vary: grids, and invalid axes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_keys_of_an_axis_change_together_and_axes_multiply() -> None:
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ([{"method.a": (1, 2), "method.b": (1,)}], r"as many values \(method.a: 2, method.b: 1\)"),
-        ([{"method.a": ()}], r"as many values \(method.a: 0\)"),
+        ([{"method.a": (1, 2), "method.b": (1,)}], r"same number of values \(method.a: 2, method.b: 1\)"),
+        ([{"method.a": ()}], r"same number of values \(method.a: 0\)"),
         ([{}], "no key"),
         ([{"method.a": (1,)}, {"method.a": (2,)}], "'method.a' is in two axes"),
     ],

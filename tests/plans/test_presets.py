@@ -1,4 +1,4 @@
-"""The presets against the scripts and tables that they were read from."""
+"""The presets compared with the scripts and tables that they come from."""
 
 from __future__ import annotations
 

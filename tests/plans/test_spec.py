@@ -1,4 +1,4 @@
-"""A run's identity: the same for the same settings, another for any other."""
+"""A run's hash: equal for equal settings, different for different ones."""
 
 from __future__ import annotations
 

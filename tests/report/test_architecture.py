@@ -1,4 +1,4 @@
-"""Figure 1 has the shapes of what is really built."""
+"""Figure 1 has the shapes of the built modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost section of a plan, over the committed results and over none."""
+"""The cost section of a plan, with the committed results and without results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renderings of a small table made by hand, held against text written by hand."""
+"""Renderings of a small table made by hand, compared with text written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page over everything: well formed, by itself, and telling what the result files say."""
+"""The HTML page: well formed, self-contained, and with the content of the result files."""
 
 from __future__ import annotations
 

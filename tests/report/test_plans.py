@@ -1,4 +1,4 @@
-"""A plan in words: everything that is to be run is in it, and it fits a terminal."""
+"""A plan as text: it has every run, and fits a terminal."""
 
 from __future__ import annotations
 

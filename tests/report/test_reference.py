@@ -1,4 +1,4 @@
-"""The committed results: readable, from a clean checkout, never of random weights; and the page of them."""
+"""The committed results: valid, from a clean checkout, not of random weights; and their page."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_every_committed_run_is_shown(page: ReferencePage) -> None:
 
 
 def test_local_data_is_shown_without_having_it(page: ReferencePage) -> None:
-    """The committed E2E runs are of the real set, which a fresh clone does not have."""
+    """The committed E2E runs used the real data set, which a fresh clone does not have."""
     runs = [s.result for s in page.states["table4"] if s.result is not None]
     assert len(runs) > 1
     assert {run.spec["benchmark"]["source"] for run in runs} == {"local"}
 
 
-def test_every_verdict_of_the_ledger_stands_on_the_page_once(page: ReferencePage) -> None:
-    """But for statements about models that the profile does not have: these are counted."""
+def test_every_verdict_of_the_ledger_is_on_the_page_once(page: ReferencePage) -> None:
+    """Except for claims about models that the profile does not run: these are counted."""
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     counts = [text.count(f"- {s.claim.text} ") for s in page.scored]
     assert counts == [0 if s.untouched else 1 for s in page.scored]

@@ -1,4 +1,4 @@
-"""The figure of a sweep, from finished runs of which some are missing."""
+"""The figure of a sweep of which some runs are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as tasks: none twice, none before what it starts from, no array too long."""
+"""Runs as array tasks: no run twice, none before the run it starts from, no array too long."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_run_waits_for_a_task_that_is_queued_already(specs: list[RunSpec]) -> 
     child = next(spec for spec in specs if spec.init_from is not None)
     (array,) = make_arrays([child], {child.init_from.run.hash: Place("12", 5)}, 1001)
     assert (array.after, array.runs) == ("12", {5: child})
-    # One whose start is done waits for nothing.
+    # A run waits for nothing if the run it starts from is done.
     (array,) = make_arrays([child], {}, 1001)
     assert (array.after, array.runs) == (None, {0: child})
 

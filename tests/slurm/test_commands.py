@@ -1,4 +1,4 @@
-"""SLURM's commands, played by scripts: what is asked of them, and what is made of their answers."""
+"""SLURM's commands, replaced by scripts: how they are called, and how their output is parsed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repro.slurm.commands import Task
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
-    """Puts a shell script on the path and returns the file to which it writes how it was called."""
+    """Puts a shell script on the path; returns the file to which it logs its calls."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     def write(name: str, body: str) -> Path:

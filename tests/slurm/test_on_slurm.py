@@ -1,4 +1,4 @@
-"""`repro submit` on a real SLURM: what completes, breaks, is killed, cancelled, told to stop, and goes on."""
+"""`repro submit` on a real SLURM: runs that complete, fail, are killed or cancelled, stop, and continue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Watch.report = held
 
 
 class Clone:
-    """Somebody's copy of the experiments, with results of its own, in folders whose names need quotes."""
+    """A user's copy of the experiments, with its own results, in folders whose names need quoting."""
 
     def __init__(self, folder: Path, cluster: Any) -> None:
         self.folder = folder
@@ -129,7 +129,7 @@ def _squeue() -> str:
 
 
 def _signal(name: str, task: str) -> None:
-    """What SLURM itself does before a limit or a preemption: signal the process of the batch script."""
+    """As SLURM does before a limit or a preemption: signal the process of the batch script."""
     subprocess.run(["scancel", "--batch", f"--signal={name}", task], check=True)
 
 
@@ -138,7 +138,7 @@ def _limit(task: str, minutes: int) -> None:
 
 
 def _minutes(task: str) -> int:
-    """For how many whole minutes a task has run."""
+    """Whole minutes that a task has run."""
     command = ["squeue", "--noheader", f"--jobs={task}", "--format=%M"]
     *hours, minutes, _ = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(":")
     return 60 * sum(map(int, hours)) + int(minutes)
@@ -150,7 +150,7 @@ def clone(cluster: Any, tmp_path: Path) -> Clone:
 
 
 def _keep_rows(*ids: str, **changes: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """Keeps these rows, with changes by id laid over them."""
+    """Keeps these rows, with overrides by id."""
 
     def change(content: dict[str, Any]) -> None:
         rows = {row["id"]: row for row in content["stand_in"]["rows"]}
@@ -220,7 +220,7 @@ def test_two_submissions_at_once_execute_every_run_once_and_a_failing_one_stops_
     clone.finish()
     (detail,) = (detail for state, detail in clone.status("table1").values() if state == "failed")
     assert detail.endswith("(attempt 2)")
-    # What the cluster made is what `repro run` finds.
+    # `repro run` finds the cluster's results.
     status, out = clone.repro("run", "table1", "--rows", "base,lora,dora,hira,dual_lora", "--no-wandb")
     assert status == 1 and "5 of 5 runs are done, executing 0" in out and "| Dual LoRA " in out
 
@@ -246,7 +246,7 @@ def test_a_run_waits_for_the_one_that_it_starts_from_and_for_no_other(clone: Clo
     specs = {(spec.method.name, spec.task): spec for spec in _specs(clone, "table2")}
     parent, child = (clone.store.result(specs["lora", task]) for task in ("sst2", "mrpc"))
     assert parent is not None and child is not None
-    # The other row's first run broke, so its second could never begin.
+    # The other row's first run failed, so its second could not start.
     states = clone.status("table2")
     assert states[specs["lora_plus", "sst2"].slug][0] == "failed"
     assert states[specs["lora_plus", "mrpc"].slug] == ("missing", "")
@@ -288,7 +288,7 @@ def test_a_task_that_is_told_to_stop_requeues_itself_alone_and_goes_on(
     for spec in (told, other):
         _assert_same(clone.store.result(spec), uninterrupted(spec))
     logs = clone.logs()
-    # SLURM may put in a line of its own about the requeueing.
+    # SLURM may add a line about the requeue.
     stopped, _, went_on = logs[told.hash].partition(
         "told to stop: requeued, to go on from the last checkpoint\n"
     )
@@ -337,7 +337,7 @@ def test_a_run_makes_room_for_an_urgent_job_and_goes_on_behind_it(
     _assert_same(clone.store.result(spec), uninterrupted(spec))
     assert (clone.folder / "urgent.log").read_text() == "was here\n"
     assert "told to stop: requeued, to go on from the last checkpoint\n" in clone.logs()[spec.hash]
-    assert "PREEMPTION" not in clone.logs()[spec.hash]  # it left before it was thrown out
+    assert "PREEMPTION" not in clone.logs()[spec.hash]  # it stopped before it was killed
 
 
 def test_the_script_for_plain_sbatch_executes_run_n_in_task_n(clone: Clone) -> None:

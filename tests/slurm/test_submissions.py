@@ -1,4 +1,4 @@
-"""What was submitted, joined with the queue: every run has one state, and a crash loses none."""
+"""Submitted arrays joined with the queue: every run has one state, and a crash loses none."""
 
 from __future__ import annotations
 

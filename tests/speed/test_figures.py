@@ -1,4 +1,4 @@
-"""The benches of a run, on tiny models: that both sides do the same work. Speed is not looked at."""
+"""The benchmarks of a run on tiny models: both sides do the same work. Speed is not tested."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from repro.speed import evaluation, generation, ranks, training
 
 @pytest.mark.parametrize("bench", [training, generation, ranks])
 def test_a_bench_compares_equal_work(bench) -> None:
-    # A bench raises where its two sides come to different results.
+    # A benchmark raises if its two sides give different results.
     found = list(bench.figures(small=True))
     assert found and all(figure.ratio.median > 0 for figure in found)
 

@@ -1,4 +1,4 @@
-"""The bytes alive at once, of work whose tensors are known."""
+"""Peak memory of operations whose tensors are known."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The benchmark at tiny sizes: every ratio is there, from the layers that its name says."""
+"""The benchmark at tiny sizes: every ratio is measured, on the layers in its name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_verb_writes_a_table_with_targets(
 
 def test_an_unknown_part_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--only", "layers"]) == 2
-    assert "'layers' is no part of the benchmark; there are layer, step" in capsys.readouterr().err
+    assert "unknown part of the benchmark 'layers'; known: evaluation, " in capsys.readouterr().err
 
 
 def test_a_part_that_something_is_missing_for_stops_no_other(
@@ -66,7 +66,7 @@ def test_a_part_that_something_is_missing_for_stops_no_other(
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", None)  # as if it were not installed
     measured = measure(["evaluation", "ranks"], small=True)
     assert [figure.name for figure in measured.figures] == ["rank analysis / LAPACK's singular values"]
-    assert "evaluation: not measured: the bench of evaluation needs lm-eval" in capsys.readouterr().err
+    assert "evaluation: not measured: the evaluation benchmark needs lm-eval" in capsys.readouterr().err
 
 
 def test_a_missed_target_is_said() -> None:

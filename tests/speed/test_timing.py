@@ -1,4 +1,4 @@
-"""Times against a clock that the test moves."""
+"""Timing with a clock that the test controls."""
 
 import pytest
 
