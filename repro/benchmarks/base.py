@@ -1,4 +1,4 @@
-"""A benchmark family, a folder beside this file: its typed settings, and what the harness asks of it."""
+"""What the harness asks of a benchmark family, which is a folder beside this file."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class TaskScore(Frozen):
-    """The figures of one column of a table.
+    """The score of one column of a table.
 
     Attributes:
-        metric: the full name, protocol and all, for instance `accuracy (cloze)`.
-        value: in the table's unit, percent unless a metric has one of its own; None where it is missing.
-        items: how many items the value is over.
-        outcomes: one number an item, in the order of the items' ids, with the value as their mean. For an
-            accuracy one digit each, 1 for right and 0 for wrong; for a metric of all items together its
-            jackknife pseudo-values, whose spread is the metric's own.
+        metric: the full name with the protocol, for instance `accuracy (cloze)`.
+        value: in the table's unit, which is percent unless the metric has its own; None if missing.
+        items: number of items that were scored.
+        outcomes: one number per item, in the order of the items' ids, with the value as their mean. For an
+            accuracy one digit each, 1 for right and 0 for wrong; for a corpus-level metric its jackknife
+            pseudo-values, which have the metric's standard error.
         unparsed: share of the items whose answer could not be read, between 0 and 1.
-        constant: whether every item got the same answer, the mark of a collapsed model.
+        constant: whether every item got the same answer, the sign of a collapsed model.
         missing: why there is no value, and what to do about it.
     """
 
@@ -45,12 +45,12 @@ class TaskScore(Frozen):
 
 
 class TrainingSize(NamedTuple):
-    """How much there is to train on in one epoch.
+    """The size of one epoch.
 
     Attributes:
         tokens: of all examples, without padding.
-        predicted: predictions in the loss: tokens of a language model, examples of a classifier.
-        longest: tokens that no example exceeds.
+        predicted: terms of the loss: predicted tokens of a language model, examples of a classifier.
+        longest: an upper bound on the tokens of one example.
     """
 
     examples: int
@@ -60,16 +60,16 @@ class TrainingSize(NamedTuple):
 
 
 class Benchmark(Frozen):
-    """Settings of one family, as they stand in a run's spec, and the way from them to data and scores.
+    """Settings of one family, as a run's spec holds them, and how to get data and scores from them.
 
     Attributes:
         family: the name of the folder.
         model_task: what the model is loaded as.
-        scorer_version: rises whenever the same predictions would get another score.
-        run_per_task: whether every task has a training of its own; then a run's settings name one in `tasks`.
+        scorer_version: raised whenever the same predictions would get another score.
+        run_per_task: whether every task is trained separately; then a run's settings name one in `tasks`.
         validates_by_score: whether validation gives a score, by which weights can be selected.
-        averaged: whether a mean over the columns means anything.
-        decimals: of columns that are printed with more than one.
+        averaged: whether the mean over the columns is meaningful.
+        decimals: by column, where more than one is printed.
     """
 
     family: str
@@ -82,27 +82,27 @@ class Benchmark(Frozen):
 
     @property
     def num_labels(self) -> int | None:
-        """Outputs of the classifier's head; None for a language model."""
+        """Outputs of the classification head; None for a language model."""
         return None
 
     @classmethod
     @abstractmethod
     def headings(cls) -> dict[str, str]:
-        """Every column that the family knows, in the paper's order, and its heading."""
+        """All columns of the family, in the paper's order, with their headings."""
 
     @property
     @abstractmethod
     def columns(self) -> dict[str, str]:
-        """The columns of a table that these settings fill, and their headings."""
+        """The columns that these settings fill, with their headings."""
 
     @property
     @abstractmethod
     def note(self) -> str:
-        """Protocol, source and sizes of the data, in a sentence for the table's notes."""
+        """Protocol, source and sizes of the data, as a sentence for the table's notes."""
 
     @abstractmethod
     def training_size(self, training: TrainingSpec) -> TrainingSize:
-        """What one epoch holds, by the sets' sizes and their mean lengths, without the data themselves."""
+        """The size of one epoch, computed without the data, from known set sizes and mean lengths."""
 
     @abstractmethod
     def data(self, context: RunContext) -> FineTuningData:
@@ -114,7 +114,7 @@ class Benchmark(Frozen):
 
     @abstractmethod
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
-        """Scores of stored predictions, one for each column, without any model."""
+        """Scores of stored predictions by column; needs no model."""
 
 
 @cache

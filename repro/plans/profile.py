@@ -74,7 +74,7 @@ class Profile(Frozen):
         """This profile's settings for a benchmark family.
 
         Raises:
-            ConfigError: its file has no section for that family, so the family's experiments cannot be planned.
+            ConfigError: its file has no section for it. Only experiments of the family need one.
         """
         if name not in self.families:
             raise ConfigError(

@@ -1,1 +1,1 @@
-"""How any model is trained, probed and looked into; knows no data set."""
+"""How any model is trained, probed and diagnosed, independent of the data set."""

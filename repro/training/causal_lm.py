@@ -1,8 +1,8 @@
 """What families on causal language models share: tokenised examples, the loss, likelihoods, generation.
 
-Logits are the widest tensor of such a model (SmolLM2: 49,152 columns against 576), and only a few positions
-of a row are ever looked at. So the decoder runs first and the output matrix is applied to those positions
-alone.
+Logits are the widest tensor of such a model (SmolLM2: 49,152 columns, hidden states have 576), and only a few
+positions of a row need them. So the decoder runs first, and the output matrix is applied to those positions
+only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Example:
     prompt_length: int
 
     def labels(self, loss_on: str) -> list[int]:
-        """Ids to be predicted, position by position; under loss on the completion the prompt is `IGNORED`."""
+        """Ids to predict, one per position; with loss on the completion, the prompt is `IGNORED`."""
         ignored = self.prompt_length if loss_on == "completion" else 0
         return [IGNORED] * ignored + list(self.ids[ignored:])
 
@@ -44,10 +44,10 @@ class Example:
 def encode_example(
     tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, *, append_eos: bool, max_tokens: int
 ) -> Example:
-    """Tokenise a training text, prompt and completion apart, so that evaluation has the same boundary.
+    """Tokenise prompt and completion separately, so that evaluation has the same token boundary.
 
-    Too long a text loses the beginning of its prompt: the completion is what is learnt. Adds the tokenizer's
-    own start token, if it has one.
+    A text that is too long loses the beginning of its prompt, since the completion is what the model learns.
+    Adds the tokenizer's own start token, if it has one.
 
     Raises:
         ValueError: the completion alone is longer than `max_tokens`.
@@ -69,14 +69,14 @@ def encode_example(
 def collate(
     examples: Sequence[Example], *, loss_on: str, pad_id: int, row_tokens: int = ROW_TOKENS
 ) -> dict[str, Tensor]:
-    """`input_ids` and `labels`, both (rows, width), and what keeps examples of one row apart.
+    """`input_ids` and `labels`, both (rows, width); rows may hold several examples (see `packing`).
 
-    Examples share rows of up to `row_tokens`, or of the longest one's length: that takes less padding, and
-    a layer that builds its weight in each pass, as Dual LoRA's does, builds it less often. Then there are
-    `position_ids`, (rows, width), which count each example from 0, and `visible`, (rows, width, width),
-    which key a query sees: those of its own example up to itself. Where no row is shared neither is needed,
-    since padding is on the right and nothing looks to its right, and attention keeps its fast path. Padded
-    positions, and the first of each example, which nothing predicts, carry the label `IGNORED`.
+    Packing saves padding, and a layer that builds its weight in each pass, such as Dual LoRA's, builds it
+    less often. Packed batches also have `position_ids`, (rows, width), counted from 0 in each example, and
+    `visible`, (rows, width, width): a query sees the keys of its own example up to itself. Batches of one
+    example a row need neither: padding is on the right, causal attention never sees it, and attention keeps
+    its fast path. Padding and the first token of each example, which nothing predicts, are labelled
+    `IGNORED`.
     """
     places = pack([len(example.ids) for example in examples], row_tokens)
     rows = [[examples[index] for index in members] for members in places]
@@ -104,7 +104,7 @@ def collate(
 
 
 def micro_batches(loss_on: str, pad_id: int) -> Callable[[Sequence[Example]], tuple[dict[str, Tensor], int]]:
-    """What makes a micro-batch of examples, with its count of predicted tokens."""
+    """A function that collates examples into a micro-batch and counts its predicted tokens."""
 
     def micro_batch(examples: Sequence[Example]) -> tuple[dict[str, Tensor], int]:
         batch = collate(examples, loss_on=loss_on, pad_id=pad_id)
@@ -126,10 +126,10 @@ def logits_at(model: nn.Module, hidden: Tensor, where: Tensor) -> Tensor:
 def negative_log_likelihood(
     model: nn.Module, batch: Mapping[str, Tensor], *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Sum over all predicted tokens of a batch (see `collate`) of -log p in nats, a scalar; smoothed, of its
-    cross-entropy.
+    """Sum of -log p in nats over all predicted tokens of a batch (see `collate`), a scalar.
 
-    The sum, not the mean: dividing by the whole optimiser batch's tokens makes gradient accumulation exact.
+    With label smoothing, the sum of the smoothed cross-entropy. A sum and not a mean: dividing by the tokens
+    of the whole optimiser batch makes gradient accumulation exact.
     """
     targets = batch["labels"][:, 1:]
     predicted = targets != IGNORED
@@ -146,7 +146,7 @@ def negative_log_likelihood(
 
 @dataclass(frozen=True)
 class Options:
-    """One question and its possible continuations, as token ids."""
+    """A question and its possible continuations, as token ids."""
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
@@ -156,7 +156,7 @@ class Options:
 
 
 def encode_options(tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]) -> Options:
-    """Tokenise a question as `encode_example` does a prompt, each continuation as it does a completion."""
+    """Tokenise a question like a prompt, and its continuations like completions, of `encode_example`."""
     encoded = (tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in continuations)
     return Options(context=tuple(tokenizer(context).input_ids), continuations=tuple(encoded))
 
@@ -165,22 +165,22 @@ def encode_options(tokenizer: PreTrainedTokenizerBase, context: str, continuatio
 def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id: int) -> list[list[float]]:
     """log p(continuation | context) in nats, for every continuation of every item, in one pass.
 
-    An item's context stands in a row once, all its continuations behind it; the mask lets a continuation see
-    the context and itself but no other, and its positions count on from the context's end. So the context,
-    which is most of the text, is computed once an item and not once an option. Items share rows, which takes
-    less padding; none sees another.
+    An item's context appears once, followed by all continuations. The mask lets a continuation see the
+    context and itself only, and its position ids start at the context's end. So the context, which is most of
+    the text, is computed once per item and not once per option. Items share rows, to save padding, but do not
+    see each other.
     """
     device = next(model.parameters()).device
     lengths = [len(item) for item in items]
-    # In two rows at least, or the probes, of a few short items, would not see what rows do to each other.
+    # At least two rows, or the probes, with few short items, could not detect that rows affect each other.
     rows = pack(lengths, min(ROW_TOKENS, sum(lengths) // 2))
     width = max(sum(lengths[index] for index in members) for members in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
-    # Whose a position is, -1 for padding; and 0 in the context, i > 0 in the i-th continuation.
+    # `owner`: item at a position, -1 for padding. `part`: 0 in the context, i > 0 in the i-th continuation.
     owner = torch.full((len(rows), width), -1)
     part = torch.zeros((len(rows), width), dtype=torch.long)
-    # A target is predicted from its source: its left neighbour, for a first token the context's end.
+    # A target is predicted at its source: the token before it, or the context's last for the first target.
     sources: list[list[int]] = [[] for _ in items]
     for row, members in enumerate(rows):
         start = 0
@@ -234,14 +234,15 @@ def generate(
 ) -> list[str]:
     """Continuations of the prompts (token ids) by beam search, in one left-padded, masked batch.
 
-    A beam's score is its log-likelihood over the length of its continuation, end token included, to the power
-    of `length_penalty`. No n-gram of `no_repeat_ngram` tokens, if that is positive, occurs twice in a
-    continuation.
+    Args:
+        length_penalty: a beam's score is its log-likelihood / length^length_penalty; the length is
+            that of the continuation with its end token.
+        no_repeat_ngram: n-grams of this many tokens occur at most once in a continuation; 0 allows all.
     """
     last, mask, cache = _prompts_computed(model, prompts, beams=beams)
     causal = without_wrapper(model)
-    # The checkpoint's own settings (a chat model's temperature, a repetition penalty) are no part of a
-    # protocol, and transformers falls back on them for all that a call leaves open.
+    # transformers fills every argument that a call leaves out from the checkpoint's own settings (a chat
+    # model's temperature, a repetition penalty), and these are not part of the protocol.
     own_settings, causal.generation_config = causal.generation_config, GenerationConfig()
     try:
         output = causal.generate(
@@ -264,11 +265,14 @@ def generate(
 def _prompts_computed(
     model: nn.Module, prompts: Sequence[Sequence[int]], *, beams: int
 ) -> tuple[Tensor, Tensor, Cache]:
-    """What a beam search goes on from: each prompt's last token, (prompts, 1), the mask over all that a row
-    holds, (prompts, tokens), and the keys and values before the last token, a row for each beam.
+    """The state from which a beam search continues.
 
-    What all the prompts begin with, a template's head, is computed once for the batch, the rest of a prompt
-    once for all its beams. A row holds the common beginning, padding, and the rest.
+    The common prefix of all prompts (a template's beginning) is computed once for the batch, and the rest of
+    a prompt once for all its beams. A row holds the prefix, padding, and the rest.
+
+    Returns:
+        Each prompt's last token, (prompts, 1); the attention mask, (prompts, tokens); and the keys and values
+        before the last token, with one row for each beam.
     """
     device = next(model.parameters()).device
     common = _common_length([prompt[:-1] for prompt in prompts])
@@ -297,16 +301,17 @@ def _prompts_computed(
 
 
 def _common_length(texts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all the texts begin with alike."""
-    columns = zip(*texts, strict=False)  # as long as the shortest
+    """Length of the longest common prefix, in tokens."""
+    columns = zip(*texts, strict=False)  # ends with the shortest
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 class NoRepeatedNGrams(LogitsProcessor):
-    """Bans the tokens that would repeat an n-gram of the continuation.
+    """Bans tokens that would repeat an n-gram of the continuation.
 
-    transformers' own option also bans those of the prompt. Upstream's beam search (microsoft/LoRA) looks at
-    the continuation alone, and a sentence about a meaning representation has to repeat parts of it.
+    transformers' own option also bans the n-grams of the prompt. The LoRA paper's beam search
+    (microsoft/LoRA) bans those of the continuation only: a sentence about a meaning representation must
+    repeat parts of it.
     """
 
     def __init__(self, size: int, prompt_length: int) -> None:
@@ -318,7 +323,7 @@ class NoRepeatedNGrams(LogitsProcessor):
 
 
 def _activation_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype in which attention scores are computed: the autocast one, or the weights'."""
+    """The dtype of attention scores: autocast's if it is on, otherwise the weights'."""
     device_type = next(model.parameters()).device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)
@@ -326,10 +331,10 @@ def _activation_dtype(model: nn.Module) -> torch.dtype:
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """`visible` (rows, queries, keys) as what is added to scores (rows, 1, queries, keys).
+    """The boolean mask `visible`, (rows, queries, keys), as an additive one, (rows, 1, queries, keys).
 
-    0 where a query may look and the dtype's minimum elsewhere. Not minus infinity: a padding row sees only
-    itself or nothing, and a softmax over nothing is NaN.
+    0 where a query may attend and the dtype's minimum elsewhere. Minus infinity would give NaN for padding,
+    which may see no key.
     """
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

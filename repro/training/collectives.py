@@ -1,9 +1,10 @@
-"""What the processes of one run tell each other. A run of a single process talks to itself.
+"""Communication between the processes of one run; in a single process every function is trivial.
 
-The sums are ours and not DistributedDataParallel's. That one reduces inside of `backward`, so every process
-needs as many backward passes as the others and parameters that all take part, and an optimiser batch of
-fewer micro-batches than processes would hang. Here each process works through its share and one sum follows.
-Nothing is lost by it: adapters have few gradients, and several passes are added up before anything is sent.
+Gradients are summed here and not by DistributedDataParallel, which reduces inside `backward`: every process
+would need equally many backward passes that use all parameters, and an optimiser batch with fewer
+micro-batches than processes would hang. Here each process computes its share, and one sum follows. Little
+time is lost: adapters have few gradients, and those of several passes are accumulated before anything is
+sent.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-# Numbers sent at once. A buffer of 2^26 in fp32 takes 256 MiB beside the gradients.
+# Gradient entries per all-reduce. A buffer of 2^26 in fp32 takes 256 MiB in addition to the gradients.
 _BUCKET = 2**26
 
 
 def rank() -> int:
-    """This process's number, from 0 on. Number 0 writes what is written."""
+    """This process's number, from 0 on. Only process 0 writes files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes work on the run."""
+    """Number of processes of the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def barrier() -> None:
-    """Go on when every process has come so far."""
+    """Wait until every process gets here."""
     if dist.is_initialized():
         dist.barrier()
 
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """One process after the other, for what would not fit into memory several times."""
+    """One process after the other, for objects that would not fit into memory several times."""
     for _ in range(rank()):
         barrier()
     yield
@@ -47,22 +48,22 @@ def in_turn() -> Iterator[None]:
 
 
 def total(value: float, device: torch.device) -> float:
-    """The sum of every process's number, in float64, the same in all of them."""
+    """The sum over all processes, in float64; every process gets the same result."""
     return _reduced(value, device, dist.ReduceOp.SUM)
 
 
 def largest(value: float, device: torch.device) -> float:
-    """The largest of every process's number."""
+    """The maximum over all processes."""
     return _reduced(value, device, dist.ReduceOp.MAX)
 
 
 def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so."""
+    """Whether the flag is set in any process."""
     return bool(largest(float(flag), device))
 
 
 def gathered(value: Any) -> list[Any]:
-    """Every process's value, by rank."""
+    """The values of all processes, by rank."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * world_size()
@@ -71,10 +72,10 @@ def gathered(value: Any) -> list[Any]:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Put the sum of every process's gradients in the place of each gradient; a missing one counts as zero.
+    """Replace each gradient by its sum over all processes; a missing gradient counts as zero.
 
-    A parameter without a gradient in any process keeps none, so that the optimiser leaves it alone as it
-    does in a single process.
+    A parameter without a gradient in any process keeps none, so that the optimiser skips it as it does in a
+    single process.
     """
     if not dist.is_initialized() or not parameters:
         return

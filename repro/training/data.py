@@ -1,6 +1,6 @@
-"""What the families' data have in common: the error for bad data, the choice of records, their fingerprint.
+"""What all families need for their data: the error for bad data, the choice of records, their fingerprint.
 
-A record is a frozen dataclass with an `id` that is a hash of its content. So deterministic choices hang on
+A record is a frozen dataclass with an `id` that is a hash of its content. So deterministic choices depend on
 content, never on row order or on a library's random generator.
 """
 
@@ -19,7 +19,7 @@ from repro.config import ConfigError
 
 
 class DataError(ConfigError):
-    """Data that is missing or not as expected; the message is one line that says what to do."""
+    """Data is missing or not as expected; the message is one line that says what to do."""
 
 
 class Identified(Protocol):
@@ -34,12 +34,12 @@ T = TypeVar("T")
 
 
 def content_id(prefix: str, *content: Any) -> str:
-    """`<prefix>/<12 hex digits of the content's sha256>`, the same whichever source a record came from."""
+    """`<prefix>/<12 hex digits of the content's sha256>`, the same for every source of a record."""
     return f"{prefix}/{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
 
 
 def fingerprint(records: Iterable[Any]) -> str:
-    """sha256 over the rows (dataclasses) in their order: equal fingerprints mean equal data."""
+    """sha256 over the records (dataclasses) in their order: equal fingerprints mean equal data."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(json.dumps(astuple(record)).encode() + b"\n")
@@ -52,10 +52,10 @@ def fingerprints(**parts: Iterable[Any]) -> dict[str, str]:
 
 
 def select(records: Sequence[R], n: int, seed: int) -> list[R]:
-    """`n` records chosen, and ordered, by sha256 of seed and id.
+    """`n` records, chosen and ordered by sha256 of seed and id.
 
-    The choice is nested (a smaller `n` gives a prefix of a larger one), and adding or dropping other records
-    leaves the order of the rest alone.
+    A smaller `n` gives a prefix of a larger one, and adding or removing records does not change the order of
+    the others.
     """
     if not 0 < n <= len(records):
         raise DataError(f"cannot select {n} of {len(records)} records; ask for 1 to {len(records)}")
@@ -75,13 +75,13 @@ def data_folder(root: Path | None, holding: str) -> Path:
 
 
 def read_plain_or_gzipped(path: Path, origin: str) -> bytes:
-    """Content of a local file, or of the same with .gz added.
+    """Content of a local file, or of the same file with .gz added.
 
     Args:
-        origin: what to copy there, for the error's line.
+        origin: what to copy there, for the error message.
 
     Raises:
-        DataError: there is neither, or the .gz is damaged.
+        DataError: neither file exists, or the .gz is damaged.
     """
     zipped = path.with_name(f"{path.name}.gz")
     if path.exists():
@@ -95,16 +95,16 @@ def read_plain_or_gzipped(path: Path, origin: str) -> bytes:
 
 
 def load_from_hub(path: str, configuration: str | None, split: str, revision: str | None = None) -> Any:
-    """A split of a set on the Hugging Face hub, as `datasets` gives it.
+    """A split of a data set on the Hugging Face hub, as `datasets` returns it.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: it cannot be loaded.
     """
     import datasets
 
     try:
         return datasets.load_dataset(path, configuration, split=split, revision=revision)
-    # Offline, gated, renamed, moved: the hub's client raises errors of many unrelated classes.
+    # Offline, gated, renamed or moved: the hub's client raises many unrelated classes of errors.
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         name = " ".join(part for part in (path, configuration, revision and f"({revision})") if part)
@@ -117,9 +117,10 @@ def load_from_hub(path: str, configuration: str | None, split: str, revision: st
 def batches_by_tokens(
     items: Sequence[T], lengths: Sequence[int], tokens: int, *, packed: bool = False
 ) -> Iterator[list[T]]:
-    """Cut items, longest first, into batches of so many tokens; an item too long stands alone.
+    """Cut items, sorted longest first, into batches of up to `tokens` tokens; a longer item is a batch alone.
 
-    Padding counts, an item being a row as wide as the longest, unless they are `packed` into shared rows.
+    Padding counts: an item is a row as wide as the batch's longest, unless rows are `packed` with several
+    items.
     """
     batch: list[T] = []
     taken = width = 0

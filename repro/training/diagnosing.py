@@ -1,4 +1,4 @@
-"""The callback that looks inside the adapters while they train; see `repro.training.diagnostics`."""
+"""The callback that takes snapshots of the adapters during training; see `repro.training.diagnostics`."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from repro.adapters.dual_lora.update import factor_products
 from repro.adapters.weight_update import updated_layers, weight_update
 from repro.training.diagnostics import Diagnostics
 
-# What a merge error is worked out for.
+# The dtypes that merge errors are computed for.
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Diagnosing(L.Callback):
-    """Looks at the adapted layers before training and so many times during it, evenly, the last at its end.
+    """Takes a snapshot before training and `snapshots` more at equal intervals, the last at its end.
 
-    It draws no random number and changes nothing. A resumed training keeps the looks of its first part.
+    It draws no random number and changes nothing. A resumed training keeps the snapshots of its first part.
     """
 
-    def __init__(self, looks: int, steps: int) -> None:
-        self._at = {math.ceil(steps * i / looks) for i in range(1, looks + 1)} if steps else set()
+    def __init__(self, snapshots: int, steps: int) -> None:
+        self._at = {math.ceil(steps * i / snapshots) for i in range(1, snapshots + 1)} if steps else set()
         self._logger: Any = None
         self._steps: list[int] = []
         self._series: dict[str, dict[str, list[float | None]]] = {}
         self._merge_errors: dict[str, dict[str, float]] = {}
-        # By layer, C and D of step 0 and of the step before a look.
+        # By layer, C and D at step 0 and one step before a snapshot.
         self._start: dict[str, tuple[Tensor, Tensor]] = {}
         self._before: dict[str, tuple[Tensor, Tensor]] = {}
         self._gradients: dict[str, dict[str, float]] = {}
 
     @property
     def found(self) -> Diagnostics | None:
-        """The looks so far; None where no layer's update is a matrix, or none was wanted."""
+        """The snapshots so far; None if no layer's update is a matrix, or no snapshot was asked for."""
         if not self._series:
             return None
         layers = {
@@ -50,20 +50,20 @@ class Diagnosing(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self._at and not self._steps:
             self._start = _direction_factors(module)
-            self._look(trainer, module)
+            self._take_snapshot(trainer, module)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step + 1 in self._at:
             self._before = _direction_factors(module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        # The whole batch's gradient, over all devices, before the module clips it.
+        # The gradient of the whole batch, over all devices, before the module clips it.
         if trainer.global_step + 1 in self._at:
             self._gradients = {name: _gradient_norms(layer) for name, layer in _layers(module)}
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step in self._at:
-            self._look(trainer, module)
+            self._take_snapshot(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self._at:
@@ -78,7 +78,7 @@ class Diagnosing(L.Callback):
         self._steps, self._series = state_dict["steps"], state_dict["series"]
         self._start = state_dict["start"]
 
-    def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _take_snapshot(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         step = trainer.global_step
         logged = {}
         for name, layer in _layers(module):
@@ -86,7 +86,7 @@ class Diagnosing(L.Callback):
             measures |= self._gradients.get(name, dict.fromkeys(_gradient_norms(layer)))
             series = self._series.setdefault(name, {measure: [] for measure in measures})
             for measure, value in measures.items():
-                # Four digits: more than any reader of these uses.
+                # Four digits are more than a reader needs.
                 value = None if value is None else float(f"{value:.4g}")
                 series[measure].append(value)
                 if value is not None:
@@ -98,7 +98,7 @@ class Diagnosing(L.Callback):
 
 
 def _layers(module: Any) -> list[tuple[str, Any]]:
-    """Adapted layers with a weight of numbers; a quantised one would have to be unpacked."""
+    """Adapted layers with a floating-point weight; a quantised one would have to be dequantised."""
     return [(n, layer) for n, layer in updated_layers(module.model) if _weight(layer).is_floating_point()]
 
 
@@ -108,13 +108,13 @@ def _weight(layer: Any) -> Tensor:
 
 
 def _first_term(layer: DualLoraLayer) -> Update:
-    """The trained term: `subtract_initial` adds a second one, which does not change."""
+    """The trained term; `subtract_initial` adds a second one, which is constant."""
     (adapter,) = layer.active_adapters
     return layer.updates(adapter)[0]
 
 
 def _direction_factors(module: Any) -> dict[str, tuple[Tensor, Tensor]]:
-    """Copies of C and D by layer; no entry where the direction is not trained."""
+    """Copies of C and D by layer; no entry if the direction is not trained."""
     copies = {}
     for name, layer in _layers(module):
         if isinstance(layer, DualLoraLayer):
@@ -152,7 +152,7 @@ def _share(mask: Tensor) -> float:
 
 
 def _gradient_norms(layer: Any) -> dict[str, float]:
-    """By group of the adapter's parameters. None of them is the base layer's."""
+    """Gradient norms by group of the adapter's parameters, without the base layer's."""
     squares: dict[str, float] = {}
     for name, parameter in layer.named_parameters():
         group = name.partition(".")[0]
@@ -163,7 +163,7 @@ def _gradient_norms(layer: Any) -> dict[str, float]:
 
 
 def _merge_errors(layer: Any) -> dict[str, float]:
-    """See `Diagnostics`; empty where the update is zero."""
+    """See `Diagnostics`; empty if the update is zero."""
     update = weight_update(layer).double()
     size = float(update.norm())
     if not size:

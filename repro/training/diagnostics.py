@@ -1,8 +1,8 @@
-"""What happens inside the adapters while they train: a few looks at every adapted layer.
+"""What happens inside the adapters during training: a few snapshots of every adapted layer.
 
-Loss curves do not show why a method works or fails. These numbers do, above all for Dual LoRA, whose ReLU and
-Sign pass no gradient of their own: how many entries the ReLU keeps dead, how many signs still turn, how much
-gradient reaches each factor, and what is lost when the update is merged into a coarse weight.
+Loss curves do not show why a method works or fails. These numbers help, above all for Dual LoRA with its ReLU
+and Sign: how many entries the ReLU keeps at zero, how many signs still flip, how much gradient reaches each
+factor, and how much of the update is lost when it is merged into a low-precision weight.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from repro.config import Frozen
 
 
 class Diagnostics(Frozen):
-    """Looks at the adapted layers of one run.
+    """Snapshots of the adapted layers of one run.
 
     Attributes:
-        steps: optimiser steps behind each look; the first is 0, before training, and the last after it.
-        layers: by layer and measure, a number for each look, None where it is not defined.
+        steps: optimiser steps done at each snapshot; the first is 0, before training, and the last after it.
+        layers: by layer and measure, one number for each snapshot, None where it is not defined.
 
-            unchanged       share of the d x k entries of dW that are exactly 0: weights left as they were
+            unchanged       share of the d x k entries of dW that are exactly 0: weights that did not change
             update_norm     ||dW||, Frobenius
             relative_norm   ||dW|| / ||W0||
             gradient/...    norm of the loss's gradient with respect to each group of parameters, unclipped,
-                            in the step before the look
+                            in the step before the snapshot
 
             and of Dual LoRA, shares of the d x k entries:
 
-            dead            B A not above 0, where the ReLU passes no gradient
-            zero            D C exactly 0, which has no sign of its own
-            flipped         D C of another sign than at step 0
-            flipped_in_step D C of another sign than one step before
+            dead            B A <= 0, where the ReLU passes no gradient
+            zero            D C exactly 0, so that it has no sign
+            flipped         sign of D C differs from step 0
+            flipped_in_step sign of D C differs from the step before
         merge_errors: by layer and dtype, ||round(W0 + dW) - (W0 + dW)|| / ||dW|| after training, with W0
             rounded to that dtype: the share of the update that merging loses.
     """

@@ -1,25 +1,27 @@
-"""Which training texts share a row of a batch."""
+"""Packing: which texts share a row of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Texts share a row up to so many tokens. Three steps of SmolLM2-135M on two cores, batches of 16 texts of 36
-# tokens on average: 7.0 s under LoRA and 9.6 under Dual LoRA in rows of 128; 8.2 and 9.8 in rows of 256, for
-# attention grows with the square; 10.6 and 15.4 with a text a row, in four passes. Up to 192, the width
-# with the least padding (2 % of the tokens) leaves attention what it is at 128 (14 %).
+# Largest row with several texts, in tokens. Three steps of SmolLM2-135M on two cores, batches of 16 texts of
+# 36 tokens on average, took 7.0 s with LoRA and 9.6 s with Dual LoRA in rows of 128; 8.2 and 9.8 s in rows of
+# 256, since attention grows with the square; 10.6 and 15.4 s with one text per row, in four passes. Up to
+# 192, the width with the least padding pads 2 % of the tokens (128: 14 %), and attention costs the same.
 ROW_TOKENS = 192
 
-# Between two widths that are tried. Trying every one saves another 0.6 % of the tokens.
+# Step between the widths that are tried. Trying every width saves another 0.6 % of the tokens.
 _STEP = 4
 
 
 def pack(lengths: Sequence[int], row_tokens: int = ROW_TOKENS) -> list[list[int]]:
-    """Indices of texts, row by row, in the width that pads least; one a row, in order, where none saves any.
+    """Indices of the texts in each row, for the row width with the least padding.
+
+    If packing saves no padding, every text is a row of its own, in order.
 
     Args:
-        lengths: tokens of each text, at least one text.
-        row_tokens: the widest row; the longest text is one even if it exceeds this.
+        lengths: tokens of each text; not empty.
+        row_tokens: the largest width; a longer text is a row of its own.
     """
     longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     longest = lengths[longest_first[0]]
@@ -33,7 +35,7 @@ def pack(lengths: Sequence[int], row_tokens: int = ROW_TOKENS) -> list[list[int]
 
 
 def _rows(order: Sequence[int], lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Each text in the first row that has room for it."""
+    """First fit: each text goes into the first row that has room for it."""
     rows: list[list[int]] = []
     room: list[int] = []
     for index in order:

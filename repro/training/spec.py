@@ -1,4 +1,4 @@
-"""How a model is trained, whatever the benchmark: the settings, the schedule and the order of the data."""
+"""How a model is trained in any benchmark: the settings, the schedule and the order of the data."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ def _interval(value: Any) -> Any:
 
 
 class TrainingSpec(Frozen):
-    """One training, in the terms of the papers that this project re-runs.
+    """The hyperparameters of a training.
 
-    `batch_size` is the effective one: examples behind one optimiser step over all devices and micro-batches.
+    `batch_size` is the effective one: examples per optimiser step, over all devices and micro-batches.
     """
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
-    # Warm-up as a share of all steps, in the place of their number.
+    # Warm-up as a share of all steps; replaces `warmup_steps`.
     warmup_ratio: float | None = added(None, ge=0, lt=1)
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
-    # transformers' Trainer clips at 1.0 unless told otherwise, so every code base the paper builds on did.
+    # transformers' Trainer clips at 1.0 by default, so every code base that the paper builds on did.
     gradient_clip: float | None = Field(default=1.0, gt=0)
-    # Whether prompts enter the loss decided who wins in two public comparisons, so there is no default.
+    # Loss on the prompt or not has decided the winner in two public comparisons, so there is no default.
     loss_on: Literal["completion", "all"]
     append_eos: bool
-    # Share of the target's probability that is spread evenly over the vocabulary.
+    # Share of the target's probability that is spread evenly over the vocabulary (torch's label smoothing).
     label_smoothing: float = added(0.0, ge=0, lt=1)
-    # fp32, or bf16 base weights under bf16 autocast with the trained weights in fp32.
+    # fp32; or bf16: base weights in bf16, trained weights in fp32, under bf16 autocast.
     precision: Literal["fp32", "bf16"] = "fp32"
-    # Optimiser steps between two looks at the held-out records, or `epoch`; None looks never.
+    # Optimiser steps between two validations, or `epoch`; None never validates.
     validate_every: Annotated[int | Literal["epoch"] | None, BeforeValidator(_interval)] = None
-    # Which weights are tested. `best_validation_score` is by the task's own metric, where a family has one.
+    # Which weights are tested. `best_validation_score` uses the task's own metric, if the family has one.
     selection: Literal["last", "best_validation_loss", "best_validation_score"] = "last"
 
     @model_validator(mode="after")
@@ -70,11 +70,11 @@ class TrainingSpec(Frozen):
         )
 
     def steps(self, examples: int) -> int:
-        """Optimiser steps for a training set of so many examples; a last, smaller batch counts."""
+        """Optimiser steps for `examples` training examples; a last, smaller batch counts."""
         return self.epochs * math.ceil(examples / self.batch_size)
 
     def rate_factor(self, step: int, steps: int) -> float:
-        """Learning rate over its peak at `step`: linear warm-up, then constant or linear to zero."""
+        """Learning rate at `step` as a share of its peak: linear warm-up, then constant or linear to zero."""
         warmup = self.warmup_steps if self.warmup_ratio is None else math.ceil(self.warmup_ratio * steps)
         if step < warmup:
             return step / warmup
@@ -83,19 +83,18 @@ class TrainingSpec(Frozen):
         return max(0.0, (steps - step) / max(1, steps - warmup))
 
     def validation_interval(self, examples: int) -> int | None:
-        """Optimiser steps between two validations, for a training set of so many examples."""
+        """Optimiser steps between two validations, for `examples` training examples."""
         return (
             math.ceil(examples / self.batch_size) if self.validate_every == "epoch" else self.validate_every
         )
 
 
 class BatchSchedule:
-    """The whole training's batches, in order: `epochs` shuffles of the examples, cut into optimiser batches.
+    """The batches of the whole training: `epochs` shuffles of the examples, cut into optimiser batches.
 
-    A batch is a list of micro-batches, each a list of example indices. Examples of one batch are sorted by
-    length before they are cut, which saves padding without changing what a batch holds. The order depends on
-    `seed` alone (Python's Mersenne Twister, stable over versions), so a resumed training goes on with `start`
-    = steps done.
+    A batch is a list of micro-batches, each a list of example indices. The examples of a batch are sorted by
+    length before it is cut into micro-batches, which saves padding. The order depends on `seed` only
+    (Python's Mersenne Twister, stable across versions), so a resumed training sets `start` to the steps done.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class BatchSchedule:
             self._batches += [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
     def __len__(self) -> int:
-        """Batches in the whole training, those already done included: Lightning counts from the beginning."""
+        """Batches of the whole training, finished ones included: Lightning counts from the beginning."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[list[int]]]:

@@ -1,4 +1,4 @@
-"""Tokenised training sets on disk: the 170,420 texts of the paper's mix are not tokenised in every run."""
+"""Tokenised training sets on disk, so that not every run tokenises the 170,420 texts of the paper's mix."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from repro.training.causal_lm import Example
 
 
 def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> list[Example]:
-    """The examples that `build` gives, from the user's cache where an equal `key` was built before.
+    """The examples that `build` returns, from the user's cache if it has them under the same `key`.
 
-    The key must hold all that the ids depend on: the texts, the tokenizer, the settings of the encoding.
+    The key must contain everything that the ids depend on: texts, tokenizer, and encoding settings.
     """
     digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:32]
     path = user_cache_path("dual-lora-repro") / "tokens" / f"{digest}.npz"
@@ -27,7 +27,7 @@ def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> l
         return _load(path)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk
         examples = build()
-    with suppress(OSError):  # a full or read-only disk costs time, the next time
+    with suppress(OSError):  # on a full or read-only disk the next run tokenises again
         _save(path, examples)
     return examples
 

@@ -1,4 +1,4 @@
-"""Looks at adapters in training, held against dense formulas in double precision."""
+"""Snapshots of adapters in training, compared with dense formulas in double precision."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def execute_in(spec: RunSpec, folder: Path, execution: Execution = EXECUTION, **
     return store
 
 
-def looks(spec: RunSpec, store: Store) -> Diagnostics:
+def diagnostics(spec: RunSpec, store: Store) -> Diagnostics:
     found = store.diagnostics(spec)
     assert found is not None
     return found
@@ -69,10 +69,10 @@ def test_the_update_is_what_merging_adds(name: str) -> None:
         assert update.abs().max() > 1e-3
 
 
-def test_a_dual_lora_run_is_looked_at_as_the_formulas_have_it(tmp_path: Path) -> None:
+def test_the_snapshots_of_a_dual_lora_run_follow_the_formulas(tmp_path: Path) -> None:
     spec = smoke("dual_lora")
     store = execute_in(spec, tmp_path)
-    found = looks(spec, store)
+    found = diagnostics(spec, store)
     assert found.steps == (0, 2, 4)
     start = dict(updated_layers(untrained_model(spec, store, BaseModels())))
     end = dict(updated_layers(trained_model(spec, store, BaseModels())))
@@ -132,7 +132,7 @@ def test_the_gradient_is_the_whole_batchs_before_clipping(tmp_path: Path) -> Non
         spec = smoke("lora", gradient_clip=clip, epochs=1)
         execution = execution.model_copy(update={"diagnostics": 4})
         store = execute_in(spec, tmp_path / f"{micro_batch_size}-{clip}", execution)
-        series = next(iter(looks(spec, store).layers.values()))
+        series = next(iter(diagnostics(spec, store).layers.values()))
         found.append(series["gradient/lora_B"][1])  # in step 1, before anything differs
         assert set(series) == {
             "unchanged",
@@ -148,7 +148,7 @@ def test_the_gradient_is_the_whole_batchs_before_clipping(tmp_path: Path) -> Non
     assert found == pytest.approx([found[0]] * 3, rel=2e-3)
 
 
-def test_looking_changes_nothing_and_an_interruption_loses_no_look(tmp_path: Path) -> None:
+def test_snapshots_change_nothing_and_an_interruption_loses_none(tmp_path: Path) -> None:
     spec = smoke("dual_lora")
     whole = execute_in(spec, tmp_path / "whole")
     blind = execute_in(spec, tmp_path / "blind", EXECUTION.model_copy(update={"diagnostics": 0}))
@@ -166,7 +166,7 @@ def test_looking_changes_nothing_and_an_interruption_loses_no_look(tmp_path: Pat
     with pytest.raises(Break):
         execute_in(spec, tmp_path / "resumed", report=break_off)
     resumed = execute_in(spec, tmp_path / "resumed")
-    assert looks(spec, resumed) == looks(spec, whole)
+    assert diagnostics(spec, resumed) == diagnostics(spec, whole)
 
 
 def test_a_method_without_adapted_layers_leaves_no_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings of the commonsense family, and the way from them to data, module and scores."""
+"""Settings of the commonsense family, and the data, module and scores that follow from them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Commonsense(Benchmark):
         validation_size: records held out of the mix, for the selection of weights.
         test_per_task: test records of each task, None for all.
         evaluated: what is scored: the `test` set; or `held_out`, `test_per_task` training records of each
-            task that are not trained on, for the choice of settings.
+            task that are held out of training, for tuning settings.
         max_tokens: longest training text, prompt and completion together.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
@@ -129,7 +129,7 @@ class Commonsense(Benchmark):
     def test_batches(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, tokens: int
     ) -> list[list[TestItem]]:
-        """Test items in batches of up to so many tokens."""
+        """Test items in batches of up to `tokens` tokens."""
         items = self._items(records, tokenizer)
         packed = not isinstance(self.protocol, GenerateSettings)  # as `option_log_likelihoods` does
         return list(batches_by_tokens(items, [item.tokens for item in items], tokens, packed=packed))
@@ -142,7 +142,7 @@ class Commonsense(Benchmark):
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         reading = self.protocol.reading if isinstance(self.protocol, GenerateSettings) else "first"
         by_task: dict[str, list[Prediction]] = {task: [] for task in self.tasks}
-        # In the order of ids, so that two runs' outcomes stand side by side whatever their batches were.
+        # In the order of ids, so that the outcomes of two runs can be paired.
         for prediction in sorted(predictions, key=lambda p: p["id"]):
             by_task[prediction["task"]].append(prediction)
         return {task: score(task, items, reading) for task, items in by_task.items()}
@@ -155,7 +155,7 @@ class Commonsense(Benchmark):
             return self._some(train, self.train_per_task), tested
         if self.test_per_task is None:
             raise DataError("evaluated: held_out needs test_per_task, how many records of a task to hold out")
-        # Of a part, what is trained on is what the same run trains on that evaluates the test set.
+        # With `train_per_task`, the training records are those of the same run with `evaluated: test`.
         trained = self.train_per_task or len(train) - self.test_per_task
         chosen = select(train, trained + self.test_per_task, self.data_seed)
         return chosen[:trained], chosen[trained:]

@@ -1,4 +1,4 @@
-"""The public data sets in their Hugging Face columns, as the parts of a record.
+"""From rows of the public data sets, in their Hugging Face columns, to the parts of a record.
 
 The package and the hub hold the same columns, so both are read here. Rendered under LLM-Adapters' template,
 the evaluation sets give its test files byte for byte.
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 
 class Content(NamedTuple):
-    """What a `Record` is built from, and what the item has in common with its relatives.
+    """The parts of a `Record`, and the texts that link the item to related items.
 
     Args:
         question, options, gold: as in `Record`.
-        shared: texts that an item shares with rewordings, twins and neighbours from one source. Two items
-            with one of them in common must not be split between training and testing.
+        shared: texts that an item shares with rewordings, twins and neighbours from the same source. Two
+            items that share one of them must both be in training or both in testing.
     """
 
     question: str

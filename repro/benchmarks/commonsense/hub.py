@@ -1,7 +1,7 @@
 """Records from the Hugging Face hub: the eight public sets from which LLM-Adapters rendered its files.
 
 The merged training file (zwhe99/commonsense_170k) does not say which task a row belongs to, and SIQA, ARC and
-OBQA share one template. Its parts do say so, and their sizes, which are checked, add up to the same 170,420.
+OBQA share one template. The separate sets do, and their sizes, which are checked, add up to the same 170,420.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class HubSet:
 
     Args:
         path: its id.
-        configurations: trained on all of them, one after the other; tested on the first.
+        configurations: the training set is all of them in this order; the test set is from the first.
         test_split: the split that upstream calls test.
         revision: a branch or commit; None is the main branch.
     """
@@ -32,7 +32,7 @@ class HubSet:
     revision: str | None = None
 
 
-# WinoGrande's 63,238 training items are those of its six training sizes, repeats and all:
+# WinoGrande's 63,238 training items are those of its six training sizes, with repeats:
 # 40,398 + 10,234 + 9,248 + 2,558 + 640 + 160.
 _WINOGRANDE = tuple(f"winogrande_{size}" for size in ("xl", "l", "debiased", "m", "s", "xs"))
 
@@ -54,7 +54,7 @@ class HubSource:
     """The public sets of `HUB_SETS`.
 
     Args:
-        revisions: branch or commit by task, where it is to differ from `HUB_SETS`.
+        revisions: branch or commit by task, if it differs from `HUB_SETS`.
     """
 
     revisions: Mapping[str, str] = field(default_factory=dict)

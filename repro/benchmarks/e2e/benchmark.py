@@ -1,4 +1,4 @@
-"""Settings of the E2E family, and the way from them to data, module and scores."""
+"""Settings of the E2E family, and the data, module and scores that follow from them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class E2E(Benchmark):
 
         if not predictions:
             raise DataError("no predictions of e2e to score; an empty test set has no metric")
-        # In the order of ids, so that two runs' outcomes stand side by side whatever their batches were.
+        # In the order of ids, so that the outcomes of two runs can be paired.
         ordered = sorted(predictions, key=lambda prediction: prediction["id"])
         texts = [prediction["text"] for prediction in ordered]
         metrics = score(texts, [prediction["gold"] for prediction in ordered])

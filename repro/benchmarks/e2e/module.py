@@ -30,14 +30,14 @@ class Decoding:
 class TestItem:
     """A meaning representation with its tokens."""
 
-    __test__ = False  # not a test case, whatever pytest thinks of its name
+    __test__ = False  # pytest would take it for a test case because of its name
 
     record: Record
     prompt: tuple[int, ...]
 
 
 def prompt_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The representation and the end token that parts it from its sentence, as upstream's encoding has it."""
+    """The representation and the end token that separates it from its sentence, as in microsoft/LoRA."""
     if tokenizer.eos_token is None:
         raise DataError("the tokenizer has no end token, which E2E's encoding needs; use another model")
     return f"{record.prompt}{tokenizer.eos_token}"

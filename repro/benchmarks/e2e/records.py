@@ -31,7 +31,7 @@ class Record:
     Args:
         id: `e2e/<12 hex digits of the content's sha256>`.
         slots: pairs of an official slot and its value, in the file's order.
-        references: the sentences that people wrote for it; one in a training record.
+        references: the sentences that people wrote for it; a training record has one.
     """
 
     id: str
@@ -71,7 +71,7 @@ def pairs(rows: Sequence[Row]) -> list[Record]:
     """One record a row, for training."""
     records: dict[str, Record] = {}
     for number, (slots, reference) in enumerate(rows):
-        # Some rows are there twice, and each counts.
+        # Some rows occur twice, and both are kept.
         name = content_id("e2e", [list(slot) for slot in slots], reference)
         name = f"{name}-{number}" if name in records else name
         records[name] = Record(name, slots, (reference,))

@@ -1,7 +1,7 @@
 """Meaning representations and references without any data: the E2E slots' vocabulary and a small grammar.
 
-It stands in where neither files nor a network are at hand. The sentences are far more regular than people's,
-so scores on them are high, and comparable with nothing but each other.
+It replaces the E2E set where neither files nor a network are available. The sentences are far more regular
+than people's, so scores are high, and comparable only with each other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
              "The Bakers", "The Sorrento", "Yippee Noodle Bar"),
 }  # fmt: skip
 
-# Representations of each split; none is in two of them.
+# Representations of each split; the splits are disjoint.
 _SIZES = {"train": 1000, "validation": 100, "test": 200}
 _REFERENCES = {"train": 4, "validation": 5, "test": 5}
 
@@ -54,7 +54,7 @@ def _meaning(generator: random.Random) -> tuple[tuple[str, str], ...]:
 
 
 def _references(slots: tuple[tuple[str, str], ...], count: int) -> list[str]:
-    """So many different sentences for a meaning."""
+    """`count` different sentences for a meaning."""
     generator = random.Random(repr(slots))
     texts: dict[str, None] = {}
     while len(texts) < count:

@@ -1,4 +1,4 @@
-"""Settings of the GLUE family, and the way from them to data, module and scores."""
+"""Settings of the GLUE family, and the data, module and scores that follow from them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class Glue(Benchmark):
-    """Eight tasks of GLUE, each with a training of its own, reported on its validation set.
+    """Eight tasks of GLUE, each trained separately and reported on its validation set.
 
     Attributes:
         tasks: in an experiment those of its columns; in a run the one that it trains.
         source: where the records come from; see `sources`.
         train_size: training records of a task, None for all.
         test_size: validation records of a task, None for all.
-        selection_on: what the best epoch is chosen on: `test`, the very records that are reported, as in the
-            LoRA paper; or `half`, one half of the validation set, and the other half is reported.
+        selection_on: what the best epoch is chosen on: `test`, the same records that are reported, as in the
+            LoRA paper; or `half`, one half of the validation set, while the other half is reported.
         max_tokens: longest text or pair.
         classifier_dropout: before the head's last layer; None keeps the model's own.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
@@ -90,7 +90,7 @@ class Glue(Benchmark):
         )
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
-        # The package has validation sets alone, and half of each is trained on.
+        # The package has only validation sets, and half of each is trained on.
         available = self.task.validation_size // 2 if self.source == "package" else self.task.train_size
         examples = min(self.train_size or available, available)
         tokens = examples * min(self.task.mean_tokens, self.max_tokens)
@@ -142,9 +142,9 @@ class Glue(Benchmark):
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         from repro.benchmarks.glue.scoring import score
 
-        # In the order of ids, so that two runs' outcomes stand side by side whatever their batches were.
+        # In the order of ids, so that the outcomes of two runs can be paired.
         return {self.task.name: score(self.task.name, sorted(predictions, key=lambda p: p["id"]))}
 
     def _some(self, records: Sequence[Record], count: int | None) -> list[Record]:
-        """In hash order, so that a half, or a part, is not a stretch of the file. No more than there are."""
+        """Up to `count` records in hash order, so that a part of them is a random sample of the file."""
         return select(records, min(count or len(records), len(records)), self.data_seed)

@@ -17,13 +17,13 @@ from repro.training.context import RunContext
 from repro.training.data import DataError
 from repro.training.finetuning import FineTuning, Prediction
 
-# What one padded batch and another may differ by, in a logit: fp32 sums in another order; bf16 keeps 8 bits.
+# Largest difference of a logit between two batchings: fp32 sums in another order; bf16 keeps 8 bits.
 _LOGITS = {"fp32": 1e-3, "bf16": 0.2}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A record with its tokens; `segments` says which text a token is of, where the model asks."""
+    """A record with its tokens; `segments` are the token type ids, for a model that has them."""
 
     record: Record
     ids: tuple[int, ...]
@@ -31,7 +31,7 @@ class Example:
 
 
 def encode(record: Record, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Example:
-    """Tokenise a text or a pair; of too long a pair the longer text is cut."""
+    """Tokenise a text or a pair; a pair that is too long loses tokens of its longer text."""
     encoded = tokenizer(*record.texts, truncation=True, max_length=max_tokens)
     segments = encoded.get("token_type_ids")
     return Example(record, tuple(encoded["input_ids"]), None if segments is None else tuple(segments))
@@ -95,7 +95,7 @@ class GlueModule(FineTuning):
         return [_prediction(item.record, row) for item, row in zip(items, logits.tolist(), strict=True)]
 
     def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
-        """Largest difference of a logit."""
+        """Largest absolute difference of a logit."""
         pairs = zip(one, other, strict=True)
         return float(
             torch.tensor([[x - y for x, y in zip(a["logits"], b["logits"], strict=True)] for a, b in pairs])

@@ -1,4 +1,4 @@
-"""From stored predictions to GLUE's metrics, without any model.
+"""GLUE's metrics of stored predictions, without a model.
 
 A prediction is a mapping with `task`, `id`, `gold`, `logits` and, in MNLI, `part`.
 """
@@ -17,7 +17,7 @@ from repro.training.data import DataError
 
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
-    """The task's metric in percent. A prediction that is no number counts as unparsed and as wrong.
+    """The task's metric in percent. A prediction with a NaN or infinite logit is unparsed, and wrong.
 
     Raises:
         DataError: there is nothing to score.
@@ -42,7 +42,7 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
             parts = {p["part"] for p in predictions}
             name += " (matched and mismatched pooled)" if len(parts) > 1 else f" ({parts.pop()})"
     else:
-        # Pearson's coefficient of two binary variables is Matthews': one formula serves both.
+        # Pearson's correlation of two binary variables is Matthews', so one formula serves both.
         whole, pseudo = correlation(answers, gold)
         value = 100 * whole
         outcomes = tuple(round(100 * float(item), 4) for item in pseudo)
@@ -65,11 +65,11 @@ def metric(task: str, logits: Array, gold: Array) -> float:
 
 
 def correlation(x: Array, y: Array) -> tuple[float, Array]:
-    """Pearson's correlation of (items,) and (items,), and the items' pseudo-values.
+    """Pearson's correlation of two vectors (items,), and the items' jackknife pseudo-values (items,).
 
-    A variable that does not vary correlates with nothing: 0, as scikit-learn has it for Matthews.
+    If a variable is constant the correlation is 0, as in scikit-learn's Matthews.
     """
-    x, y = x - x.mean(), y - y.mean()  # against cancellation; the correlation does not change
+    x, y = x - x.mean(), y - y.mean()  # avoids cancellation and leaves the correlation as it is
     return jackknife(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1), _from_sums)
 
 
@@ -77,6 +77,6 @@ def _from_sums(sums: Array) -> Array:
     """From sums of 1, x, y, x², y² and xy: (..., 6) to (...)."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     spread = np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0)
-    # A sum of squares is exact to about 1e-16 of its size; what is below that is no spread at all.
+    # A sum of squares is exact to about 1e-16 of its size; a smaller spread is rounding.
     varies = spread > 1e-24 * n * xx * n * yy
     return np.where(varies, (n * xy - x * y) / np.sqrt(np.where(varies, spread, 1.0)), 0.0)

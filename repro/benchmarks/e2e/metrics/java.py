@@ -1,6 +1,6 @@
 """The two Java programs that pycocoevalcap ships: Stanford's PTB tokeniser, and METEOR 1.5.
 
-pycocoevalcap's own wrappers write into their package's folder and take the platform's character set; these do
+pycocoevalcap's own wrappers write into their package's folder and use the platform's character set; these do
 neither. One process serves a whole evaluation.
 """
 
@@ -15,10 +15,10 @@ from types import TracebackType
 
 # METEOR keeps its paraphrase table (60 MB packed) in memory; pycocoevalcap gives it as much.
 _HEAP = "-Xmx2G"
-# Whatever the locale: without it "Café" comes back as "Caf?".
+# For every locale: without it "Café" comes back as "Caf?".
 _UTF8 = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
 
-# What COCO's evaluation takes out behind the tokeniser.
+# Tokens that COCO's evaluation removes after tokenising.
 _PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
@@ -80,7 +80,7 @@ class Meteor:
         """
         counts = []
         for said, wanted in zip(hypotheses, references, strict=True):
-            # Three bars part the fields of a line, so no text may hold them.
+            # Three bars separate the fields of a line, so no text may contain them.
             texts = [text.replace("|||", "") for text in (*wanted, said)]
             counts.append(self._ask(" ||| ".join(["SCORE", *texts])))
         segments = [float(self._ask(" ||| ".join(["EVAL", *counts])))]

@@ -1,6 +1,6 @@
 """NIST (Doddington, 2002), by the definition of mteval-13a.
 
-nltk's differs: it weighs n-grams by other counts (7.37 against 8.52 on one official case).
+nltk's NIST differs: it weights n-grams by other counts (7.37 against 8.52 on one official case).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from repro.benchmarks.jackknife import Array, jackknife
 
 _ORDERS = 5
-# The penalty is one half where the text has two thirds of its reference's length.
+# The brevity penalty is 0.5 for a text of two thirds of its reference's length.
 _BETA = -math.log(0.5) / math.log(1.5) ** 2
 
 _ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}
@@ -24,8 +24,8 @@ _ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}
 def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, Array]:
     """NIST of a set of sentences, and the sentences' pseudo-values (items,).
 
-    The weights of n-grams are those of all references, in the pseudo-values as well: what leaving an item out
-    would change in them is left aside.
+    The n-gram weights always come from all references; the pseudo-values ignore how leaving out an item would
+    change them.
     """
     said = [tokens(text) for text in hypotheses]
     wanted = [[tokens(text) for text in texts] for texts in references]
@@ -45,7 +45,7 @@ def nist(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
 
 
 def information(references: Sequence[Sequence[Sequence[str]]]) -> dict[tuple[str, ...], float]:
-    """log2 of how often an n-gram's beginning occurs over how often the n-gram does, over all references."""
+    """Weight of each n-gram: log2(count of its first n - 1 words / its own count), over all references."""
     counts: Counter[tuple[str, ...]] = Counter()
     words = 0
     for text in (text for texts in references for text in texts):
@@ -58,11 +58,11 @@ def information(references: Sequence[Sequence[Sequence[str]]]) -> dict[tuple[str
 
 
 def tokens(text: str) -> list[str]:
-    """mteval-13a's tokens, in lower case: punctuation apart, but for what stands inside a number."""
+    """mteval-13a's tokens, in lower case: punctuation is split off, except inside a number."""
     for entity, character in _ENTITIES.items():
         text = text.replace(entity, character)
     text = f" {text.lower()} "
-    # ASCII but for letters, digits, full stop, comma, hyphen, apostrophe.
+    # ASCII without letters, digits, full stop, comma, hyphen, apostrophe.
     text = re.sub(r"([{-~\[-` -&(-+:-@/])", r" \1 ", text)
     text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)
     text = re.sub(r"([.,])([^0-9])", r" \1 \2", text)

@@ -1,4 +1,4 @@
-"""All five metrics of a set of sentences, each with its items' shares."""
+"""All five metrics of a set of sentences, each with one value per item."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from repro.benchmarks.e2e.metrics.bleu import bleu
 from repro.benchmarks.e2e.metrics.java import JavaError, Meteor, ptb_tokens
 from repro.benchmarks.e2e.metrics.nist import nist
 
-# Their segments are tokenised by Stanford's tokeniser, a Java program, and METEOR is one itself.
+# METEOR is a Java program, and so is Stanford's tokeniser, which the three metrics use.
 _NEED_JAVA = {"meteor": "METEOR 1.5", "rouge_l": "ROUGE-L (PTB tokens)", "cider": "CIDEr (PTB tokens)"}
 
 
@@ -19,9 +19,9 @@ class Metric:
 
     Attributes:
         name: with the tokeniser or version that it depends on.
-        value: BLEU, METEOR and ROUGE-L in percent; None where it could not be computed.
-        per_item: one number a sentence, whose mean is the value: a sentence's own score, or of a metric that
-            is one of all sentences together, the jackknife's pseudo-values.
+        value: BLEU, METEOR and ROUGE-L in percent; None if it could not be computed.
+        per_item: one number per sentence, whose mean is the value: the sentence's own score, or the jackknife
+            pseudo-value of a corpus-level metric.
         missing: why there is no value, and what to do.
     """
 
@@ -63,7 +63,7 @@ def _with_java(said: Sequence[str], wanted: Sequence[Sequence[str]]) -> dict[str
     references = {item: [next(tokens) for _ in texts] for item, texts in enumerate(wanted)}
     with Meteor() as scorer:
         whole, segments = scorer.score([text for (text,) in hypotheses.values()], list(references.values()))
-    # METEOR of a set is no mean of its sentences' scores, but close to it; theirs are shifted to it.
+    # METEOR of a set is close to the mean of its sentences' scores; these are shifted so that it is the mean.
     shift = whole - sum(segments) / len(segments)
     rouge, rouges = Rouge().compute_score(references, hypotheses)
     cider, ciders = Cider().compute_score(references, hypotheses)
