@@ -15,7 +15,7 @@ ON_EXPERIMENT = $(BIN)/repro $(1) $(patsubst sweep-%,sweeps/%,$*) --profile $(PR
 # What `make test-quick` runs: the formulas in float64, the hashes of the committed runs, one smoke run of each family, the
 # pages. 68 to 83 seconds on one core of a busy machine.
 QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_spec.py tests/report/test_reference.py \
-	tests/test_cli.py::test_a_run_is_repeated_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
+	tests/test_cli.py::test_a_run_is_rerun_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
 .PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference bench notebooks \
