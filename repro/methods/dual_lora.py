@@ -104,10 +104,10 @@ class DualLoRA(PeftMethod):
         from repro.adapters.dual_lora import backend
 
         layers: list[Any] = self.adapted_layers(model)
-        factors = [
-            f for layer in layers for name in layer.active_adapters for f in layer.factors(name).values()
-        ]
-        return backend.choose(factors).NAME
+        active = [(layer, name) for layer in layers for name in layer.active_adapters]
+        rules = [layer.rule[name] for layer, name in active]
+        factors = [factor for layer, name in active for factor in layer.factors(name).values()]
+        return backend.choose(rules, factors).NAME
 
     def adapter_parameters(self, shape: LinearShape) -> int:
         return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)

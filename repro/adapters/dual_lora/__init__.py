@@ -4,7 +4,8 @@ from ..registry import register
 from .config import DualLoraConfig
 from .layer import DualLoraLayer
 from .model import DualLoraModel
-from .terms import Rule, Update
+from .rule import Rule
+from .terms import Update
 from .update import delta_weight
 
 __all__ = ["DualLoraConfig", "DualLoraLayer", "DualLoraModel", "Rule", "Update", "delta_weight"]

@@ -1,7 +1,7 @@
-"""Which code computes the update: the kernels where they can, plain torch elsewhere.
+"""Chooses the code that computes the update: the C or Triton kernels where they can, else plain torch.
 
-`plain`, `c_kernels` and `triton_kernels` offer the same: `NAME`, `block_elements`, `updated_weight`,
-`gradients` and `backward`.
+`plain`, `c_kernels` and `triton_kernels` have the same interface: `NAME`, `block_elements`,
+`updated_weight`, `gradients` and `backward`. The kernels also list the rules that they support, in `WORDS`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ import torch
 from torch import Tensor
 
 from . import c_kernels, plain
+from .rule import Rule
 
 # Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
 TRITON_DEVICES = {"cuda"}
 
-# `torch` has torch compute everything, for one who repeats a run of a machine without a compiler.
+# With `torch`, torch computes everything: to repeat a run of a machine that has no compiler.
 VARIABLE = "REPRO_KERNEL"
 
-# What is read and written. The arithmetic is fp32, so fp64 is left to torch.
+# The dtypes of inputs and outputs. The kernels compute in fp32, so fp64 is left to torch.
 _TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 _C_DTYPES = {torch.float32, torch.bfloat16}
 
 
-def choose(factors: Iterable[Tensor], *others: Tensor) -> Any:
-    """The module that computes an update of these factors, with the `others` (weight, input).
+def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) -> Any:
+    """The module that computes updates of these rules and factors, with the `others` (weight, input).
 
-    Triton's on an NVIDIA GPU, for ranks of a group up to its `MAX_RANK`; C's on a CPU with a C compiler;
-    torch without them, for other dtypes, on a CPU under `torch.compile`, which looks into torch alone, and
-    where the environment variable REPRO_KERNEL says so.
+    Triton on an NVIDIA GPU, up to a rank of `MAX_RANK`; C on a CPU with a C compiler. Torch is the fallback:
+    for a rule or dtype that the kernels do not support, under `torch.compile` on a CPU, which cannot trace
+    into C, and where the environment variable REPRO_KERNEL is `torch`.
 
     Raises:
         ValueError: the variable is neither `auto` nor `torch`.
@@ -42,7 +43,7 @@ def choose(factors: Iterable[Tensor], *others: Tensor) -> Any:
     wanted = os.environ.get(VARIABLE, "auto")
     if wanted not in ("auto", "torch"):
         raise ValueError(f"{VARIABLE}={wanted!r} is not possible, it must be auto or torch.")
-    factors = list(factors)
+    rules, factors = list(rules), list(factors)
     tensors = [*factors, *others]
     devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
     if wanted == "torch" or not all(t.numel() for t in tensors):
@@ -50,11 +51,13 @@ def choose(factors: Iterable[Tensor], *others: Tensor) -> Any:
     if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _has_triton():
         from . import triton_kernels
 
-        if all(min(factor.shape) <= triton_kernels.MAX_RANK for factor in factors):
+        small = all(min(factor.shape) <= triton_kernels.MAX_RANK for factor in factors)
+        if small and all(map(triton_kernels.WORDS.cover, rules)):
             return triton_kernels
     if (
         devices == {"cpu"}
         and dtypes <= _C_DTYPES
+        and all(map(c_kernels.WORDS.cover, rules))
         and not torch.compiler.is_compiling()
         and c_kernels.usable()
     ):
@@ -64,7 +67,7 @@ def choose(factors: Iterable[Tensor], *others: Tensor) -> Any:
 
 @contextmanager
 def torch_only() -> Iterator[None]:
-    """Has torch compute everything."""
+    """Let torch compute everything."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "torch"
     try:
@@ -77,5 +80,5 @@ def torch_only() -> Iterator[None]:
 
 @cache
 def _has_triton() -> bool:
-    # AMD's GPUs are "cuda" to torch too, but have not all of the kernels' precisions.
+    # ROCm builds call AMD GPUs "cuda" too, but those lack some of the precisions that the kernels use.
     return find_spec("triton") is not None and torch.version.hip is None

@@ -1,14 +1,16 @@
 // The update on a CPU: the weight with dW in it, and the gradients of the factors, one small tile at a time.
 //
-// P = B A and Z = D C exist in registers alone, ROWS x COLUMNS of each. What the formulas are is said in
-// update.py. Compiled by compiler.py for one rule and one element type, which are given as macros:
+// P = B A and Z = D C exist only in registers, ROWS x COLUMNS of each. update.py gives the formulas.
+// compiler.py compiles this file for one rule and one element type, given as macros:
 //
 //     ACTIVATION   RELU, ABS, SIGMOID or IDENTITY
 //     DIRECTION    SIGN, IDENTITY or FIXED
 //     CLIP         EQ7, EQ12, BNN or NONE
-//     BF16         defined where weight and G are in bf16; they are in fp32 else
+//     BF16         defined if weight and G are in bf16, else they are in fp32
 //
-// The vectors are a GNU extension: the compiler makes of them what the processor has.
+// The first three are words of rule.py in capitals; c_kernels.py lists those that this file supports.
+//
+// The vectors are a GNU extension, which the compiler maps to the processor's instructions.
 
 #include <omp.h>
 #include <stdint.h>
@@ -17,7 +19,7 @@
 
 enum { RELU, ABS, SIGMOID, IDENTITY, SIGN, FIXED, EQ7, EQ12, BNN, NONE };
 
-// 2 x 2 x ROWS vectors hold the tiles of P and Z. With 32 registers there are some left for the factors.
+// 2 x 2 x ROWS vectors hold the tiles of P and Z, which leaves some of AVX-512's 32 registers for the factors.
 #if defined(__AVX512F__)
 enum { LANES = 16, ROWS = 4 };
 #elif defined(__AVX__)
@@ -27,9 +29,9 @@ enum { LANES = 4, ROWS = 4 };
 #endif
 enum {
   COLUMNS = 2 * LANES,
-  PANEL = 256,  // columns that a thread goes down its rows with: long enough for the processor to read ahead
-  BAND = 32,    // rows whose H and K, 32 KiB each over a panel, stay in the cache
-  GROUP = 8,    // of the sums that the gradients keep in registers at a time
+  PANEL = 256,  // columns that a thread computes at a time: long enough for the processor to prefetch
+  BAND = 32,    // rows at a time: their H and K, 32 KiB each over a panel, stay in the cache
+  GROUP = 8,    // sums that the gradients keep in registers at a time
 };
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -46,7 +48,7 @@ struct term {
   const float *A, *B, *C, *D;  // (r1, k), (d, r1), (r2, k), (d, r2); C and D are not read if DIRECTION is FIXED
   const float *amplitude;      // (d), the scale of each row of dW
   float scale;
-  uint64_t seed;               // of a fixed direction, whose random words lie `words` to a row
+  uint64_t seed;               // of a fixed direction; a row of it has `words` random words
   long words, first_row, first_column;
 };
 
@@ -57,7 +59,7 @@ INLINE vec all(float value) { return (vec){0} + value; }
 INLINE vec at(const float *p) { return *(const vec *)p; }
 INLINE void put(float *p, vec v) { *(vec *)p = v; }
 INLINE bits sign_of(vec v) { return (bits)v & 0x80000000u; }
-// Keeps what is no number, as torch does: training must see it.
+// Keeps NaN, as torch does, so that training notices it.
 INLINE vec clamped(vec v) { return pick(v > 1, all(1), pick(v < -1, all(-1), v)); }
 
 #ifdef BF16
@@ -74,10 +76,11 @@ INLINE vec load(const element *p) { return at(p); }
 INLINE void store(element *p, vec v) { put(p, v); }
 #endif
 
-// e^x as 2^n times a series for what is left, |r| <= ln(2) / 2. A sigmoid of it is within 2.4e-7 of itself, torch's within 1.5e-7.
+// e^x as 2^n times a series in the remainder, |r| <= ln(2) / 2. The sigmoid has a relative error of up to
+// 2.4e-7, torch's up to 1.5e-7.
 INLINE vec exponential(vec x) {
   x = pick(x > 88, all(88), pick(x < -87, all(-87), x));
-  vec n = x * 1.44269504f + 12582912.0f - 12582912.0f;  // rounds: 1.5 * 2^23 leaves no room for a fraction
+  vec n = x * 1.44269504f + 12582912.0f - 12582912.0f;  // rounds to an integer: 1.5 * 2^23 leaves no bits for a fraction
   vec r = x - n * 0.693145752f - n * 1.42860677e-6f;    // ln(2) in two parts, the first exact in every n
   vec e = all(1.0f / 720);
   e = e * r + 1.0f / 120;
@@ -123,7 +126,7 @@ static uint64_t splitmix64(uint64_t counter) {
 static long least(long a, long b) { return a < b ? a : b; }
 static long rounded_up(long n, long m) { return (n + m - 1) / m * m; }
 
-// ROWS x COLUMNS of a product, from `start` on. `tall` has `rank` numbers a row, `wide` PANEL.
+// A ROWS x COLUMNS tile of a product plus `start`. Rows of `tall` have `rank` numbers, rows of `wide` PANEL.
 INLINE void product(const float *tall, const float *wide, long rank, float start, vec out[ROWS][2]) {
   UNROLL for (int i = 0; i < ROWS; i++) out[i][0] = out[i][1] = all(start);
   for (long r = 0; r < rank; r++) {
@@ -135,7 +138,7 @@ INLINE void product(const float *tall, const float *wide, long rank, float start
   }
 }
 
-// The tile of `random_signs`, as numbers of that sign. A tile lies in two words of 32 columns at most.
+// The tile of `random_signs`, as numbers of that sign. A tile spans at most two words of 32 columns.
 INLINE void random_signs(const struct term *u, long row, long column, vec out[ROWS][2]) {
   column += u->first_column;
   bits lane;
@@ -149,7 +152,7 @@ INLINE void random_signs(const struct term *u, long row, long column, vec out[RO
   }
 }
 
-// What one thread works with: the factors of its rows and of one panel, filled up with zeros to whole tiles.
+// The data of one thread: the factors of its rows and of one panel, padded with zeros to whole tiles.
 struct work {
   long first, rows;  // of the block; `rows` is a multiple of BAND
   float *A, *B, *C, *D, *amplitude;
@@ -184,8 +187,8 @@ static void take_panel(const float *wide, long stride, long rank, long count, fl
   }
 }
 
-// P and Z of the tile at `row` of the thread and `column` of the panel. Z starts at minus the least normal
-// number, for Sign(0) = -1 is the paper's.
+// P and Z of the tile at `row` of the thread and `column` of the panel. Z starts at minus the smallest normal
+// number, because the paper has Sign(0) = -1.
 INLINE void factor_products(const struct term *u, const struct work *w, long row, long panel, long column,
                             vec P[ROWS][2], vec Z[ROWS][2]) {
   product(w->B + row * u->r1, w->A + column, u->r1, 0, P);
@@ -195,10 +198,11 @@ INLINE void factor_products(const struct term *u, const struct work *w, long row
     product(w->D + row * u->r2, w->C + column, u->r2, DIRECTION == SIGN ? -__FLT_MIN__ : 0, Z);
 }
 
-// A tile of weight or G that may be read as a whole: itself, or at an edge a copy that zeros fill up.
+// A tile of weight or G that can be read as a whole: the tile itself or, at an edge, a copy padded with zeros.
 INLINE const element *whole_tile(const element *p, long *stride, long height, long width, element *copy) {
   if (height >= ROWS && width >= COLUMNS) {
-    // What this thread reads two tiles further down: the next row lies too far for the processor to guess.
+    // Prefetches what this thread reads two tiles further down: the rows are too far apart for the processor to
+    // guess.
     UNROLL for (int i = 0; i < ROWS; i++)
       for (unsigned line = 0; line < COLUMNS * sizeof(element); line += 64)
         __builtin_prefetch((const char *)(p + (2 * ROWS + i) * *stride) + line);
@@ -213,8 +217,8 @@ INLINE const element *whole_tile(const element *p, long *stride, long height, lo
 
 // ---- W0 + dW
 
-// Writes the tile of weight + dW at `row` of the thread and `column` of the panel, of which `count` are there.
-// `result` is (d, k), contiguous, as `weight` is but for the `stride` between its rows.
+// Writes the tile of weight + dW at `row` of the thread and `column` of the panel, which has `count` columns.
+// `result` is (d, k) and contiguous; rows of `weight` are `stride` elements apart.
 INLINE void write_updated(const struct term *u, const struct work *w, long row, long panel, long column, long count,
                           vec P[ROWS][2], vec Z[ROWS][2], const element *weight, long stride, element *result) {
   element copy[ROWS * COLUMNS], made[ROWS * COLUMNS];
@@ -280,7 +284,8 @@ static void add_across(const float *tall, long rank, const float *H, float *sum)
     }
 }
 
-// dB += H A^T over a band and a panel; dB is (BAND, padded), A^T (PANEL, padded), `padded` ranks of whole vectors.
+// dB += H A^T over a band and a panel; dB is (BAND, padded), A^T (PANEL, padded), with the rank padded to whole
+// vectors.
 static void add_down(const float *H, const float *transposed, long padded, float *sum) {
   for (long r = 0; r < padded; r += LANES)
     for (long i = 0; i < BAND; i += GROUP) {
@@ -304,7 +309,7 @@ static void write_down(const float *sum, long padded, long rank, long count, flo
   for (long i = 0; i < count; i++) memcpy(out + i * rank, sum + i * padded, 4 * rank);
 }
 
-// H and K of a band and a panel, from G; and weight + dW, if there is a weight, for P and Z are at hand.
+// H and K of a band and a panel, from G; and from the same P and Z, if a weight is given, weight + dW.
 INLINE void upstream(const struct term *u, const struct work *w, long band, long panel, long count,
                      const element *G, long stride, float *H, float *K, const element *weight, long weight_stride,
                      element *result) {
@@ -331,10 +336,10 @@ INLINE void upstream(const struct term *u, const struct work *w, long band, long
     }
 }
 
-// dA (r1, k), dB (d, r1), dC (r2, k) and dD (d, r2), contiguous, for G = dL/d(dW), its rows `stride` elements
-// apart. A thread has rows of its own; what they add to dA and dC is summed thread by thread in the end, so the
-// same number of threads gives the same bits. If there is a weight, result = weight + dW besides. Returns 0, or 1
-// where there is no memory for those parts, the most that it takes.
+// dA (r1, k), dB (d, r1), dC (r2, k) and dD (d, r2), contiguous, for G = dL/d(dW), whose rows are `stride`
+// elements apart. Each thread has its own rows; its parts of dA and dC are summed at the end in the order of the
+// threads, so the same number of threads gives the same bits. If a weight is given, also result = weight + dW.
+// Returns 0, or 1 if there is no memory for those parts, its largest allocation.
 int gradients(const struct term *u, const element *G, long stride, float *dA, float *dB, float *dC, float *dD,
               const element *weight, long weight_stride, element *result) {
   long ranks = u->r1 + u->r2, pad1 = rounded_up(u->r1, LANES), pad2 = rounded_up(u->r2, LANES);

@@ -1,7 +1,7 @@
 """The kernels of c_kernels.c, for a CPU.
 
-`updated_weight` writes W0 + dW in one pass over W0, `gradients` reads G = dL/d(dW) once. B A and D C exist in
-the processor's registers alone. In plain torch each of the dozen steps in between is a pass over memory.
+`updated_weight` writes W0 + dW in one pass over W0, and `gradients` reads G = dL/d(dW) once. B A and D C
+exist only in the processor's registers. In plain torch each of about a dozen steps is a pass over memory.
 """
 
 from __future__ import annotations
@@ -17,13 +17,23 @@ import torch
 from torch import Tensor
 
 from . import compiler
-from .terms import Rule, Term
+from .rule import Rule, Words
+from .terms import Term
 
 NAME = "c"
 
-# Of W0 + dW, and of G, that lie in memory between a kernel and a matrix product. 2**22, the whole of 2048 x
-# 2048, was faster than 2**20, 2**21 (more and smaller products) and 2**24 (64 MiB, which malloc gives back to
-# the system, and gets again page by page).
+# What c_kernels.c supports. Activation, direction and clip are constants there, in capitals. The estimators
+# differ in the amplitude alone, which a `Term` brings along.
+WORDS = Words(
+    magnitude_activation=("relu", "abs", "sigmoid", "identity"),
+    direction=("sign", "identity", "fixed"),
+    sign_estimator=("ste", "xnor", "dorefa"),
+    clip=("eq7", "eq12", "bnn", "none"),
+)
+
+# Elements of W0 + dW, and of G, in memory between a kernel and a matrix product. 2**22, the whole of 2048 x
+# 2048, was faster than 2**20 and 2**21 (more and smaller products) and than 2**24 (64 MiB, which malloc
+# returns to the system and gets again page by page).
 _BLOCK = 2**22
 
 
@@ -41,18 +51,18 @@ class _Term(ctypes.Structure):
 
 
 def block_elements(device: torch.device) -> int:
-    """How many elements they take at a time."""
+    """Number of elements in a block."""
     return _BLOCK
 
 
 @cache
 def usable() -> bool:
-    """Whether the kernels can be compiled here. Warns, once, where they cannot."""
+    """Whether the kernels can be compiled on this machine. Warns once if they cannot."""
     try:
         _library(Rule(), torch.float32)
     except OSError as error:
         warnings.warn(
-            f"Dual LoRA computes with torch, more slowly, since its kernels cannot be compiled: {error}. "
+            f"Dual LoRA computes with torch, more slowly, because its kernels cannot be compiled: {error}. "
             "Set CC to a C compiler with OpenMP.",
             stacklevel=2,
         )
@@ -61,7 +71,7 @@ def usable() -> bool:
 
 
 def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) -> Tensor:
-    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, and given in `dtype`.
+    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, then converted to `dtype`.
 
     Several terms pass through a buffer in fp32, one after the other.
     """
@@ -78,16 +88,16 @@ def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) ->
 
 
 def gradients(G: Tensor, term: Term) -> list[Tensor]:
-    """The gradients of the term's factors, in their order, for G = dL/d(dW) of shape (d, k)."""
+    """The gradients of the term's factors, in the order of `factors`, for G = dL/d(dW) of shape (d, k)."""
     return _gradients(G, term, None)[1]
 
 
 def backward(
     G: Tensor, terms: Sequence[Term], trained: Sequence[bool], weight: Tensor | None
 ) -> tuple[Tensor | None, list[list[Tensor]]]:
-    """`updated_weight` in the dtype of G, if there is a weight, and the `gradients` of the trained terms.
+    """`updated_weight` in the dtype of G, if a weight is given, and the `gradients` of the trained terms.
 
-    Of a single term both come from one kernel, which computes its B A and D C once.
+    For a single term one kernel computes both, and B A and D C only once.
     """
     if weight is not None and weight.dtype == G.dtype and list(trained) == [True]:
         updated, found = _gradients(G, terms[0], weight)
@@ -111,12 +121,12 @@ def _gradients(G: Tensor, term: Term, weight: Tensor | None) -> tuple[Tensor | N
     described, _kept = _describe(term)
     library = _library(term.rule, G.dtype)
     if library.gradients(described, G.data_ptr(), G.stride(0), *pointers, *of_weight):
-        raise MemoryError(f"There is no memory for the gradients of a Dual LoRA layer of {tuple(G.shape)}.")
+        raise MemoryError(f"Out of memory for the gradients of a Dual LoRA layer of shape {tuple(G.shape)}.")
     return updated, found
 
 
 def _describe(term: Term) -> tuple[_Term, list[Tensor]]:
-    """The term for C, and the tensors whose memory it points to."""
+    """The term as a C struct, and the tensors that must stay alive because it points to their memory."""
     factors = [factor.contiguous() for factor in term.factors]
     (r1, k), (d, _) = factors[0].shape, factors[1].shape
     amplitude = term.amplitude.expand(d, 1).contiguous()
@@ -129,7 +139,7 @@ def _describe(term: Term) -> tuple[_Term, list[Tensor]]:
 
 
 def _with_unit_stride(matrix: Tensor) -> Tensor:
-    """The matrix in rows of adjacent elements: the weight of transformers' Conv1D is the transpose of one."""
+    """The matrix with contiguous rows, which the transposed weight of transformers' Conv1D does not have."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 

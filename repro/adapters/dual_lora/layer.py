@@ -1,4 +1,4 @@
-"""The layer that Dual LoRA puts in the place of a linear one."""
+"""The layer that replaces a linear one under Dual LoRA."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from ..mergeable import MergeableLayer
 from . import warmup
 from .config import DualLoraConfig
-from .terms import Rule, Update
+from .rule import Rule
+from .terms import Update
 from .update import delta_weight, dual_lora_linear, updated_weight
 
 
 class DualLoraLayer(MergeableLayer):
-    """What the adapters of one layer own: their factors, and what their updates need besides.
+    """The factors of a layer's adapters, and their scales, seeds and warm-up counters.
 
     Shapes, for a weight of (d, k) = (out, in): A (r1, k), B (d, r1), C (r2, k), D (d, r2).
     """
@@ -40,7 +41,7 @@ class DualLoraLayer(MergeableLayer):
         self.dual_lora_B = nn.ParameterDict()
         self.dual_lora_C = nn.ParameterDict()
         self.dual_lora_D = nn.ParameterDict()
-        # Saved with the adapter: optimiser steps under a ramp, the seed of a fixed direction, that of dW(0).
+        # Saved with the adapter: optimiser steps of a ramp, the seed of a fixed direction, the seed of dW(0).
         self.dual_lora_step = BufferDict(persistent=True)
         self.dual_lora_seed = BufferDict(persistent=True)
         self.dual_lora_initial = nn.ModuleDict()
@@ -51,7 +52,7 @@ class DualLoraLayer(MergeableLayer):
     def update_layer(
         self, adapter_name: str, ranks: tuple[int, int], alpha: float, config: DualLoraConfig, **kwargs: Any
     ) -> None:
-        """Add an adapter of ranks (r1, r2), with r2 = 0 where the direction is fixed."""
+        """Add an adapter of ranks (r1, r2); r2 is 0 where the direction is fixed."""
         r1, r2 = ranks
         self.rule[adapter_name] = config.rule
         self.scaling[adapter_name] = alpha / (math.sqrt(r1 * r2) if r2 else r1)
@@ -69,16 +70,16 @@ class DualLoraLayer(MergeableLayer):
         self.set_adapter(self.active_adapters)
 
     def factors(self, adapter_name: str) -> dict[str, Tensor]:
-        """A, B, C and D by name; A and B alone where the direction is fixed."""
+        """A, B, C and D by name; only A and B where the direction is fixed."""
         groups = {name: getattr(self, f"dual_lora_{name}") for name in "ABCD"}
         return {name: group[adapter_name] for name, group in groups.items() if adapter_name in group}
 
     def updates(self, adapter_name: str, ramped: bool = False) -> list[Update]:
-        """The terms that sum to the adapter's dW, at full strength or `ramped` as its warm-up has it now."""
+        """The updates that sum to the adapter's dW: at full strength or, if `ramped`, as in its warm-up."""
         rule, factors = self.rule[adapter_name], self.factors(adapter_name)
         scale = torch.full((), self.scaling[adapter_name], device=factors["A"].device)
         if ramped and adapter_name in self.dual_lora_step:
-            # Tensor arithmetic: reading the number would make a GPU wait in every layer.
+            # Tensor arithmetic: reading the step as a number would synchronise the GPU in every layer.
             progress = (self.dual_lora_step[adapter_name] + 1) / self.warmup_steps[adapter_name]
             scale = scale * progress.clamp(max=1)
         seed = dict(self.dual_lora_seed.items()).get(adapter_name)
@@ -90,7 +91,7 @@ class DualLoraLayer(MergeableLayer):
 
 
 class InitialFactors(nn.Module):
-    """The factors of step 0, drawn from one seed. Only the seed is saved, and loading it draws them again."""
+    """The factors of step 0, drawn from one seed. Only the seed is saved; loading it draws them again."""
 
     seed: Tensor
 
@@ -106,7 +107,7 @@ class InitialFactors(nn.Module):
         return {name: getattr(self, name) for name in self.shapes}
 
     def _draw(self) -> None:
-        # On the CPU, whose generator gives the same numbers wherever the adapter is loaded.
+        # On the CPU: its generator gives the same numbers on every machine that loads the adapter.
         generator = torch.Generator().manual_seed(int(self.seed))
         for name, shape in self.shapes.items():
             factor = torch.randn(shape, generator=generator, device="cpu") * self.std
@@ -122,7 +123,7 @@ def _draw_seed() -> Tensor:
 
 
 class Linear(nn.Module, DualLoraLayer):
-    """A linear layer (also a quantised one) or transformers' Conv1D with Dual LoRA in its weight."""
+    """A linear layer (quantised or not) or transformers' Conv1D with Dual LoRA in its weight."""
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class Linear(nn.Module, DualLoraLayer):
         active = [] if self.disable_adapters or self.merged else self._owned(self.active_adapters)
         if not active:
             return self.base_layer(x, *args, **kwargs)
-        weight: Any = self.get_base_weight  # a function, which unpacks a quantised weight
+        weight: Any = self.get_base_weight  # a function that unpacks a quantised weight
         if self.quantization_backend is None:
             weight = transpose(self.weight, self.fan_in_fan_out)
         updates = [update for name in active for update in self.updates(name, ramped=self.training)]

@@ -1,4 +1,4 @@
-"""Finds the layers to adapt and puts Dual LoRA's in their places."""
+"""Replaces the targeted layers of a model by Dual LoRA layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .layer import DualLoraLayer, Linear
 
 
 class DualLoraModel(BaseTuner):
-    """A model with Dual LoRA in its linear layers. `get_peft_model` makes it from a `DualLoraConfig`."""
+    """A model with Dual LoRA in its linear layers; `get_peft_model` builds it from a `DualLoraConfig`."""
 
     prefix = "dual_lora_"
     tuner_layer_cls = DualLoraLayer
@@ -48,8 +48,8 @@ class DualLoraModel(BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         if (names := kwargs.get("adapter_names")) is not None:
             raise ValueError(
-                f"adapter_names={names!r} is not possible: Dual LoRA changes the weight, which a batch "
-                "shares. Pass a batch for each adapter, after set_adapter."
+                f"adapter_names={names!r} is not possible: Dual LoRA changes the weight, which all examples "
+                "of a batch share. Run one batch for each adapter, after set_adapter."
             )
         yield
 
@@ -59,7 +59,8 @@ def _check_layer(target: Any, name: str, **quantization: Any) -> None:
     backend = resolve_quantization_backend(layer, **quantization)
     if backend is not None and not backend.supports_merge:
         raise ValueError(
-            f"{name}: Dual LoRA needs the weight itself, which {backend.backend_name} does not unpack."
+            f"{name}: Dual LoRA needs the weight itself, which {backend.backend_name} cannot unpack. "
+            "Load the model with another quantisation, or without."
         )
     if not isinstance(layer, nn.Linear | Conv1D) and (backend is None or backend.layer_type != "linear"):
         raise ValueError(f"{name} is a {type(layer).__name__}: Dual LoRA adapts nn.Linear and Conv1D only.")

@@ -1,6 +1,6 @@
-"""The update in plain torch: the reference of the kernels, and what computes where none of them can.
+"""The update in plain torch: the reference for the kernels, and the fallback where they cannot run.
 
-In the code: P = B A, M = activation(P), Z = D C, S = the direction, so that dW = amplitude * M * S.
+Notation: P = B A, M = activation(P), Z = D C, S = the direction, and dW = amplitude * M * S.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ __all__ = ["NAME", "Block", "backward", "block_elements", "gradients", "random_s
 
 
 def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) -> Tensor:
-    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, and given in `dtype`."""
+    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, then converted to `dtype`."""
     return _add(weight, ((term, Block.of(term)) for term in terms)).to(dtype)
 
 
 def gradients(G: Tensor, term: Term) -> list[Tensor]:
-    """The gradients of the term's factors, in their order, for G = dL/d(dW) of shape (d, k)."""
+    """The gradients of the term's factors, in the order of `factors`, for G = dL/d(dW) of shape (d, k)."""
     return _gradients(G, term, Block.of(term))
 
 
 def backward(
     G: Tensor, terms: Sequence[Term], trained: Sequence[bool], weight: Tensor | None
 ) -> tuple[Tensor | None, list[list[Tensor]]]:
-    """`updated_weight` in the dtype of G, if there is a weight, and the `gradients` of the trained terms."""
+    """`updated_weight` in the dtype of G, if a weight is given, and the `gradients` of the trained terms."""
     blocks = [Block.of(term) for term in terms]
     updated = None if weight is None else _add(weight, zip(terms, blocks, strict=True)).to(G.dtype)
     parts = zip(terms, blocks, trained, strict=True)
@@ -50,15 +50,16 @@ def _add(weight: Tensor, terms: Iterable[tuple[Term, Block]]) -> Tensor:
 
 
 def _gradients(G: Tensor, term: Term, block: Block) -> list[Tensor]:
-    """Uses up the block."""
+    """Overwrites the block's tensors."""
     G = G.to(term.A.dtype)
     P, M, S, product, inside = block
+    slope = _ACTIVATIONS[term.rule.magnitude_activation].slope
     if S is not None:
-        H = S.mul_(G).mul_(_SLOPES[term.rule.magnitude_activation](P, M))
+        H = S.mul_(G).mul_(slope(P, M))
     else:
         H = product.sign_().mul_(G)
         if term.rule.magnitude_activation != "relu":  # its slope, 0 or 1, is in that sign
-            H.mul_(_SLOPES[term.rule.magnitude_activation](P, M))
+            H.mul_(slope(P, M))
     H.mul_(term.amplitude)
     found = [term.B.t() @ H, H @ term.A.t()]
     if term.rule.direction == "fixed":
@@ -72,10 +73,10 @@ def _gradients(G: Tensor, term: Term, block: Block) -> list[Tensor]:
 
 
 class Block(NamedTuple):
-    """What a block of dW is made of.
+    """The matrices that make a block of dW.
 
-    Where M has no negative elements and S is a sign, S is None: `product` is M with that sign, which takes
-    one pass, and its own sign is S wherever M is not 0.
+    S is None where M >= 0 and the direction is a sign: `product` is then M with that sign, copied in one
+    pass, and the sign of `product` is S wherever M is not 0.
     """
 
     P: Tensor
@@ -87,7 +88,8 @@ class Block(NamedTuple):
     @classmethod
     def of(cls, term: Term) -> Block:
         P = term.B @ term.A
-        M = _ACTIVATIONS[term.rule.magnitude_activation](P)
+        activation = _ACTIVATIONS[term.rule.magnitude_activation]
+        M = activation.function(P)
         if term.rule.direction == "identity":
             Z = term.D @ term.C
             return cls(P, M, Z, M * Z, None)
@@ -97,39 +99,38 @@ class Block(NamedTuple):
             rows, columns = slice(row, row + P.shape[0]), slice(column, column + P.shape[1])
             S = random_signs(term.seed, *term.shape, rows, columns).to(P.dtype)
         else:
-            # One more rank takes the least normal number off every product: Sign(0) = -1, as in the paper,
-            # without a pass for it.
-            least = torch.finfo(P.dtype).tiny
-            S = F.pad(term.D, (0, 1), value=-least) @ F.pad(term.C, (0, 0, 0, 1), value=1.0)
+            # An extra rank subtracts `tiny` from D C, so that the paper's Sign(0) = -1 costs no extra pass.
+            tiny = torch.finfo(P.dtype).tiny
+            S = F.pad(term.D, (0, 1), value=-tiny) @ F.pad(term.C, (0, 0, 0, 1), value=1.0)
             inside = S.abs() <= 1 if term.rule.clip == "bnn" else None
-        if term.rule.magnitude_activation != "identity":
+        if activation.non_negative:
             return cls(P, M, None, torch.copysign(M, S, out=S), inside)
         S = torch.copysign(S.new_ones(()), S)
         return cls(P, M, S, M * S, inside)
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.Tensor.relu_,
-    "abs": torch.Tensor.abs,
-    "sigmoid": torch.Tensor.sigmoid_,
-    "identity": lambda P: P,
-}
-# The derivative, from P and M. Where the activation works in place P is M: the derivative of ReLU is the
-# sign of its output, 0 at 0 like the indicator in the paper.
-_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor | float]] = {
-    "relu": lambda P, M: M.sign(),
-    "abs": lambda P, M: P.sign_(),
-    "sigmoid": lambda P, M: M * (1 - M),
-    "identity": lambda P, M: 1.0,
+class Activation(NamedTuple):
+    """M = function(P), and its derivative, slope(P, M). Where the function works in place, P is M."""
+
+    function: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor | float]
+    non_negative: bool = True  # whether M >= 0
+
+
+_ACTIVATIONS: dict[str, Activation] = {
+    # 0 at 0, like the indicator in the paper.
+    "relu": Activation(torch.Tensor.relu_, lambda P, M: M.sign()),
+    "abs": Activation(torch.Tensor.abs, lambda P, M: P.sign_()),
+    "sigmoid": Activation(torch.Tensor.sigmoid_, lambda P, M: M * (1 - M)),
+    "identity": Activation(lambda P: P, lambda P, M: 1.0, non_negative=False),
 }
 
 
 def random_signs(seed: Tensor, d: int, k: int, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-    """A block of the (d, k) mask of independent -1 and 1, evenly distributed, that belongs to `seed` (int64).
+    """A block of the (d, k) mask of independent, equally likely -1 and 1 for `seed` (int64), as int32.
 
-    Every 32 columns of a row are bits of one SplitMix64 output, counted from the seed. So a block can be
-    had by itself and every device gives the same mask, neither of which torch's generators offer. Returns
-    int32.
+    Every 32 columns of a row are bits of one SplitMix64 output, with a counter that starts at the seed.
+    Unlike torch's generators, this gives any block without the others, and the same mask on every device.
     """
     row = torch.arange(*rows.indices(d), device=seed.device)
     start, stop, _ = columns.indices(k)
@@ -141,7 +142,10 @@ def random_signs(seed: Tensor, d: int, k: int, rows: slice = ALL, columns: slice
 
 
 def _splitmix64(counter: Tensor) -> Tensor:
-    """Steele, Lea and Flood (2014) in int64: it wraps like uint64, but shifts drag the sign along."""
+    """SplitMix64 (Steele, Lea and Flood, 2014) in int64, which wraps like uint64.
+
+    A right shift of int64 copies the sign bit, so a mask removes the copies.
+    """
     z = counter * -0x61C8864680B583EB
     z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
     z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15

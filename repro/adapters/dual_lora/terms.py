@@ -1,4 +1,4 @@
-"""One update of a weight: which variant, its factors, and these made ready to be computed block by block."""
+"""One update of a weight: its rule, its factors, and the form in which it is computed block by block."""
 
 from __future__ import annotations
 
@@ -9,26 +9,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .rule import Rule
+
 ALL = slice(None)
 
-# Elements that torch's own operations take at a time. On a CPU 2**20, 512 rows of 2048, was the fastest of
-# 2**17 to 2**22: few enough for the cache, enough for the matrix products. An accelerator wants larger
-# products: there a block's tensors take 32 MiB each.
+# Elements in a block of plain torch. On a CPU 2**20, 512 rows of 2048, was the fastest of 2**17 to 2**22: it
+# fits the cache, and the matrix products are large enough. An accelerator wants larger products: there each
+# tensor of a block takes 32 MiB.
 CPU_BLOCK = 2**20
 ACCELERATOR_BLOCK = 2**23
 
 
-class Rule(NamedTuple):
-    """Which variant of the update: the fields of `DualLoraConfig` that decide it."""
-
-    magnitude_activation: str = "relu"
-    direction: str = "sign"
-    sign_estimator: str = "ste"
-    clip: str = "eq7"
-
-
 class Update(NamedTuple):
-    """One dW. `scale` is a scalar tensor. A fixed direction has a `seed` (int64) in place of C and D."""
+    """One dW. `scale` is a scalar tensor. A fixed direction has a `seed` (int64) instead of C and D."""
 
     rule: Rule
     scale: Tensor
@@ -40,14 +33,14 @@ class Update(NamedTuple):
 
 
 class Term:
-    """An update made ready to be computed, or a block of it.
+    """An update in the form that backends compute, or a block of it.
 
     Attributes:
-        factors: A (r1, k), B (d, r1), and C (r2, k), D (d, r2) where the direction is not fixed. At least in
-            fp32, however they are kept: the sign of a product must not hang on its rounding.
-        amplitude: what Sign(D C) is multiplied with: the scale, or (d, 1) where it differs by rows.
+        factors: A (r1, k), B (d, r1), and C (r2, k), D (d, r2) unless the direction is fixed. In fp32 or
+            fp64, whatever their dtype in the model: rounding must not flip the sign of a product.
+        amplitude: multiplies Sign(D C). The scale, or (d, 1) where it differs by rows.
         shape: (d, k) of the whole dW.
-        offset: row and column of the whole at which the block begins.
+        offset: row and column of the whole dW at which the block begins.
     """
 
     def __init__(self, update: Update) -> None:
@@ -90,14 +83,14 @@ class Term:
 
 
 def block_elements(device: torch.device) -> int:
-    """How many elements torch's own operations take at a time."""
+    """Number of elements in a block."""
     return CPU_BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK
 
 
 def slices(length: int, width: int, elements: int) -> Iterator[slice]:
-    """Slices of `length` that hold about so many elements each, `width` wide.
+    """Split `length` rows (or columns) of `width` elements into slices of about `elements` elements.
 
-    Where they are long enough they begin at multiples of 32, where a word of random signs does.
+    Slices longer than 32 begin at multiples of 32, as the words of random signs do.
     """
     step = max(1, elements // width)
     step -= step % 32 if step > 32 else 0

@@ -1,16 +1,16 @@
 # mypy: disallow-untyped-defs=False
-"""Triton kernels of the update: the weight with dW in it, and the gradients of the factors.
+"""Triton kernels of the update: the weight W0 + dW, and the gradients of the factors.
 
-Never timed, nor run on a GPU: tested as Triton interprets them on a CPU, and compiled for an A100 and an
-H100. The tiles are chosen by the registers that the compiler gave them, not by a clock.
+Never timed and never run on a GPU: tested with Triton's interpreter on a CPU, and compiled for an A100 and
+an H100. The tile sizes follow from the compiler's register counts, not from timings.
 
-`updated_weight` writes W0 + dW tile by tile: B A and D C exist only inside of a tile. `gradients` reads
-G = dL/d(dW) once. A program goes down a strip of columns: it sums its part of dA and dC as it goes, and
-writes for each tile what that adds to dB and dD. The parts are then summed in a fixed order. So there are
-no atomic sums, and the same inputs give the same bits, as a resumed run needs. For the same reason only the
-first kernel is autotuned: none of its sums depends on the tile; in the second a timer would choose the order.
+`updated_weight` writes W0 + dW tile by tile: B A and D C exist only inside a tile. `gradients` reads
+G = dL/d(dW) once. A program goes down a strip of columns, accumulates its part of dA and dC, and writes each
+tile's part of dB and dD. The parts are then summed in a fixed order, without atomics, so the same inputs
+give the same bits, as a resumed run needs. For the same reason only `updated_weight` is autotuned: its sums
+do not depend on the tile, but in `gradients` a timer would choose the order of the sums.
 
-Importing this module needs Triton: `repro.adapters.dual_lora.backend` does, where the kernels can run.
+Importing this module needs Triton; `repro.adapters.dual_lora.backend` imports it where the kernels can run.
 """
 
 from __future__ import annotations
@@ -24,38 +24,49 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from .rule import Words
+
 if TYPE_CHECKING:
     from .terms import Term
 
 NAME = "triton"
 
+# What the kernels support. The sign estimators differ only in the amplitude, which a `Term` holds.
+WORDS = Words(
+    magnitude_activation=("relu", "abs", "sigmoid", "identity"),
+    direction=("sign", "identity", "fixed"),
+    sign_estimator=("ste", "xnor", "dorefa"),
+    clip=("eq7", "eq12", "bnn", "none"),
+)
+
 # Rows, columns and warps of a tile of `_add_update`: Triton takes the fastest for each shape. Compiled for
-# an A100 and an H100 (Triton 3.9) the paper's rule spills at most 8 bytes a thread; in 128 x 128 it is 152.
+# an A100 and an H100 (Triton 3.9), the paper's rule spills at most 8 bytes a thread; in 128 x 128 it spills
+# 152.
 _TILES = [(32, 128, 4), (64, 64, 4), (64, 128, 8), (128, 64, 8)]
 
-# A program of `_add_gradients`: its columns, and how many row tiles it goes down. 64 x 64 in 8 warps, and
-# 32 x 64 above a rank of 32, were the largest tiles that spilled next to nothing (G in 16 bits, every rule).
+# Columns and row tiles of a program of `_add_gradients`. 64 x 64 in 8 warps, and 32 x 64 above a rank of 32,
+# were the largest tiles that spilled next to nothing (G in 16 bits, every rule).
 # 4096 x 4096 makes 64 x 8 programs, for the 132 multiprocessors of an H100 or the 108 of an A100.
 _COLUMNS = 64
 _ROW_TILES = 8
 
-# Two blocks in 16 bits, of W0 + dW and of G, take no more memory than torch's four in fp32. The maps of an 8B
-# model but for three in a layer are one block.
+# Two blocks in 16 bits, of W0 + dW and of G, take no more memory than torch's four in fp32. In an 8B model
+# all but three maps of a layer fit into one block.
 _BLOCK = 2**25
 
-# Of a group of factors: a kernel holds a tile's columns of A and C as a whole.
+# The largest r1 or r2: a kernel holds all ranks of a tile's columns of A and C at once.
 MAX_RANK = 64
 
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 def block_elements(device: torch.device) -> int:
-    """How many elements they take at a time."""
+    """Number of elements in a block."""
     return _BLOCK
 
 
 def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) -> Tensor:
-    """W0 (d, k) plus every dW, rounded once to the dtype of `weight`, given in `dtype`, in W0's layout.
+    """W0 (d, k) plus every dW, rounded once to the dtype of `weight`, in `dtype` and in W0's memory layout.
 
     Several terms pass through a buffer in fp32, one after the other.
     """
@@ -80,10 +91,10 @@ def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) ->
 
 
 def gradients(G: Tensor, term: Term) -> list[Tensor]:
-    """The gradients of the term's factors, in their order, for G = dL/d(dW), contiguous and of shape (d, k).
+    """The gradients of the term's factors, in the order of `factors`, for a contiguous G = dL/d(dW), (d, k).
 
-    The parts to be summed take d (r1 + r2) numbers of fp32 for each strip of columns. So the strips go in
-    rounds that need no more memory for them than G does.
+    The parts to be summed take d (r1 + r2) fp32 numbers for each strip of columns. The strips are computed
+    in rounds, so that these parts take no more memory than G.
     """
     d, k = G.shape
     arguments = _arguments(term)
@@ -93,7 +104,7 @@ def gradients(G: Tensor, term: Term) -> list[Tensor]:
     a_round = min(strips, max(1, k * G.element_size() // (4 * sum(ranks))))
     across = [G.new_empty(bands, r, k, dtype=torch.float32) for r in ranks]
     down = [G.new_empty(a_round, d, r, dtype=torch.float32) for r in ranks]
-    # In the place of the direction group's where it has no factors.
+    # A fixed direction has no C and D, hence no parts of their gradients.
     missing = [None] * (2 - len(ranks))
     sums = [torch.zeros_like(factor) for factor in term.factors]
     with torch.cuda.device_of(G):
@@ -111,9 +122,9 @@ def gradients(G: Tensor, term: Term) -> list[Tensor]:
                 term.scale,
                 **arguments,
                 CLIP=term.rule.clip,
-                # bf16 rounds to 2**-9, fp16 and tf32 to 2**-11; three products in tf32 come near fp32.
+                # bf16 rounds to 2**-9, fp16 and tf32 to 2**-11; three tf32 products come near fp32.
                 PRECISION="tf32x3" if G.dtype == torch.float32 else "tf32",
-                # A tensor core takes at least 16 of the dimension that it sums over.
+                # A tensor core sums over at least 16 elements.
                 RANK1=max(16, triton.next_power_of_2(ranks[0])),
                 RANK2=max(16, triton.next_power_of_2(ranks[-1])),
                 ROWS=rows,
@@ -131,7 +142,7 @@ def gradients(G: Tensor, term: Term) -> list[Tensor]:
 def backward(
     G: Tensor, terms: Sequence[Term], trained: Sequence[bool], weight: Tensor | None
 ) -> tuple[Tensor | None, list[list[Tensor]]]:
-    """`updated_weight` in the dtype of G, if there is a weight, and the `gradients` of the trained terms."""
+    """`updated_weight` in the dtype of G, if a weight is given, and the `gradients` of the trained terms."""
     updated = None if weight is None else updated_weight(weight, terms, G.dtype)
     return updated, [
         gradients(G, term) if wanted else [] for term, wanted in zip(terms, trained, strict=True)
@@ -139,12 +150,12 @@ def backward(
 
 
 def _arguments(term: Term) -> dict[str, Any]:
-    """What both kernels take of an update, by name."""
+    """The keyword arguments that both kernels need from a term."""
     factors = [factor.contiguous() for factor in term.factors]
     return {
         **dict(zip("ABCD", [*factors, None, None], strict=False)),
         "r1": term.A.shape[0],
-        "r2": term.factors[-1].shape[1],  # no one asks where there is no D
+        "r2": term.factors[-1].shape[1],  # not read where there is no D
         "amplitude": term.amplitude,
         "per_row": term.amplitude.numel() > 1,
         "seed": term.seed,
@@ -158,23 +169,23 @@ def _arguments(term: Term) -> dict[str, Any]:
 
 @triton.jit
 def _tall(factor, rows, d, ranks, rank):
-    """The rows of B or D, (d, rank), that a tile lies in; zeros beyond its edges."""
+    """A tile's rows of B or D, (d, rank); zeros outside of the matrix."""
     mask = (rows[:, None] < d) & (ranks[None, :] < rank)
     return tl.load(factor + rows[:, None] * rank + ranks[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
 def _wide(factor, columns, k, ranks, rank):
-    """The columns of A or C, (rank, k), that a tile lies in; zeros beyond its edges."""
+    """A tile's columns of A or C, (rank, k); zeros outside of the matrix."""
     mask = (ranks[:, None] < rank) & (columns[None, :] < k)
     return tl.load(factor + ranks[:, None] * k + columns[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
 def _product(left, right, rows, columns, d, k, rank, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The tile of B A or D C, in fp32 proper: a sign must not hang on the rounding of tf32.
+    """The tile of B A or D C, in full fp32: the rounding of tf32 must not flip a sign.
 
-    16 of the rank at a time, as these products are unrolled: 64 at once overflow the registers by kilobytes.
+    Goes through the rank in steps of 16. Triton unrolls these products: 64 at once would spill kilobytes.
     """
     product = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, rank, 16):
@@ -187,7 +198,7 @@ def _product(left, right, rows, columns, d, k, rank, ROWS: tl.constexpr, COLUMNS
 
 @triton.jit
 def _activate(P, ACTIVATION: tl.constexpr):
-    """M = activation(P) and its derivative. A P that is no number stays one: training must see it."""
+    """M = activation(P) and its derivative. A NaN in P stays NaN, so that training notices it."""
     if ACTIVATION == "relu":
         M = tl.where(P <= 0, 0.0, P)
         slope = tl.where(P > 0, 1.0, 0.0)
@@ -205,7 +216,7 @@ def _activate(P, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _random_signs(seed, rows, first_word, row_words, COLUMNS: tl.constexpr):
-    """The tile of `random_signs` from a word of 32 columns on, of the `row_words` of a row."""
+    """The tile of `random_signs` that begins at `first_word` of the `row_words` 32-column words of a row."""
     words = first_word + tl.arange(0, COLUMNS // 32)
     counter = tl.load(seed) + rows[:, None] * row_words + words[None, :]
     z = counter.to(tl.uint64) * 0x9E3779B97F4A7C15
@@ -218,7 +229,7 @@ def _random_signs(seed, rows, first_word, row_words, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _scaled_direction(Z, amplitude, rows, d, per_row, DIRECTION: tl.constexpr):
-    """S: Z or the random signs times the scale, or Sign(Z), with Sign(0) = -1, times its amplitude."""
+    """S: Z or the random signs times the scale, or Sign(Z) times the amplitude, with Sign(0) = -1."""
     a = tl.load(amplitude + rows * per_row, mask=rows < d, other=0.0)[:, None]
     return tl.where(Z > 0, a, -a) if DIRECTION == "sign" else Z * a
 
@@ -258,7 +269,7 @@ def _add_update(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """result = source + M * S, one tile a program."""
+    """result = source + M * S. Each program computes one tile."""
     # 64 bits: a large enough layer has more than 2**31 numbers.
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     first_column = tl.program_id(1).to(tl.int64) * COLUMNS
@@ -312,7 +323,7 @@ def _add_gradients(
     COLUMNS: tl.constexpr,
     ROW_TILES: tl.constexpr,
 ):
-    """A strip of columns and a band of rows: H and K of each tile, and what they add to the gradients."""
+    """H and K of each tile in a strip of columns and a band of rows, and their parts of the gradients."""
     strip = tl.program_id(0).to(tl.int64)
     band = tl.program_id(1).to(tl.int64)
     first_column = (first_strip + strip) * COLUMNS

@@ -1,4 +1,4 @@
-"""The mathematics of Dual LoRA: the weight update, and a linear layer that carries it.
+"""The mathematics of Dual LoRA: the weight update, and a linear layer with it.
 
 Eq. 5 of arXiv 2512.03402, with W0 of shape (d, k) = (out, in):
 
@@ -6,12 +6,11 @@ Eq. 5 of arXiv 2512.03402, with W0 of shape (d, k) = (out, in):
 
 A (r1, k) and B (d, r1) are the magnitude group, C (r2, k) and D (d, r2) the direction group. ReLU and Sign
 act on single elements, so dW has no low-rank form: each pass over the layer has to build it, and the
-gradients of the factors need the whole of G = dL/d(dW). Autograd would keep three (d, k) tensors a layer
-for that. Here dW and G exist only a block at a time, and the backward pass builds again what it needs from
-the factors.
+gradients of the factors need all of G = dL/d(dW). Autograd would keep three (d, k) tensors a layer for that.
+Here dW and G exist only one block at a time, and the backward pass rebuilds them from the factors.
 
-What computes a block is another file: `plain.py` in torch, `c_kernels.py` on a CPU and `triton_kernels.py`
-on a GPU, as `backend.py` chooses.
+`backend.py` chooses what computes a block: `plain.py` in torch, `c_kernels.py` on a CPU or
+`triton_kernels.py` on a GPU.
 """
 
 from __future__ import annotations
@@ -27,20 +26,21 @@ from torch.autograd.function import once_differentiable
 
 from . import backend
 from .plain import Block
-from .terms import ALL, Rule, Term, Update, slices
+from .rule import Rule
+from .terms import ALL, Term, Update, slices
 
-_TENSORS = len(Update._fields) - 1  # those after the rule
+_TENSORS = len(Update._fields) - 1  # all fields after the rule
 
 
 def delta_weight(update: Update, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-    """dW of shape (d, k), or a block of it, in fp32 (fp64 for fp64 factors). Carries no gradient."""
+    """dW of shape (d, k), or a block of it, in fp32 (fp64 for fp64 factors), without a gradient."""
     with torch.no_grad(), _without_autocast(update.A):
         term = Term(update).block(rows, columns)
         return Block.of(term).product * term.amplitude
 
 
 def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
-    """The two matrices (d, k) whose product, times the scale, is dW. In the dtype of `delta_weight`."""
+    """M and S, both (d, k), with dW = scale * M * S element by element, in the dtype of `delta_weight`."""
     with torch.no_grad(), _without_autocast(update.A):
         term = Term(update)
         block = Block.of(term)
@@ -49,14 +49,14 @@ def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
 
 
 def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
-    """P = B A and Z = D C, both (d, k), before activation and sign; no Z where the direction is fixed."""
+    """P = B A and Z = D C, both (d, k), before activation and sign; Z is None for a fixed direction."""
     with torch.no_grad(), _without_autocast(update.A):
         term = Term(update)
         return term.B @ term.A, None if update.C is None else term.D @ term.C
 
 
 def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
-    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`. Carries no gradient."""
+    """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, without a gradient."""
     with torch.no_grad(), _without_autocast(weight):
         terms = [Term(update) for update in updates]
         code = _code(terms, weight)
@@ -71,29 +71,29 @@ def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
 def dual_lora_linear(
     x: Tensor, weight: Tensor | Callable[[], Tensor], bias: Tensor | None, updates: Sequence[Update]
 ) -> Tensor:
-    """y = x (W0 + sum of dW)^T + b, with gradients for x, the factors, b and W0 where they ask for them.
+    """y = x (W0 + sum of dW)^T + b, with gradients for those of x, W0, b and the factors that require them.
 
-    `x` has shape (..., k) and `weight` (d, k). `weight` may be a function that returns it: it is called in
-    each pass, so that a quantised base does not stay unpacked in between. The result has the dtype of `x`,
-    or that of autocast.
+    `x` has shape (..., k) and `weight` (d, k). `weight` may be a function that returns it: each pass calls
+    it, so that a quantised base does not stay unpacked in between. The result has the dtype of `x`, or that
+    of autocast.
 
-    With G = dL/d(dW), before any scale, the gradients are for the paper's own rule (Eq. 7, 11, 12)
+    With G = dL/d(dW), before any scale, the gradients of the paper's rule (Eq. 7, 11, 12) are
 
         dA = B^T H,  dB = H A^T,  H = s G * Sign(Z) * 1{P > 0}
         dC = D^T K,  dD = K C^T,  K = dL/dZ, by the straight-through estimator
 
-    Sign has no useful derivative, so K is dL/dSign(Z) = s G * M after the clip that `rule.clip` names. A
-    clip is part of the stand-in for the derivative of Sign: it touches C and D, never A and B.
+    Sign has no useful derivative, so K is dL/dSign(Z) = s G * M after the clip that `rule.clip` names. The
+    clip replaces the derivative of Sign, so it affects C and D, never A and B.
 
         eq7    clip(s G * M, -1, 1)     clips the gradient with respect to the sign
         eq12   s clip(G, -1, 1) * M     clips the gradient with respect to dW, before scale and magnitude
         bnn    s G * M * 1{|Z| <= 1}    the usual straight-through estimator of binary networks
         none   s G * M
 
-    `xnor` (Eq. 13) and `dorefa` (Eq. 14) multiply Sign(Z) by the mean of |Z| over a row, or over the
-    matrix. The gradient passes that product as if it were the identity, as in DoReFa-Net (arXiv
-    1606.06160): K = s G * M, in which neither the mean nor its derivative appears. An `identity` direction,
-    S = s Z, is differentiated exactly.
+    `xnor` (Eq. 13) multiplies Sign(Z) by the mean of |Z| over a row, `dorefa` (Eq. 14) by the mean over the
+    matrix. Their gradient treats that product as the identity, as in DoReFa-Net (arXiv 1606.06160):
+    K = s G * M, without the mean or its derivative. An `identity` direction, S = s Z, is differentiated
+    exactly.
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -176,7 +176,7 @@ class _DualLoraLinear(torch.autograd.Function):
 
 
 def _whole_gradients(blocks: list[list[Tensor]]) -> list[Tensor]:
-    """Of the factors, from those of blocks of columns: of these A and C have their own, B and D share all."""
+    """Assemble factor gradients: concatenate A and C over column blocks, sum B and D."""
     by_factor = enumerate(zip(*blocks, strict=True))
     return [reduce(torch.add, found) if i % 2 else _side_by_side(found) for i, found in by_factor]
 
@@ -190,7 +190,8 @@ def _updates(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
 
 
 def _code(terms: Sequence[Term], *tensors: Tensor) -> Any:
-    return backend.choose([factor for term in terms for factor in term.factors], *tensors)
+    factors = [factor for term in terms for factor in term.factors]
+    return backend.choose([term.rule for term in terms], factors, *tensors)
 
 
 def _without_autocast(tensor: Tensor) -> torch.autocast:

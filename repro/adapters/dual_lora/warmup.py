@@ -1,8 +1,8 @@
-"""Counts optimiser steps for the warm-up ramp, without asking anything of the training loop.
+"""Counts optimiser steps for the warm-up ramp, without any change to the training loop.
 
-A ramped layer holds a counter for each adapter. One hook behind every optimiser of the process advances the
-counters of those adapters whose factors that optimiser steps. So gradient accumulation counts once, a step
-that a gradient scaler skips does not count, and two models keep their own time.
+A layer with a ramp holds a counter for each adapter. A hook after every optimiser step of the process
+advances the counters of the adapters whose factors that optimiser holds. So gradient accumulation counts
+once, a step that a gradient scaler skips does not count, and two models count separately.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _layers: weakref.WeakSet[DualLoraLayer] = weakref.WeakSet()
 
 
 def follow(layer: DualLoraLayer) -> None:
-    """Advance the counters of `layer` from now on, for as long as it lives."""
+    """Advance the counters of `layer` from now on, until it is deleted."""
     _layers.add(layer)
 
 
@@ -29,7 +29,7 @@ def _advance(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for layer in _layers:
         for name, step in layer.dual_lora_step.items():
-            # One factor stands for the adapter, so that optimisers that share its factors do not count twice.
+            # Looks at one factor only, so that two optimisers that share an adapter's factors count once.
             trained = next((f for f in layer.factors(name).values() if f.requires_grad), None)
             if id(trained) in stepped:
                 step.add_(1)

@@ -38,8 +38,14 @@ def dual_llama(base_llama: Callable[[], LlamaForCausalLM]) -> Callable[..., Peft
     """A function that adapts that model: it takes the adapter's seed and the fields of its configuration."""
 
     def make(seed: int = 0, **fields: object) -> PeftModel:
-        # A large init_std, so that dW is as large as the weights and no test passes because it is negligible.
-        settings = {"magnitude_rank": 3, "target_modules": TARGETS, "init_std": 0.3, "task_type": "CAUSAL_LM"}
+        # A large alpha and init_std: dW is as large as the weights, so a test cannot pass by a negligible dW.
+        settings = {
+            "magnitude_rank": 3,
+            "alpha": 32.0,
+            "target_modules": TARGETS,
+            "init_std": 0.3,
+            "task_type": "CAUSAL_LM",
+        }
         base = base_llama()
         torch.manual_seed(seed)
         return get_peft_model(base, DualLoraConfig(**(settings | fields)))

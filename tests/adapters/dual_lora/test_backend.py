@@ -1,20 +1,28 @@
-"""Which code computes an update, and what happens where there is no C compiler."""
+"""Which code computes an update: by device, dtype, rank and rule, and without a C compiler."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
+from torch import Tensor, nn
 
-from repro.adapters.dual_lora import backend, c_kernels, compiler, plain
+from repro.adapters.dual_lora import DualLoraConfig, Rule, backend, c_kernels, compiler, config, plain, rule
+from tests.adapters.dual_lora.reference import RULES
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 WEIGHT = torch.ones(6, 4)
 FACTORS = [torch.ones(2, 4), torch.ones(6, 2)]
+
+
+def choose(factors: list[Tensor], *others: Tensor, rules: Iterable[Rule] = (Rule(),)) -> Any:
+    return backend.choose(rules, factors, *others)
 
 
 @pytest.fixture
@@ -27,38 +35,90 @@ def nothing_loaded() -> Iterator[None]:
 
 
 def test_c_computes_on_a_cpu_in_its_precisions_and_torch_the_rest() -> None:
-    assert backend.choose(FACTORS, WEIGHT) is c_kernels
-    assert backend.choose(FACTORS, WEIGHT.bfloat16()) is c_kernels
-    assert backend.choose(FACTORS, WEIGHT.half()) is plain
-    assert backend.choose(FACTORS, WEIGHT.double()) is plain
-    assert backend.choose([f.double() for f in FACTORS], WEIGHT) is plain
-    assert backend.choose(FACTORS, WEIGHT[:0]) is plain
-    assert backend.choose([f.to("meta") for f in FACTORS], WEIGHT.to("meta")) is plain
+    assert choose(FACTORS, WEIGHT) is c_kernels
+    assert choose(FACTORS, WEIGHT.bfloat16()) is c_kernels
+    assert choose(FACTORS, WEIGHT.half()) is plain
+    assert choose(FACTORS, WEIGHT.double()) is plain
+    assert choose([f.double() for f in FACTORS], WEIGHT) is plain
+    assert choose(FACTORS, WEIGHT[:0]) is plain
+    assert choose([f.to("meta") for f in FACTORS], WEIGHT.to("meta")) is plain
 
 
 def test_one_can_have_torch_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     with backend.torch_only():
-        assert backend.choose(FACTORS, WEIGHT) is plain
-    assert backend.choose(FACTORS, WEIGHT) is c_kernels
+        assert choose(FACTORS, WEIGHT) is plain
+    assert choose(FACTORS, WEIGHT) is c_kernels
     monkeypatch.setenv("REPRO_KERNEL", "torch")
     with backend.torch_only():
         pass
-    assert backend.choose(FACTORS, WEIGHT) is plain
+    assert choose(FACTORS, WEIGHT) is plain
     monkeypatch.setenv("REPRO_KERNEL", "fortran")
     with pytest.raises(ValueError, match="REPRO_KERNEL='fortran' is not possible, it must be auto or torch"):
-        backend.choose(FACTORS, WEIGHT)
+        choose(FACTORS, WEIGHT)
 
 
 def test_triton_computes_on_its_devices_up_to_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     triton_kernels = pytest.importorskip("repro.adapters.dual_lora.triton_kernels")
-    assert (
-        backend.choose(FACTORS, WEIGHT.cuda()) if torch.cuda.is_available() else triton_kernels
-    ) is triton_kernels
+    assert (choose(FACTORS, WEIGHT.cuda()) if torch.cuda.is_available() else triton_kernels) is triton_kernels
     monkeypatch.setattr(backend, "TRITON_DEVICES", {"cpu"})
-    assert backend.choose(FACTORS, WEIGHT) is triton_kernels
-    assert backend.choose(FACTORS, WEIGHT.half()) is triton_kernels
-    assert backend.choose(FACTORS, WEIGHT.double()) is plain
-    assert backend.choose([torch.ones(65, 99), torch.ones(99, 65)], WEIGHT) is c_kernels
+    assert choose(FACTORS, WEIGHT) is triton_kernels
+    assert choose(FACTORS, WEIGHT.half()) is triton_kernels
+    assert choose(FACTORS, WEIGHT.double()) is plain
+    assert choose([torch.ones(65, 99), torch.ones(99, 65)], WEIGHT) is c_kernels
+
+
+# Neither is an activation of the configuration. One has values below 0, which a different path computes.
+MADE_UP: dict[str, tuple[Callable[[Tensor], Tensor], plain.Activation]] = {
+    "square": (torch.square, plain.Activation(torch.square, lambda P, M: 2 * P)),
+    "tanh": (torch.tanh, plain.Activation(torch.tanh, lambda P, M: 1 - M * M, non_negative=False)),
+}
+
+
+@pytest.mark.parametrize("language", ["c", "triton"])
+@pytest.mark.parametrize("word", MADE_UP)
+def test_torch_computes_a_rule_that_the_kernels_do_not_know(
+    word: str, language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new activation needs a word and an entry in `plain`. The reference is autograd through a dense dW."""
+    kernels: Any = c_kernels
+    if language == "triton":
+        kernels = pytest.importorskip("repro.adapters.dual_lora.triton_kernels")
+        monkeypatch.setattr(backend, "TRITON_DEVICES", {"cpu"})
+    function, activation = MADE_UP[word]
+    monkeypatch.setitem(config._CHOICES, "magnitude_activation", (word,))
+    monkeypatch.setitem(plain._ACTIVATIONS, word, activation)
+
+    def refused(*args: Any) -> None:
+        raise AssertionError(f"the {language} kernels were asked for {word}")
+
+    for name in ("updated_weight", "gradients", "backward"):
+        monkeypatch.setattr(kernels, name, refused)
+
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"magnitude_activation": word, "clip": "none", "warmup": "none"}
+    adapter = DualLoraConfig(magnitude_rank=3, init_std=0.5, target_modules=["0"], **settings)
+    model = get_peft_model(nn.Sequential(nn.Linear(20, 12)), adapter)
+    layer: Any = model.base_model.model[0]
+    assert backend.choose([Rule()], layer.factors("default").values()) is kernels
+    assert backend.choose([Rule(), layer.rule["default"]], layer.factors("default").values()) is plain
+
+    factors = layer.factors("default")
+    x = torch.randn(5, 20)
+    y = model(x)
+    found = torch.autograd.grad(y.square().sum(), list(factors.values()))
+    A, B, C, D = factors.values()
+    sign = torch.where(D @ C > 0, 1.0, -1.0)
+    sign = sign + (D @ C - (D @ C).detach())  # straight through
+    dense = x @ (layer.base_layer.weight + 2 * function(B @ A) * sign).T + layer.base_layer.bias
+    torch.testing.assert_close(y, dense)
+    expected = torch.autograd.grad(dense.square().sum(), list(factors.values()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_words_are_those_that_torch_computes_and_the_kernels_are_tested_with() -> None:
+    assert tuple(plain._ACTIVATIONS) == rule.ALL_WORDS.magnitude_activation
+    for field, words in c_kernels.WORDS._asdict().items():
+        assert set(words) == {getattr(tested, field) for tested in RULES.values()}
 
 
 @pytest.mark.parametrize(
@@ -70,8 +130,8 @@ def test_without_a_compiler_torch_computes_and_says_so(
 ) -> None:
     monkeypatch.setenv("CC", command)
     with pytest.warns(UserWarning, match=f"computes with torch.*{reason}.*Set CC to a C compiler"):
-        assert backend.choose(FACTORS, WEIGHT) is plain
-    assert backend.choose(FACTORS, WEIGHT) is plain  # and not once more
+        assert choose(FACTORS, WEIGHT) is plain
+    assert choose(FACTORS, WEIGHT) is plain  # and not once more
 
 
 def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

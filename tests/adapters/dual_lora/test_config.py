@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pickle
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PeftConfig, PeftType
 
-from repro.adapters.dual_lora import DualLoraConfig, DualLoraModel, Rule
+from repro.adapters.dual_lora import DualLoraConfig, DualLoraModel, Rule, config
+from repro.methods import METHODS
 
 
 def test_peft_knows_the_method() -> None:
@@ -40,6 +43,34 @@ def test_defaults(fields: dict[str, Any], direction_rank: int, rule: Rule) -> No
     config = DualLoraConfig(**fields)
     assert config.direction_rank == direction_rank
     assert config.rule == rule
+
+
+@pytest.mark.parametrize(
+    ("fields", "alpha"),
+    [
+        ({}, 32),
+        ({"magnitude_rank": 4}, 8),
+        ({"magnitude_rank": 2, "direction_rank": 30}, 32),
+        ({"magnitude_rank": 3, "direction": "fixed"}, 6),
+        ({"magnitude_rank": 4, "direction": "identity", "alpha": 5}, 5),
+    ],
+)
+def test_alpha_is_that_of_the_method(fields: dict[str, Any], alpha: float, tmp_path: Path) -> None:
+    config = DualLoraConfig(**fields)
+    assert config.alpha == METHODS["dual_lora"](**fields).alpha == alpha
+    config.save_pretrained(tmp_path)
+    saved = tmp_path / "adapter_config.json"
+    assert json.loads(saved.read_text())["alpha"] == alpha
+    # Adapters saved when the default was 32 at all ranks.
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | {"alpha": 32.0}))
+    assert DualLoraConfig.from_pretrained(tmp_path).alpha == 32.0
+
+
+def test_the_methods_choices_are_those_of_the_tuner() -> None:
+    """The method repeats them, because it is read without torch."""
+    for name, allowed in config._CHOICES.items():
+        if name in METHODS["dual_lora"].model_fields:
+            assert get_args(METHODS["dual_lora"].model_fields[name].annotation) == allowed
 
 
 @pytest.mark.parametrize(
@@ -80,7 +111,7 @@ def test_refusals(fields: dict[str, Any], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_round_trip_through_a_folder(tmp_path: Any) -> None:
+def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     config = DualLoraConfig(
         magnitude_rank=2,
         direction_rank=6,
@@ -93,6 +124,6 @@ def test_round_trip_through_a_folder(tmp_path: Any) -> None:
     config.save_pretrained(tmp_path)
     loaded = PeftConfig.from_pretrained(tmp_path)
     assert isinstance(loaded, DualLoraConfig)
-    assert loaded.ranks_and_alpha("layers.0.q_proj") == ((1, 3), 32.0)
+    assert loaded.ranks_and_alpha("layers.0.q_proj") == ((1, 3), 8.0)
     assert loaded.ranks_and_alpha("layers.0.v_proj") == ((2, 6), 5.0)
     assert loaded.to_dict() == {**config.to_dict(), "rank_pattern": {"q_proj": [1, 3]}}

@@ -37,7 +37,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def device() -> str:
-    cuda = torch.cuda.is_available() and backend.choose([]).NAME == "triton"
+    cuda = torch.cuda.is_available() and backend.choose([], []).NAME == "triton"
     return "cuda" if cuda else "cpu"
 
 
@@ -68,7 +68,7 @@ def make_gradient(rms: float, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def gradients(u: Update, G: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
-        return dict(zip("ABCD", backend.choose([]).gradients(G, Term(u)), strict=False))
+        return dict(zip("ABCD", backend.choose([], []).gradients(G, Term(u)), strict=False))
 
 
 def assert_close(found: Tensor, expected: Tensor, epsilon: float) -> None:

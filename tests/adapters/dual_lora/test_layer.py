@@ -259,7 +259,9 @@ def test_quantised_layer(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
 
 def test_weight_that_cannot_be_unpacked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     use_backend(monkeypatch, supports_merge=False)
-    with pytest.raises(ValueError, match="0: Dual LoRA needs the weight itself, which steps does not unpack"):
+    with pytest.raises(
+        ValueError, match=r"0: Dual LoRA needs the weight itself, which steps cannot unpack\. Load"
+    ):
         adapt(Int8Linear(nn.Linear(20, 12)))
 
 
