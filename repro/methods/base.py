@@ -225,7 +225,14 @@ class Method(Frozen, ABC):
 
 
 class PeftMethod(Method):
-    """A method that is a tuner of peft, ours included: adapters beside frozen weights."""
+    """A method that is a tuner of peft, ours included: adapters beside frozen weights.
+
+    Attributes:
+        dense_update: whether an adapter builds its update as a (d, k) matrix and multiplies the input by it,
+            as peft's HiRA does. Otherwise the input passes through the trained factors.
+    """
+
+    dense_update: ClassVar[bool] = False
 
     @abstractmethod
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> PeftConfig:
@@ -240,11 +247,17 @@ class PeftMethod(Method):
         """Number of trained parameters that one adapted linear map adds."""
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """That of an adapter which is a linear map of the input: 2 a parameter and token, in three products.
+        """The cost of three products: forward, gradient of the input, gradient of the parameters.
 
-        One forward, one for the gradient of the input, one for that of the parameters.
+        Factors that the input passes through cost 2 FLOPs a parameter and token in each. A dense update costs
+        2 T d k in each, and is itself a product of inner size n = parameters / (d + k) with the same three.
         """
-        return AdapterCost(6 * tokens * self.adapter_parameters(shape))
+        parameters, size = self.adapter_parameters(shape), shape.parameters
+        if not self.dense_update:
+            return AdapterCost(6 * tokens * parameters)
+        inner = parameters / (shape.out_features + shape.in_features)
+        # The update is kept for the backward pass, where its gradient is as large.
+        return AdapterCost(6 * (tokens + inner) * size, kept=size, transient=size)
 
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
         return sum(self.adapter_parameters(shape) for shape in self.adapted(shapes))

@@ -1,4 +1,4 @@
-"""All methods by name, found by looking into this package: a new method is one new file here, no more."""
+"""All methods by name, found by importing every file here: a new method is one file, then `make readme`."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ SIX_LINEARS = ["query", "key", "value", "attention.output.dense", "intermediate.
 OTHER_TABLES = [
     ("llama-7b", ranked("mora", 8), None, 14_042_112),  # as squares, LoRA's 14,024,704 at rank 8
     ("llama-7b", ranked("flora", 8), None, 14_034_944),  # and 160 cores of 64
+    ("llama-7b", ranked("loha", 16), None, 56_098_816),  # as LoRA at twice the rank
     ("roberta-base", ranked("lora", 8), None, 294_912),
     ("roberta-base", dual(8), None, 589_824),
     ("roberta-base", ranked("dora", 16), None, 608_256),

@@ -46,6 +46,11 @@ def hira(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     return weight * (1 + f["hira_B"] @ f["hira_A"])
 
 
+def loha(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
+    first, second = (f[f"hada_w{i}_a"] @ f[f"hada_w{i}_b"] for i in (1, 2))
+    return weight + 20 / 5 * first * second
+
+
 def vera(weight: Tensor, f: dict[str, Tensor]) -> Tensor:
     rows, columns = weight.shape  # of the one pair of matrices that all layers share
     B, A = f["vera_B"][:rows], f["vera_A"][:, :columns]
@@ -77,6 +82,7 @@ CASES: dict[str, tuple[Method, Callable[[Tensor, dict[str, Tensor]], Tensor]]] =
     "dora": (METHODS["dora"](rank=5, alpha=20), dora),
     "delta_lora": (METHODS["delta_lora"](rank=5, alpha=20, update_ratio=0.5), delta),
     "hira": (METHODS["hira"](rank=5), hira),
+    "loha": (METHODS["loha"](rank=5, alpha=20), loha),
     "vera": (METHODS["vera"](rank=5), vera),
     "flora": (METHODS["flora"](rank=5, alpha=20), flora),
     "mora": (METHODS["mora"](rank=5, compression="sharing"), mora),

@@ -21,6 +21,7 @@ LABELS = {
     "randlora": "RandLoRA",
     "dual_lora": "Dual LoRA",
     "delta_lora": "Delta-LoRA",
+    "loha": "LoHa",
     "galore": "GaLore",
     "garare": "GaRare",
 }
@@ -44,6 +45,7 @@ def test_a_method_survives_its_own_dump(name: str) -> None:
         ({"name": "lora", "rank": 16}, {"rank": 16, "alpha": 32.0, "dropout": 0.05}),
         ({"name": "lora", "rank": 16, "alpha": 7}, {"alpha": 7.0}),
         ({"name": "randlora", "rank": 64}, {"alpha": 128.0}),
+        ({"name": "loha", "rank": 4}, {"alpha": 4.0}),
         ({"name": "dual_lora", "magnitude_rank": 8}, {"direction_rank": 8, "alpha": 16.0, "clip": "eq7"}),
         ({"name": "dual_lora", "magnitude_rank": 2, "direction_rank": 30}, {"alpha": 32.0}),
         ({"name": "dual_lora", "direction": "fixed"}, {"direction_rank": 0, "alpha": 32.0, "clip": "none"}),

@@ -150,7 +150,7 @@ def test_merging_keeps_the_function_and_leaves_a_plain_model(trained_method: Met
 
 @pytest.mark.parametrize(
     "name",
-    ["lora", "dora", "hira", "randlora", "vera", "dual_lora", "adapter_p", "adapter_l", "delta_lora"],
+    ["lora", "dora", "hira", "loha", "randlora", "vera", "dual_lora", "adapter_p", "adapter_l", "delta_lora"],
 )
 def test_another_method_than_named_is_refused(name: str) -> None:
     other = METHODS["lora"](rank=5) if name != "lora" else METHODS["dora"]()
