@@ -46,9 +46,10 @@ class Cluster(Frozen):
     Attributes:
         partition, account: as SLURM knows them; None leaves them to the cluster.
         time: a run's limit before it is requeued; None leaves it to the partition.
-        gpus: of a run, for instance 1 or `a100:1`.
-        cpus: of a run, and torch's threads.
-        memory: of a run, for instance 64G; None leaves it to the cluster.
+        nodes: of a run, as many as its `execution.nodes`.
+        gpus: of a run on each node, for instance 1 or `a100:1`.
+        cpus: of a run on each node, and torch's threads.
+        memory: of a run on each node, for instance 64G; None leaves it to the cluster.
         concurrent: runs of an array that go on at once; None sets no limit.
         notice: seconds before its limit at which a run is told to stop; a step of training and a checkpoint
             must fit in. SLURM looks once a minute, so it may come so much earlier.
@@ -59,6 +60,7 @@ class Cluster(Frozen):
     partition: str | None = None
     account: str | None = None
     time: Annotated[str | None, BeforeValidator(_time)] = None
+    nodes: int = Field(default=1, ge=1)
     gpus: Annotated[str, BeforeValidator(_gpus)] = "0"
     cpus: int = Field(default=1, ge=1)
     memory: Annotated[str | None, BeforeValidator(_memory)] = None

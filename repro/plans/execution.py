@@ -15,7 +15,8 @@ class Execution(Frozen):
 
     Attributes:
         accelerator: Lightning's word for the device; `auto` takes a GPU where there is one.
-        devices: that work on one run, each in a process of its own on this machine.
+        devices: that work on one run on each node, each in a process of its own.
+        nodes: machines that work on one run. More than one need a shared results folder, and `repro submit`.
         strategy: how several devices share the work. `ddp`: each holds the whole model. `fsdp`: the frozen
             blocks of the model are sharded over the devices and put together one at a time; adapters are
             whole everywhere. Under `fsdp` a trained model is evaluated unmerged, and layers are not looked
@@ -36,6 +37,7 @@ class Execution(Frozen):
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     micro_batch_size: int = Field(default=16, ge=1)
     gradient_checkpointing: bool = False
@@ -46,19 +48,24 @@ class Execution(Frozen):
     wandb: bool = True
 
     @property
+    def processes(self) -> int:
+        """That work on one run: one per device of each node."""
+        return self.nodes * self.devices
+
+    @property
     def sharded(self) -> bool:
         """Whether no device holds the whole model."""
-        return self.strategy == "fsdp" and self.devices > 1
+        return self.strategy == "fsdp" and self.processes > 1
 
     def examples(self, batch_size: int) -> int:
         """Examples in one pass of one device, for an optimiser batch of so many."""
-        return min(self.micro_batch_size, math.ceil(batch_size / self.devices))
+        return min(self.micro_batch_size, math.ceil(batch_size / self.processes))
 
     def batch(self, batch_size: int) -> str:
         """How an optimiser batch is made here: `batch 16 = 2 devices x 4 examples x 2 passes`."""
         examples = self.examples(batch_size)
-        passes = math.ceil(batch_size / (self.devices * examples))
-        some = "" if self.devices * examples * passes == batch_size else "up to "
-        counts = [(self.devices, "device"), (examples, "example"), (passes, "pass")]
+        passes = math.ceil(batch_size / (self.processes * examples))
+        some = "" if self.processes * examples * passes == batch_size else "up to "
+        counts = [(self.processes, "device"), (examples, "example"), (passes, "pass")]
         words = (f"{n} {word}{'' if n == 1 else 'es' if word == 'pass' else 's'}" for n, word in counts)
         return f"batch {batch_size} = {some}{' x '.join(words)}"

@@ -35,7 +35,8 @@ from repro.runs.bases import BaseModels
 from repro.runs.checkpointing import CheckpointOnStop, Checkpoints, KeepBest, KeepLatest
 from repro.runs.environment import environment
 from repro.runs.interruption import Interrupted
-from repro.runs.processes import Link, run_in_processes
+from repro.runs.link import Link
+from repro.runs.processes import run_in_processes
 from repro.runs.result import Evaluation, Probe, Result, Training, score_warnings
 from repro.runs.starting import check_ready, continue_adapter, starting_model
 from repro.runs.store import DIAGNOSTICS, PREDICTIONS, Store, write_json
@@ -86,12 +87,13 @@ def execute(
         check_ready(spec, store)
         check_execution(spec, execution)
         with quiet_libraries(), store.scratch(spec) as scratch:
-            if execution.devices == 1:
+            if execution.processes == 1:
                 _execute(spec, store, execution, bases, group, report, note, scratch)
             else:
                 saves = spec.method.trains and execution.checkpoint_every is not None
                 run_in_processes(
                     partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
+                    nodes=execution.nodes,
                     devices=execution.devices,
                     gpus=_on_gpu(execution),
                     report=report,
@@ -174,7 +176,7 @@ def _execute(
 
     mesh = None
     if execution.sharded:
-        mesh = init_device_mesh("cuda" if _on_gpu(execution) else "cpu", (execution.devices,))
+        mesh = init_device_mesh("cuda" if _on_gpu(execution) else "cpu", (execution.processes,))
     examples = execution.examples(spec.training.batch_size)
     # All processes at once would have as many whole models in main memory.
     with collectives.in_turn() if mesh else nullcontext():
@@ -218,7 +220,7 @@ def _execute(
             reload=reload if method.trains else None,
             merge=method.merge if merges else None,
         )
-        progress = _Progress(report, steps, math.ceil(len(data.test_batches) / execution.devices))
+        progress = _Progress(report, steps, math.ceil(len(data.test_batches) / execution.processes))
         diagnosing = Diagnosing(0 if mesh else execution.diagnostics, steps)
         checkpoints = Checkpoints(store.checkpoints(spec), spec.hash)
         watching = [usage, timer, diagnosing, progress]
@@ -310,8 +312,8 @@ def _execute(
         data_fingerprints=data.fingerprints,
         environment=environment().model_copy(
             update={
-                "devices": execution.devices,
-                "strategy": execution.strategy if execution.devices > 1 else None,
+                "devices": execution.processes,
+                "strategy": execution.strategy if execution.processes > 1 else None,
             }
         ),
         warnings=(*score_warnings(scores), *_memory_warnings(module, execution, examples)),
@@ -355,7 +357,7 @@ def lightning_trainer(
         callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
     return L.Trainer(
         accelerator=execution.accelerator,
-        devices=[collectives.rank()] if _on_gpu(execution) else 1,
+        devices=[torch.cuda.current_device()] if _on_gpu(execution) else 1,
         # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
         plugins=[LightningEnvironment(), checkpoints],
         precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
