@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from repro.cli.shared import execute_here, load, submissions
 from repro.runs.interruption import Interrupted, on_stop_signal
+from repro.runs.node import this_node
 
 if TYPE_CHECKING:
     from repro.plans.cluster import Cluster
@@ -49,12 +50,19 @@ def submit_runs(options: argparse.Namespace) -> int:
 
 def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
     """The profile's SLURM resources, overridden by the flags."""
-    from repro.config import parse
+    from repro.config import ConfigError, parse
     from repro.plans.cluster import Cluster
 
     names = ("partition", "account", "time", "gpus", "cpus", "memory", "concurrent")
     flags = {name: value for name in names if (value := getattr(options, name)) is not None}
-    return parse(plan.profile.cluster_for(spec.model.name).model_dump() | flags, Cluster, "submit")
+    needs = parse(plan.profile.cluster_for(spec.model.name).model_dump() | flags, Cluster, "submit")
+    nodes = plan.profile.execution_for(spec.benchmark.family, spec.model.name).nodes
+    if needs.nodes != nodes:
+        raise ConfigError(
+            f"profile {plan.profile.name}: execution.nodes is {nodes} and cluster.nodes {needs.nodes} for "
+            f"{spec.model.name}; set both to the same number"
+        )
+    return needs
 
 
 def cancel_runs(options: argparse.Namespace) -> int:
@@ -76,6 +84,9 @@ def execute_task(options: argparse.Namespace) -> int:
 
     plan, store = load(options)
     spec = plan.run(options.run)
+    nodes = plan.profile.execution_for(spec.benchmark.family, spec.model.name).nodes
+    if nodes > 1 and this_node() > 0:
+        return 0 if store.is_done(spec) else _join(nodes)
     print(f"start {restarts() + 1}: {spec.slug}", file=sys.stderr)
     try:
         execute_here(plan.profile, [spec], store, options, plan.experiment.name)
@@ -89,3 +100,14 @@ def execute_task(options: argparse.Namespace) -> int:
         print(f"told to stop{what}", file=sys.stderr)
         return 130
     return 0 if store.is_done(spec) else 1
+
+
+def _join(nodes: int) -> int:
+    """Work on the run that node 0 executes. Only node 0's status counts: srun ends all nodes if one fails."""
+    from repro.runs.processes import ProcessError, join_processes
+
+    try:
+        join_processes(nodes)
+    except (Interrupted, ProcessError) as error:
+        print(f"node {this_node()}: {error}", file=sys.stderr)
+    return 0

@@ -46,9 +46,10 @@ class Cluster(Frozen):
     Attributes:
         partition, account: SLURM's names; None uses the cluster's default.
         time: time limit, after which a run is requeued; None uses the partition's default.
-        gpus: GPUs per run, for instance 1 or `a100:1`.
-        cpus: CPUs per run, also torch's number of threads.
-        memory: memory per run, for instance 64G; None uses the cluster's default.
+        nodes: nodes per run, the same number as its `execution.nodes`.
+        gpus: GPUs per run on each node, for instance 1 or `a100:1`.
+        cpus: CPUs per run on each node, also torch's number of threads.
+        memory: memory per run on each node, for instance 64G; None uses the cluster's default.
         concurrent: runs of one array that execute at the same time; None sets no limit.
         notice: seconds before the time limit at which a run is told to stop. A training step and a checkpoint
             must fit. SLURM checks once a minute, so the signal may come up to a minute earlier.
@@ -59,6 +60,7 @@ class Cluster(Frozen):
     partition: str | None = None
     account: str | None = None
     time: Annotated[str | None, BeforeValidator(_time)] = None
+    nodes: int = Field(default=1, ge=1)
     gpus: Annotated[str, BeforeValidator(_gpus)] = "0"
     cpus: int = Field(default=1, ge=1)
     memory: Annotated[str | None, BeforeValidator(_memory)] = None

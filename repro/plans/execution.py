@@ -15,7 +15,8 @@ class Execution(Frozen):
 
     Attributes:
         accelerator: Lightning's accelerator; `auto` uses a GPU if there is one.
-        devices: devices per run, one process each, all on this machine.
+        devices: devices per run on each node, one process each.
+        nodes: machines that share one run. More than one need a shared results folder, and `repro submit`.
         strategy: `ddp`: every device holds the whole model. `fsdp`: the frozen blocks are sharded and
             gathered one at a time, adapters are replicated. `fsdp` evaluates unmerged and skips
             `diagnostics`, since merging and `diagnostics` need all weights at once.
@@ -34,6 +35,7 @@ class Execution(Frozen):
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     micro_batch_size: int = Field(default=16, ge=1)
     gradient_checkpointing: bool = False
@@ -44,19 +46,24 @@ class Execution(Frozen):
     wandb: bool = True
 
     @property
+    def processes(self) -> int:
+        """Processes that share one run: one per device of each node."""
+        return self.nodes * self.devices
+
+    @property
     def sharded(self) -> bool:
         """Whether no device holds the whole model."""
-        return self.strategy == "fsdp" and self.devices > 1
+        return self.strategy == "fsdp" and self.processes > 1
 
     def examples(self, batch_size: int) -> int:
         """Examples in one forward pass of one device, for an optimiser batch of `batch_size` examples."""
-        return min(self.micro_batch_size, math.ceil(batch_size / self.devices))
+        return min(self.micro_batch_size, math.ceil(batch_size / self.processes))
 
     def batch(self, batch_size: int) -> str:
         """How an optimiser batch is split: `batch 16 = 2 devices x 4 examples x 2 passes`."""
         examples = self.examples(batch_size)
-        passes = math.ceil(batch_size / (self.devices * examples))
-        some = "" if self.devices * examples * passes == batch_size else "up to "
-        counts = [(self.devices, "device"), (examples, "example"), (passes, "pass")]
+        passes = math.ceil(batch_size / (self.processes * examples))
+        some = "" if self.processes * examples * passes == batch_size else "up to "
+        counts = [(self.processes, "device"), (examples, "example"), (passes, "pass")]
         words = (f"{n} {word}{'' if n == 1 else 'es' if word == 'pass' else 's'}" for n, word in counts)
         return f"batch {batch_size} = {some}{' x '.join(words)}"

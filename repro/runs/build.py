@@ -93,4 +93,4 @@ def build(job: Job) -> Built:
 def _mesh(job: Job) -> DeviceMesh | None:
     if not job.execution.sharded:
         return None
-    return init_device_mesh("cuda" if on_gpu(job.execution) else "cpu", (job.execution.devices,))
+    return init_device_mesh("cuda" if on_gpu(job.execution) else "cpu", (job.execution.processes,))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from repro.files import storage_fault, whole_file
 from repro.runs.interruption import on_stop_signal, stop
-from repro.runs.processes import Link
+from repro.runs.link import Link
 from repro.training import collectives
 
 # Raised when a checkpoint's content changes its meaning: one of another version is not gone on from.

@@ -11,7 +11,7 @@ import torch
 from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
-from repro.runs.processes import Link
+from repro.runs.link import Link
 from repro.runs.store import Store
 from repro.training import collectives
 

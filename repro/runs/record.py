@@ -80,8 +80,8 @@ def _keep_adapter(job: Job) -> int:
 def _result(job: Job, built: Built, trained: Trained, tested: Tested, adapter_bytes: int) -> Result:
     spec, execution, module = job.spec, job.execution, built.module
     several = {
-        "devices": execution.devices,
-        "strategy": execution.strategy if execution.devices > 1 else None,
+        "devices": execution.processes,
+        "strategy": execution.strategy if execution.processes > 1 else None,
     }
     return Result(
         hash=spec.hash,

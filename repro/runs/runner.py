@@ -27,7 +27,8 @@ from repro.runs.callbacks import Probing, Progress
 from repro.runs.checkpointing import Checkpoints
 from repro.runs.interruption import Interrupted
 from repro.runs.job import Job, Note, Report, on_gpu
-from repro.runs.processes import Link, run_in_processes
+from repro.runs.link import Link
+from repro.runs.processes import run_in_processes
 from repro.runs.record import Tested, Trained, record
 from repro.runs.result import Result
 from repro.runs.starting import check_ready
@@ -67,12 +68,13 @@ def execute(
         check_ready(spec, store)
         check_execution(spec, execution)
         with quiet_libraries(), store.scratch(spec) as scratch:
-            if execution.devices == 1:
+            if execution.processes == 1:
                 _run(Job(spec, store, execution, bases, group, scratch, report, note))
             else:
                 saves = spec.method.trains and execution.checkpoint_every is not None
                 run_in_processes(
                     partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
+                    nodes=execution.nodes,
                     devices=execution.devices,
                     gpus=on_gpu(execution),
                     report=report,
@@ -143,7 +145,7 @@ def _train(job: Job, built: Built, usage: Usage, timer: Timer, logger: WandbLogg
     """Train the module, from its last checkpoint if there is one; nothing of a method without training."""
     spec, execution = job.spec, job.execution
     diagnosing = Diagnosing(0 if built.mesh else execution.diagnostics, built.steps)
-    test_batches = math.ceil(len(built.data.test_batches) / execution.devices)
+    test_batches = math.ceil(len(built.data.test_batches) / execution.processes)
     progress = Progress(job.report, built.steps, test_batches)
     checkpoints = Checkpoints(job.store.checkpoints(spec), spec.hash)
     trainer = lightning_trainer(

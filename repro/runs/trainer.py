@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
@@ -16,7 +17,7 @@ from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 from repro.runs.checkpointing import CheckpointOnStop, Checkpoints, KeepBest, KeepLatest
 from repro.runs.job import on_gpu
-from repro.runs.processes import Link
+from repro.runs.link import Link
 from repro.training import collectives
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -48,7 +49,7 @@ def lightning_trainer(
         callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
     return L.Trainer(
         accelerator=execution.accelerator,
-        devices=[collectives.rank()] if on_gpu(execution) else 1,
+        devices=[torch.cuda.current_device()] if on_gpu(execution) else 1,
         # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
         plugins=[LightningEnvironment(), checkpoints],
         precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]

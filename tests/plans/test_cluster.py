@@ -26,6 +26,7 @@ def test_gpus_are_a_number_or_one_with_a_type(gpus: object, as_text: str) -> Non
         ("time: soon", "time: not a time limit (got 'soon'"),
         ("gpus: many", "gpus: not a number of GPUs (got 'many'; allowed: 0, 1, ..., or with a type"),
         ("memory: 64GB", "memory: not a memory size (got '64GB'; allowed: a number and K, M, G or T"),
+        ("nodes: 0", "nodes: Input should be greater than or equal to 1 (got 0)"),
         ("concurrent: 0", "concurrent: Input should be greater than or equal to 1 (got 0)"),
         ("options: [qos=long]", "options.0: String should match pattern"),
         ('options: ["--qos=a\\nrm"]', "options.0: String should match pattern"),

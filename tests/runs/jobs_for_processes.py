@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import distributed as dist
 
 from repro.plans.execution import Execution
-from repro.runs.processes import Link
+from repro.runs.link import Link
 from repro.runs.runner import _in_rank
 
 Job = tuple[str, Path, Execution]
@@ -25,23 +25,23 @@ def work_off(jobs: Sequence[Job], link: Link) -> None:
 
 
 def _collectives() -> None:
-    """A process with a gradient that the other lacks, and one that neither has."""
+    """A process with a gradient that the others lack, and one that none has."""
     import torch
     from torch import nn
 
     from repro.training import collectives
 
-    rank = collectives.rank()
+    rank, size = collectives.rank(), collectives.world_size()
     both, one, none = (nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
     both.grad = torch.full((2, 3), 1.0 + rank)
     if rank == 1:
         one.grad = torch.full((2, 3), 5.0)
     collectives.sum_gradients([both, one, none])
-    assert torch.equal(both.grad, torch.full((2, 3), 3.0))
+    assert torch.equal(both.grad, torch.full((2, 3), size * (size + 1) / 2))
     assert one.grad is not None and torch.equal(one.grad, torch.full((2, 3), 5.0))
     assert none.grad is None
     cpu = torch.device("cpu")
-    assert collectives.total(0.5 + rank, cpu) == 2.0
+    assert collectives.total(0.5 + rank, cpu) == size**2 / 2
     assert collectives.any_of(rank == 1, cpu)
     assert not collectives.any_of(False, cpu)
-    assert collectives.gathered("ab"[rank]) == ["a", "b"]
+    assert collectives.gathered("abcd"[rank]) == list("abcd"[:size])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
+import repro
 from repro.config import ConfigError
 from repro.plans.execution import Execution
 from repro.plans.experiment import load_experiment
@@ -48,6 +53,7 @@ ALONE = Execution(
     diagnostics=2,
 )
 DDP = ALONE.model_copy(update={"devices": 2})
+NODES = DDP.model_copy(update={"nodes": 2})
 FSDP = DDP.model_copy(update={"strategy": "fsdp"})
 
 
@@ -186,8 +192,9 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
     assert not multiprocessing.active_children()
 
     def tell(phase: str, done: int, total: int) -> None:
-        if (phase, done) == ("train", 2):
-            os.kill(os.getpid(), signal.SIGTERM)
+        if (phase, done) == ("train", 2):  # as a scheduler does, to every process of a job
+            pids = [process.pid for process in multiprocessing.active_children()]
+            subprocess.run(["kill", "-TERM", *map(str, pids), str(os.getpid())], check=True)
 
     with pytest.raises(Interrupted), on_stop_signal(stop):
         _execute(spec, tmp_path, DDP.model_copy(update={"checkpoint_every": 100}), tell)
@@ -201,6 +208,102 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
     assert steps in ([3, 4], [4], [], [1, 2, 3, 4])
     assert result.training.losses == alone("lora with dropout")[1].training.losses
     assert result.scores == alone("lora with dropout")[1].scores
+
+
+@pytest.fixture
+def second_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts the launcher of node 1, on this machine, for a run that this process starts as node 0."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        joins = "from repro.runs.processes import join_processes; join_processes(2)"
+        path = os.pathsep.join([str(Path(__file__).parent), str(Path(repro.__file__).parents[1])])
+        node = subprocess.Popen(
+            [sys.executable, "-c", joins],
+            env=os.environ | {"NODE_RANK": "1", "PYTHONPATH": path},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(node)
+        return node
+
+    yield start
+    for node in started:
+        node.kill()
+        node.communicate()
+
+
+def test_two_nodes_of_two_processes_give_what_one_process_gives(
+    alone: Callable[[str], tuple[Store, Result]],
+    second_node: Callable[[], subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    names = {"dual_lora": NODES, "hira": NODES.model_copy(update={"strategy": "fsdp"})}
+    stores = {name: Store(tmp_path / name) for name in names}
+    jobs = [(SPECS[name].model_dump_json(), stores[name].folder, how) for name, how in names.items()]
+    node = second_node()
+    run_in_processes(
+        partial(work_off, jobs), nodes=2, devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True
+    )
+    assert (node.communicate(timeout=30)[1], node.returncode) == ("", 0)
+    for name, store in stores.items():
+        result, (reference, expected) = store.result(SPECS[name]), alone(name)
+        assert result is not None
+        assert (result.environment.devices, result.environment.strategy) == (4, names[name].strategy)
+        assert result.scores == expected.scores
+        # Close, not equal: four addends have several sums.
+        assert result.training.losses == pytest.approx(expected.training.losses, rel=1e-5)
+        saved, same = (place.directory(SPECS[name]) / "adapter" for place in (store, reference))
+        for file in same.glob("*.safetensors"):
+            torch.testing.assert_close(load_file(saved / file.name), load_file(file), rtol=1e-3, atol=1e-5)
+
+
+def test_a_process_killed_on_another_node_ends_the_run_everywhere_and_it_resumes(
+    alone: Callable[[str], tuple[Store, Result]],
+    second_node: Callable[[], subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    spec, store = SPECS["dual_lora"], Store(tmp_path)
+    execution = NODES.model_copy(update={"devices": 1})
+    node = second_node()
+
+    class Killing(Watch):
+        def report(self, phase: str, done: int, total: int) -> None:
+            if (phase, done) == ("train", 2):
+                os.kill(_processes_of(node.pid)[-1], signal.SIGKILL)
+
+    watch = Killing(1, Console(stderr=True, quiet=True))
+    run_here([spec], store=store, execution=lambda _: execution, group="test", watch=watch)
+    failure = store.failure(spec)
+    assert failure is not None
+    assert re.match(r"ProcessError: process 1 of the run was ended by SIGKILL; if nob", failure.error)
+    said = node.communicate(timeout=30)[1].strip().splitlines()
+    assert said[-1].endswith(failure.error)
+    assert not multiprocessing.active_children()
+    steps: list[int] = []
+    result = _execute(
+        spec, tmp_path, ALONE, lambda phase, done, _: steps.append(done) if phase == "train" else None
+    )
+    assert len(steps) < 4  # it kept a checkpoint every step
+    assert result.training.losses == alone("dual_lora")[1].training.losses
+    assert result.scores == alone("dual_lora")[1].scores
+
+
+def _processes_of(launcher: int) -> list[int]:
+    """The processes that a launcher has started for its devices."""
+    children = Path(f"/proc/{launcher}/task").glob("*/children")
+    pids = sorted(int(pid) for of_thread in children for pid in of_thread.read_text().split())
+    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_several_nodes_must_know_where_they_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(ConfigError, match=r"execution.nodes is 2, but MASTER_ADDR and MASTER_PORT do not"):
+        _execute(SPECS["dual_lora"], tmp_path, NODES)
 
 
 def test_what_trains_every_weight_cannot_be_sharded(tmp_path: Path) -> None:
@@ -253,6 +356,8 @@ def test_how_a_batch_is_made_is_said() -> None:
         Execution(devices=2, micro_batch_size=4).batch(16) == "batch 16 = 2 devices x 4 examples x 2 passes"
     )
     assert Execution(micro_batch_size=16).batch(16) == "batch 16 = 1 device x 16 examples x 1 pass"
+    nodes = Execution(nodes=2, devices=2, micro_batch_size=2).batch(16)
+    assert nodes == "batch 16 = 4 devices x 2 examples x 2 passes"
     three = Execution(devices=3, micro_batch_size=4).batch(16)
     assert three == "batch 16 = up to 3 devices x 4 examples x 2 passes"
 

@@ -70,3 +70,32 @@ def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_ru
         check=True,
     )
     assert done.stdout == f"run of {runs[3].hash}\n"
+
+
+def test_a_run_on_several_nodes_has_a_launcher_on_each() -> None:
+    runs = dict(enumerate(list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:1]))
+    cluster = Cluster(nodes=2, gpus="a100:4", cpus=8)
+    script = batch_script(runs, name="n", logs=Path("/logs"), cluster=cluster, command=["repro", "task"])
+    options = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert {"--nodes=2", "--gpus-per-node=a100:4", "--signal=USR1@120"} < set(options)
+    done = subprocess.run(
+        # Functions in the place of SLURM's commands; exec knows no functions.
+        ["bash", "-c", _FAKES + script.replace("exec srun", "srun")],
+        env={
+            "SLURM_ARRAY_TASK_ID": "0",
+            "SLURM_JOB_ID": "20007",
+            "SLURM_JOB_NODELIST": "node[3-4]",
+            "PATH": "/usr/bin:/bin",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    flags = "--nodes=2 --ntasks-per-node=1 --cpus-per-task=8 --kill-on-bad-exit=1"
+    assert done.stdout == f"node3 10007: {flags} repro task {runs[0].hash}\n"
+
+
+_FAKES = """\
+scontrol() { [ "$*" = "show hostnames node[3-4]" ] && printf 'node3\\nnode4\\n'; }
+srun() { echo "$(printenv MASTER_ADDR) $(printenv MASTER_PORT): $*"; }
+"""
