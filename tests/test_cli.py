@@ -118,7 +118,7 @@ def test_a_failing_run_is_kept_and_does_not_stop_the_others(
     assert "FloatingPointError: the training loss is" in output.err
     assert "--retry-failed executes it again" in output.err
     assert len(list((results / "runs").rglob("result.json"))) == 2
-    # The hole is shown as a hole.
+    # Missing values are shown as dashes.
     row = next(line for line in output.out.splitlines() if line.startswith("| LoRA "))
     assert row.count(" - ") == 10
     assert row.rstrip(" |").endswith("0/1")
@@ -317,7 +317,7 @@ def test_a_task_that_is_told_to_stop_requeues_itself_unless_it_was_cancelled_or_
     assert (asked.read_text() if asked.exists() else "") == "requeue 7_3\n" * requeues
     error = capsys.readouterr().err
     assert f"start {starts}: " in error
-    assert ("told to stop: requeued, to go on" in error) == bool(requeues)
+    assert ("told to stop: requeued, to continue" in error) == bool(requeues)
     assert ("told to stop for good" in error) == (state != "RUNNING")
     assert ("cluster.restarts" in error) == (starts == 101)
 
@@ -344,7 +344,7 @@ def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Pat
             break
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert rest.splitlines()[-1] == "repro: interrupted; finished runs are kept, the same command goes on"
+    assert rest.splitlines()[-1].startswith("repro: interrupted; run the same command to continue")
     assert 2 <= len(list((tmp_path / "results").rglob("result.json"))) < 9
     assert not list((tmp_path / "results").rglob("failure.json"))
 
@@ -381,4 +381,4 @@ def test_a_result_is_not_compared_with_itself(results: Path, capsys: pytest.Capt
     own.parent.mkdir(parents=True)
     own.write_bytes(committed.read_bytes())
     assert main(["run", "--from", str(own)]) == 2
-    assert "is where its own repetition would go" in capsys.readouterr().err
+    assert "is the file that its own rerun would overwrite" in capsys.readouterr().err
