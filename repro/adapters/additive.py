@@ -1,7 +1,7 @@
-"""What tuners share whose adapters add a linear map of a linear layer's input to its output: y = W0 x + f(x).
+"""Base classes of tuners whose adapters add a linear map f of a linear layer's input: y = W0 x + f(x).
 
-Such a tuner has a configuration, a layer that says which parameters an adapter owns and what f is, and a
-model that names both. dW, merging and the life of the adapters follow from f.
+A tuner has a configuration, a layer that defines the adapter's parameters and f, and a model that names
+both. dW, merging, and adding and deleting adapters follow from f.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from repro.adapters.mergeable import MergeableLayer
 
 @dataclass
 class AdditiveConfig(PeftConfig):
-    """Settings of every such tuner.
+    """Settings that all these tuners share.
 
     Args:
         dropout: on the adapter's input, in training.
@@ -44,11 +44,11 @@ class AdditiveConfig(PeftConfig):
 
 
 class AdditiveLayer(nn.Module, MergeableLayer):
-    """A torch.nn.Linear or transformers' Conv1D of weight (d, k) = (out, in), with such adapters.
+    """A torch.nn.Linear or transformers' Conv1D with weight (d, k) = (out, in), and its adapters.
 
-    A subclass names the groups of its parameters in `adapter_layer_names`, each a ParameterDict by adapter,
-    and of what is saved with them but not trained in `adapter_buffer_names`, each a BufferDict. The latter
-    join `other_param_names`, by which peft deletes an adapter.
+    A subclass lists its parameters in `adapter_layer_names` (each a ParameterDict, by adapter) and what is
+    saved but not trained in `adapter_buffer_names` (each a BufferDict). The buffers also belong into
+    `other_param_names`, which peft uses to delete an adapter.
     """
 
     adapter_buffer_names: tuple[str, ...] = ()
@@ -73,10 +73,10 @@ class AdditiveLayer(nn.Module, MergeableLayer):
 
     @abstractmethod
     def initial_parameters(self, config: Any) -> tuple[Tensor, ...]:
-        """A new adapter's parameters at the start, in the order of `adapter_layer_names`."""
+        """The initial parameters of a new adapter, in the order of `adapter_layer_names`."""
 
     def initial_buffers(self, adapter_name: str) -> tuple[Tensor, ...]:
-        """Its buffers at the start, in the order of `adapter_buffer_names`, where its parameters are."""
+        """The initial buffers, in the order of `adapter_buffer_names`, on the parameters' device."""
         return ()
 
     @abstractmethod
@@ -104,7 +104,7 @@ class AdditiveLayer(nn.Module, MergeableLayer):
         return result
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """dW in the precision of the adapter and the orientation of the base layer's weight."""
+        """dW in the dtype of the adapter and the orientation of the base layer's weight."""
         parameter = self._some_parameter(adapter)
         with torch.no_grad():
             unit_vectors = torch.eye(self.in_features, dtype=parameter.dtype, device=parameter.device)
@@ -122,7 +122,7 @@ class AdditiveLayer(nn.Module, MergeableLayer):
 
 
 class AdditiveModel(BaseTuner):
-    """A model with such adapters; `tuner_layer_cls` is the subclass of `AdditiveLayer` that it uses."""
+    """A model with additive adapters; a subclass sets `tuner_layer_cls` to its `AdditiveLayer`."""
 
     tuner_layer_cls: type[AdditiveLayer]
     target_module_mapping: dict[str, Any] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING

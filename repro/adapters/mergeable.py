@@ -1,4 +1,4 @@
-"""Merging adapters into the weight of their layer, and taking them out again."""
+"""Merging adapters into the weight of their layer, and unmerging them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from repro.adapters.layer import AdapterLayer
 
 
 class MergeableLayer(AdapterLayer):
-    """A linear layer (also a quantised one) or Conv1D whose adapters can become part of its weight.
+    """A linear layer (quantised or not) or Conv1D whose adapters can be merged into its weight.
 
-    That weight is (d, k) = (out_features, in_features), and the other way round in a Conv1D.
+    The weight is (d, k) = (out_features, in_features); a Conv1D stores it as (k, d).
     """
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
@@ -36,29 +36,30 @@ class MergeableLayer(AdapterLayer):
 
     @abstractmethod
     def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
-        """`weight`, as the base layer stores it, with the updates of these adapters, rounded to its dtype."""
+        """`weight`, as the base layer stores it, plus the updates of these adapters, rounded to its dtype."""
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Write the adapters' updates (default: the active ones') into the base weight, at full strength.
+        """Write the updates of these adapters (default: the active ones) into the base weight, in full.
 
-        `safe_merge` raises ValueError, and changes nothing, where the result would not be finite.
+        With `safe_merge`, raises ValueError and changes nothing if the result would not be finite.
         """
         new = self._owned(check_adapters_to_merge(self, adapter_names))
         if not new:
             return
-        # Kept until the adapters are unmerged: subtracting dW again would not give back the same bits.
+        # Kept for `unmerge`: subtracting dW would not restore the same bits.
         original = self.get_base_weight() if self._unmerged_weight is None else self._unmerged_weight
         merged = self.updated_weight(original, self.merged_adapters + new)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(
-                f"Merging {', '.join(new)} gives weights that are not finite: the adapter is broken."
+                f"Merging {', '.join(new)} gives weights that are not finite: the adapter has NaN or too "
+                "large values. Use an earlier checkpoint."
             )
         self._unmerged_weight = original
         self.set_base_weight(merged)
         self.merged_adapters.extend(new)
 
     def unmerge(self) -> None:
-        """Put the base weight back, bit for bit; a quantised one is quantised again."""
+        """Restore the base weight, bit for bit; a quantised weight is quantised again."""
         if self._unmerged_weight is None:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return

@@ -1,8 +1,7 @@
 """Prefix tuning as part of the model itself.
 
-peft puts the trained keys and values in front of the text in the forward of its wrapper. Whoever calls what
-is inside the wrapper (its decoder, its `generate`) would get the model without its prefix. A hook on the
-decoder gives every caller the same model.
+peft adds the trained keys and values in the forward of its wrapper, so code that calls the wrapped model (its
+decoder or `generate`) would run without the prefix. A hook on the decoder adds it for every caller.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from transformers import DynamicCache
 
 
 class PrefixHook:
-    """A forward pre-hook of a causal model's decoder: puts the prefix into an empty cache of keys and values.
+    """A forward pre-hook of a causal model's decoder, which puts the prefix into an empty key-value cache.
 
-    A class and no closure, so that a copy of the model carries a hook of its own.
+    A class, not a closure, so that a copy of the model gets its own hook.
     """
 
     def __init__(self, model: PeftModel) -> None:
@@ -27,7 +26,7 @@ class PrefixHook:
     def __call__(
         self, decoder: nn.Module, arguments: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # GPT-2's model hands the tokens on by their place, LLaMA's by their name.
+        # GPT-2's model passes the tokens as a positional argument, LLaMA's as a keyword.
         given = (*arguments, inputs.get("input_ids"), inputs.get("inputs_embeds"))
         text = next(tensor for tensor in given if tensor is not None)
         rows, new = text.shape[:2]
@@ -40,7 +39,7 @@ class PrefixHook:
                 cache.update(layer.keys, layer.values, index)
         length = self.model.active_peft_config.num_virtual_tokens
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-        # peft's own forward, which puts the prefix in itself, extends the mask and leaves the positions open.
+        # peft's own forward has added the prefix and extended the mask, and passes no positions.
         extended = not fresh and mask is not None and mask.shape[-1] == cache.get_seq_length() + new
         if not extended:
             if mask is not None:
@@ -56,15 +55,15 @@ class PrefixHook:
 
 
 def install_prefix(model: PeftModel) -> PeftModel:
-    """Make the prefix of a causal language model act on every forward of its decoder; returns `model`."""
+    """Add the prefix of a causal language model to every forward pass of its decoder; returns `model`."""
     decoder = model.get_base_model().get_decoder()  # type: ignore[operator]
     decoder.register_forward_pre_hook(PrefixHook(model), with_kwargs=True)
     return model
 
 
 def _visible(mask: Tensor, length: int) -> Tensor:
-    """So many columns that every query sees: ones, true, or zeros to be added to a score."""
+    """`length` columns of the mask that every query can attend to."""
     shape = (*mask.shape[:-1], length)
-    # Added to scores is a mask over queries and keys; one over keys alone has ones, in floats too.
+    # A 4-dimensional float mask is added to the scores, so 0 is visible. All other masks have 1 or True.
     value = 0 if mask.dim() == 4 and mask.is_floating_point() else 1
     return torch.full(shape, value, dtype=mask.dtype, device=mask.device)

@@ -1,4 +1,4 @@
-"""Makes the adapters of this package known to peft, so that its functions treat them like its own methods."""
+"""Registers the adapters of this package with peft, so that its functions treat them like its own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def register(
 ) -> None:
     """Register a method under a lower-case `name`; its peft type is `PeftType(name.upper())`.
 
-    `prefix` starts the names of all that a layer of the method owns (default: `name` and an underscore).
+    The names of an adapted layer's parameters start with `prefix` (default: `name` and an underscore).
     Raises KeyError if the name or the prefix is taken.
     """
     value = name.upper()
     if value not in PeftType.__members__:
-        # peft registers only members of its PeftType, and an Enum offers no public way to add one. The
-        # attribute comes before the maps because an Enum refuses to set one whose name is in them.
+        # peft registers only members of its PeftType, and an Enum has no public way to add one. The
+        # attribute comes first: an Enum refuses to set an attribute whose name is already in its maps.
         member = str.__new__(PeftType, value)
         member._name_ = value
         member._value_ = value

@@ -1,4 +1,4 @@
-"""What an adapter adds to its layer's weight, whichever library's adapter it is."""
+"""The update dW that an adapter adds to its layer's weight, for adapters of peft and of this package."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 
 def updated_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers whose adapter is a matrix added to their weight, by path in the base model."""
+    """The layers whose adapter has a dW, each with its path in the base model."""
     for name, layer in model.named_modules():
         if hasattr(layer, "get_delta_weight"):
             yield name.removeprefix("base_model.model."), layer
 
 
 def weight_update(layer: Any) -> Tensor:
-    """dW of the layer's active adapter, in the orientation of the weight and the precision of the adapter.
+    """dW of the layer's active adapter, in the orientation of the weight and the dtype of the adapter.
 
-    peft's `get_delta_weight` is not always that: HiRA's leaves out the product with W0, DoRA's the rescaling
-    of W0's rows. DoRA's is a difference of two weights: at step 0 it is their rounding, not exactly zero.
+    peft's `get_delta_weight` is not always dW: HiRA's lacks the product with W0, DoRA's the rescaling of W0's
+    rows. DoRA's dW is computed as a difference of two weights: at step 0 it is a rounding error, not zero.
     """
     (adapter,) = layer.active_adapters
     with torch.no_grad():

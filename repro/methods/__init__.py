@@ -1,4 +1,4 @@
-"""One file per row label of the paper; `base.Method` says what a method is, `registry` knows them all."""
+"""One file per row label of the paper; `base.Method` is the interface, `registry` lists all methods."""
 
 from repro.methods.base import AttachReport, Method, MethodError, OptimizerSettings, PeftMethod
 from repro.methods.registry import METHODS, parse_method

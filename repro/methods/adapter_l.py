@@ -1,4 +1,4 @@
-"""Adapter-L: a bottleneck network behind every transformer block."""
+"""Adapter-L: a bottleneck network after every transformer block."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from repro.adapters.bottleneck import BottleneckConfig
 
-# The path of a block, by the names that GPT-2, LLaMA and the encoders give to the list of theirs.
+# The path of a block: its list is called `h` in GPT-2, `layers` in LLaMA and `layer` in the encoders.
 _BLOCK = r"(?:.*\.)?(?:h|layers|layer)\.\d+"
 
 
 class AdapterL(PeftMethod):
     """The adapter of Lin et al., whose GPT-2 rows the paper repeats from LoRA's tables.
 
-    The label is LoRA's: one adapter a block, after the MLP. It adapts every block, whichever modules of it a
-    model's file targets.
+    The label is the LoRA paper's: one adapter a block, after the MLP. It adapts every block, whatever modules
+    a model's file targets.
 
     Attributes:
         bottleneck_size: b. 224 gives the 11.09M parameters that the tables print for GPT-2 M, 248 the 23.00M
@@ -58,8 +58,8 @@ class AdapterL(PeftMethod):
 
     def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
         """The blocks of the given linear maps, each as a map of the residual stream to itself."""
-        # Every map of a block reads the residual stream or something as wide, but for the one that leads out
-        # of the MLP, which reads more.
+        # The inputs of a block's maps are as wide as the residual stream; only the MLP's output map has a
+        # wider one.
         width = min(shape.in_features for shape in shapes)
         blocks = dict.fromkeys(match[0] for shape in shapes if (match := re.match(_BLOCK, shape.name)))
         return [LinearShape(block, width, width) for block in blocks]

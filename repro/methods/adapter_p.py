@@ -21,8 +21,8 @@ class AdapterP(PeftMethod):
 
     Attributes:
         bottleneck_size, scaling, dropout: the defaults of LLM-Adapters' script.
-        targets: the layers it stands beside. They are its own, not the model's: with these two, and only with
-            these two, it has the 247,463,936 parameters (3.54 %) that the table prints for LLaMA-7B.
+        targets: the layers that get an adapter, instead of the model's targets: only with these two it has
+            the 247,463,936 parameters (3.54 %) that the table prints for LLaMA-7B.
     """
 
     label: ClassVar[str] = "Adapter-P"
@@ -54,7 +54,7 @@ class AdapterP(PeftMethod):
         return ParallelBottleneck
 
     def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
-        """Those of the given linear maps that are this method's own targets.
+        """The given linear maps that are targets of this method.
 
         Raises:
             MethodError: there are none.

@@ -1,8 +1,8 @@
-"""What a method is: how a base model becomes trainable, by which optimiser, and how that is checked and kept.
+"""The interface of a method: how it attaches to a base model, its optimiser, checks, saving and merging.
 
-Each row label of the paper is one subclass in a file of its own. An instance is pure configuration: it can be
-written into a result file, hashed and compared, and torch is imported only when a method meets a model.
-Random numbers come from torch's global generator, so whoever calls `attach` sets the seed before.
+Each row label of the paper is a subclass in its own file. An instance is pure configuration: it can be
+written into a result file, hashed and compared. torch is imported only when a method is attached to a model.
+Random numbers come from torch's global generator, so set the seed before `attach`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class MethodError(RuntimeError):
-    """A method cannot do what was asked of it, or did not build what its name says."""
+    """A method cannot do what was asked, or did not build what its name says."""
 
 
 class OptimizerSettings(Frozen):
@@ -40,13 +40,13 @@ class OptimizerSettings(Frozen):
 
 
 class AdapterCost(NamedTuple):
-    """What the adapter of one linear map adds to one training pass, forward and backward.
+    """The cost that the adapter of one linear map adds to a training pass, forward and backward.
 
     Attributes:
-        flops: floating-point operations of its matrix products, 2 a multiply-add.
-        kept: numbers that the forward pass keeps for the backward pass besides the map's input and output, a
-            weight built anew for instance.
-        transient: numbers that exist while the map itself is passed, and no longer.
+        flops: floating-point operations of its matrix products, 2 for a multiply-add.
+        kept: numbers that the forward pass keeps for the backward pass besides the map's input and output,
+            for instance a dense update.
+        transient: numbers that exist only while this map is computed, forward or backward.
     """
 
     flops: float
@@ -55,11 +55,11 @@ class AdapterCost(NamedTuple):
 
 
 class AttachReport(Frozen):
-    """What was really built, classification heads not counted.
+    """The model that `attach` built, without classification heads.
 
     Attributes:
-        layer: class of the adapted layers with its module, empty when the method adapts none.
-        adapted_layers: how many there are.
+        layer: class of the adapted layers with its module; empty if the method adapts none.
+        adapted_layers: number of adapted layers.
         trainable_parameters: number of trained parameters.
         total_parameters: number of all parameters, the adapters' included.
     """
@@ -71,21 +71,21 @@ class AttachReport(Frozen):
 
     @property
     def percent(self) -> float:
-        """The paper's "Params (%)" column: trained parameters out of base and adapters."""
+        """The paper's "Params (%)" column: trained parameters in percent of base and adapters."""
         return 100 * self.trainable_parameters / self.total_parameters
 
 
 class Method(Frozen, ABC):
-    """A row label of the paper, with the settings that the paper or its source publishes as defaults.
+    """A row label of the paper. The defaults are the settings that the paper or its source publishes.
 
     Attributes:
         label: the row's label in the paper's tables.
         citation: the paper that proposes the method.
-        mergeable: whether a trained model can become a plain one of the same architecture.
-        trains: whether there is anything to train.
-        flops_per_weight: of a weight of the model's own linear maps, for every token of a training pass: 2
-            forward, and 2 for the gradient of the map's input; 2 more where the weight itself is trained.
-        name: the word for the method in experiment files.
+        mergeable: whether a trained model can be merged into a plain one of the same architecture.
+        trains: whether the method trains anything.
+        flops_per_weight: FLOPs for each token and weight of the model's own linear maps: 2 forward, 2 for
+            the gradient of the map's input, and 2 more if the weight itself is trained.
+        name: the method's name in experiment files.
     """
 
     label: ClassVar[str]
@@ -98,37 +98,37 @@ class Method(Frozen, ABC):
 
     @abstractmethod
     def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
-        """Make a base model trainable by this method, in place, and return what is to be trained.
+        """Prepare a base model for training by this method, in place, and return the model to train.
 
         Args:
             model: a base model, as `repro.models.loading.load_model` returns it.
-            targets: names of the modules to adapt, by the end of their path.
+            targets: names of the modules to adapt: the ends of their paths.
             task_type: `causal_lm` or `seq_cls`.
         """
 
     @property
     def printed_rank(self) -> int | None:
-        """The rank that a table prints beside the method; None of a method without one."""
+        """The rank that a table prints beside the method; None if it has none."""
         return getattr(self, "rank", None)
 
     @property
     def calibration_examples(self) -> int:
-        """How many training examples `calibrate` wants to see; most methods want none."""
+        """Number of training examples that `calibrate` needs; most methods need none."""
         return 0
 
     def calibrate(
         self, model: nn.Module, inputs: Sequence[dict[str, Tensor]], targets: Sequence[str], task_type: str
     ) -> None:
-        """Look at training inputs before `attach`; each is the model's keyword arguments for one example.
+        """Use training inputs before `attach`; each is the model's keyword arguments for one example.
 
         Raises:
-            MethodError: the method has no use for them.
+            MethodError: the method needs none.
         """
-        raise MethodError(f"{self.name}: is not calibrated; attach it without")
+        raise MethodError(f"{self.name}: has no calibration; call `attach` directly")
 
     @abstractmethod
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
-        """Number of trained parameters by formula, classification heads not counted.
+        """Number of trained parameters by formula, without classification heads.
 
         Args:
             shapes: the targeted linear maps of all layers.
@@ -137,32 +137,32 @@ class Method(Frozen, ABC):
 
     @abstractmethod
     def save(self, model: nn.Module, directory: Path) -> None:
-        """Write what was trained into a folder."""
+        """Write the trained parameters into a folder."""
 
     @abstractmethod
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
-        """Rebuild on a base model, in place, what `save` wrote; the result can be trained further."""
+        """Load onto a base model, in place, what `save` wrote; the result can be trained further."""
 
     def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
-        """Those of the targeted linear maps that get an adapter."""
+        """The targeted linear maps that get an adapter."""
         return list(shapes)
 
     def adapted_layers(self, model: nn.Module) -> list[nn.Module]:
-        """The layers of a model that carry this method's adapter."""
+        """The layers of a model that have this method's adapter."""
         return []
 
     def kernel(self, model: nn.Module) -> Literal["triton", "c", "torch"] | None:
-        """What computes the adapters of a model where it now is; None of a method that has no choice."""
+        """The backend that computes a model's adapters on its current device; None if there is no choice."""
         return None
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """What adapting one of the `adapted` maps adds to a training pass of so many tokens."""
+        """The cost that the adapter of one `adapted` map adds to a training pass of so many tokens."""
         return AdapterCost(0)
 
     def optimizer_numbers(self, linears: Sequence[LinearShape], trained: int) -> int:
-        """Numbers that the optimiser keeps between two steps: AdamW two moments of each trained parameter.
+        """Numbers that the optimiser keeps between two steps. AdamW: two moments for each trained parameter.
 
         Args:
             linears: the linear maps of all blocks, targeted or not.
@@ -171,7 +171,7 @@ class Method(Frozen, ABC):
         return 2 * trained
 
     def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:
-        """The optimiser over everything that is trained."""
+        """The optimiser of all trained parameters."""
         import torch
 
         return torch.optim.AdamW(
@@ -183,7 +183,7 @@ class Method(Frozen, ABC):
         )
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Fold what was trained into the base weights, in place, and return the plain model.
+        """Merge the adapters into the base weights, in place, and return the plain model.
 
         Raises:
             MethodError: the method cannot be merged.
@@ -195,10 +195,10 @@ class Method(Frozen, ABC):
     def verify(
         self, model: nn.Module, targets: Sequence[str], shapes: Sequence[LinearShape], base_parameters: int
     ) -> AttachReport:
-        """Compare what `attach` built with what the method's name and formula promise.
+        """Compare the model that `attach` built with the method's layer class and formula.
 
         Raises:
-            MethodError: the class, the number or the size of what was built differs.
+            MethodError: the class or number of the adapted layers, or the number of parameters, differs.
         """
         from peft import PeftModel
 
@@ -236,7 +236,7 @@ class PeftMethod(Method):
 
     @abstractmethod
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> PeftConfig:
-        """The tuner's configuration. `task_type` is peft's word, and the task's head is left to `attach`."""
+        """The tuner's configuration. `task_type` is peft's name; `attach` handles the task's head."""
 
     @abstractmethod
     def layer_class(self) -> type:
@@ -244,7 +244,7 @@ class PeftMethod(Method):
 
     @abstractmethod
     def adapter_parameters(self, shape: LinearShape) -> int:
-        """Number of trained parameters that one adapted linear map adds."""
+        """Number of trained parameters of the adapter of one linear map."""
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
         """The cost of three products: forward, gradient of the input, gradient of the parameters.
@@ -266,19 +266,19 @@ class PeftMethod(Method):
         from peft import get_peft_model
 
         config = self.peft_config(targets, task_type.upper(), model)
-        # peft trains what is named like a classifier, which leaves DeBERTa's pooler at its random start.
+        # By default peft trains only modules named like a classifier: DeBERTa's pooler would stay random.
         config.modules_to_save = head_modules(model) or None  # type: ignore[attr-defined]
         return get_peft_model(model, config)
 
     def adapted_layers(self, model: nn.Module) -> list[nn.Module]:
         layer_class = self.layer_class()
-        # peft has another class over a weight of four bits, by this name in the same tuner's package.
+        # For 4-bit weights peft has another class, with this name, in the same tuner's package.
         package = import_module(layer_class.__module__.rpartition(".")[0])
         classes = (layer_class, getattr(package, "Linear4bit", None) or layer_class)
         return [module for module in model.modules() if isinstance(module, classes)]
 
     def save(self, model: nn.Module, directory: Path) -> None:
-        # No tuner here touches the embeddings; "auto" would ask the hub whether the vocabulary had grown.
+        # No tuner here changes the embeddings; "auto" would ask the hub whether the vocabulary has grown.
         model.save_pretrained(str(directory), save_embedding_layers=False)  # type: ignore[operator]
 
     def load(
@@ -286,12 +286,12 @@ class PeftMethod(Method):
     ) -> nn.Module:
         from peft import PeftModel
 
-        self.layer_class()  # its import makes a tuner of ours known to peft, which a fresh process lacks
+        self.layer_class()  # imports our tuner, which registers it with peft in a new process
         return PeftModel.from_pretrained(base_model, str(directory), is_trainable=True)
 
     def merge(self, model: nn.Module) -> nn.Module:
         model = super().merge(model)
-        # Where peft takes a wrapper off it also copies `weight`, which a head of several layers lacks.
+        # peft's own version also copies `weight`, which a head of several layers does not have.
         model.base_model._replace_module = _unwrap  # type: ignore[union-attr]
         return model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
 
@@ -301,7 +301,7 @@ def _unwrap(parent: nn.Module, name: str, module: nn.Module, wrapper: nn.Module)
 
 
 def stores_transposed(model: nn.Module, targets: Sequence[str]) -> bool:
-    """Whether the targets are GPT-2's Conv1D, which stores (in, out) where torch stores (out, in)."""
+    """Whether the targets are GPT-2's Conv1D, which stores (in, out) instead of torch's (out, in)."""
     from transformers.pytorch_utils import Conv1D
 
     return any(
@@ -312,9 +312,9 @@ def stores_transposed(model: nn.Module, targets: Sequence[str]) -> bool:
 
 
 def draw_seed() -> int:
-    """A seed from torch's global generator, for a tuner that would draw fixed matrices from one of its own.
+    """A seed from torch's global generator, for a tuner that draws fixed matrices with its own generator.
 
-    peft's is always 0 by default, which would give every run the same ones.
+    peft's default seed is always 0, which would give every run the same matrices.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Base: the pretrained model as it is, the row that every other one is measured against."""
+"""Base: the pretrained model without any tuning, which the other rows are compared with."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BaseModel(Method):
         raise MethodError("base: nothing is trained, so there is no optimiser; give the run 0 steps")
 
     def save(self, model: nn.Module, directory: Path) -> None:
-        """Nothing was trained: only the folder is made."""
+        """Only makes the folder, as nothing was trained."""
         directory.mkdir(parents=True, exist_ok=True)
 
     def load(

@@ -1,4 +1,4 @@
-"""CorDA: LoRA whose factors start as the main components of the weight in the light of its inputs."""
+"""CorDA: LoRA whose factors start as components of the weight, weighted by the covariance of its inputs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _START = "start.safetensors"
 class CorDA(PeftMethod):
     """Context-oriented decomposition: W C = U S V^T with C = X X^T / N, and W = U S (V^T C^-1).
 
-    r components become the factors, and what is left of the weight is frozen.
+    r components become the factors; the rest of the weight is frozen.
 
     Attributes:
         rank: r, the components that are trained; the paper's GLUE row has 128.
-        alpha: the update is scaled by alpha / r. The authors' 1: start and weight are independent of it.
-        component: `ipm` trains the largest components (better on the task), `kpm` the smallest (keeps more of
-            what the model knew). Fine-tuning is measured here, hence `ipm`.
-        samples: training examples behind C; the authors' 256.
+        alpha: the update is scaled by alpha / r. The authors use alpha / r = 1; the initial model does not
+            depend on it.
+        component: `ipm` trains the largest components (better on the task), `kpm` the smallest (forgets
+            less). These experiments measure fine-tuning, hence `ipm`.
+        samples: number of training examples for C; 256 as in the authors' code.
     """
 
     label: ClassVar[str] = "CorDA"
@@ -72,7 +73,7 @@ class CorDA(PeftMethod):
         device = next(model.parameters()).device
 
         def run() -> None:
-            # One at a time: peft's hook takes a batch of one for granted.
+            # One at a time: peft's hook assumes a batch of one.
             for batch in inputs:
                 model(**{name: tensor.to(device) for name, tensor in batch.items()})
 
@@ -97,7 +98,7 @@ class CorDA(PeftMethod):
         return self.rank * (shape.out_features + shape.in_features)
 
     def save(self, model: nn.Module, directory: Path) -> None:
-        """Besides the adapter, the factors at the start: they are what the frozen weight lacks."""
+        """Saves the adapter, and the initial factors, which were subtracted from the frozen weight."""
         from safetensors.torch import save_file
 
         super().save(model, directory)
@@ -112,7 +113,7 @@ class CorDA(PeftMethod):
         from peft.tuners.lora import Linear as LoraLinear
         from safetensors.torch import load_file
 
-        # The decomposition is not made again: its result is in the file.
+        # Without a new decomposition: its result is in the file.
         config = PeftConfig.from_pretrained(str(directory))
         config.init_lora_weights, config.corda_config = True, None
         model = PeftModel.from_pretrained(base_model, str(directory), config=config, is_trainable=True)

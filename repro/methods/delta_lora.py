@@ -1,4 +1,4 @@
-"""Delta-LoRA: LoRA whose product, as it changes, moves the frozen weight along."""
+"""Delta-LoRA: LoRA in which the changes of B A also move the frozen weight."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class DeltaLoRA(PeftMethod):
     """After each optimiser step t > K, W += lambda (alpha / r) (B_t A_t - B_{t-1} A_{t-1}); no dropout.
 
-    W has neither a gradient nor an optimiser state. It is the difference of two products that moves it, not
-    the product of two differences, which unofficial code has. `repro.adapters.delta_lora.layer` says how the
-    moved weight is kept.
+    W has neither a gradient nor an optimiser state. It moves by the difference of two products, not by the
+    product of two differences as in unofficial code. `repro.adapters.delta_lora.layer` explains how the moved
+    weight is stored.
 
     Attributes:
-        rank: r, that of LoRA's rows on GLUE.
-        alpha: the update is scaled by alpha / r; the rule of the LoRA baselines here.
-        update_ratio, start_step: lambda and K. 2 and 500 are the paper's as others quote its algorithm; its
-            tables may use others for small tasks. A training of fewer than 500 steps is LoRA.
+        rank: r, the same as in LoRA's rows on GLUE.
+        alpha: the update is scaled by alpha / r; 2 r as in the LoRA baselines.
+        update_ratio, start_step: lambda and K. 2 and 500 are the paper's according to citations of its
+            algorithm; its tables may use others for small tasks. With fewer than 500 steps it is LoRA.
     """
 
     label: ClassVar[str] = "Delta-LoRA"
@@ -65,8 +65,8 @@ class DeltaLoRA(PeftMethod):
         return self.rank * (shape.out_features + shape.in_features)
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """LoRA's, and the weight's movement: the products of now and of step K, which have no gradient."""
-        # 6 for the trained pair of factors, 4 for each of the other two.
+        """LoRA's cost plus the moved weight: the products of the current factors and of those of step K."""
+        # 6 for the trained pair, 4 for each of the two pairs without a gradient of their own.
         return AdapterCost(14 * tokens * self.adapter_parameters(shape))
 
     def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:

@@ -1,4 +1,4 @@
-"""DoRA: a weight's magnitude, one number per output row, and its direction, which LoRA changes."""
+"""DoRA: trains a weight's magnitude, one number per output row, and its direction, by LoRA."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class DoRA(LoRA):
     """Weight-decomposed LoRA with the settings of the DoRA commonsense scripts, the same as LoRA's.
 
-    The norm in the denominator is a constant in the backward pass, as in the paper's cheaper variant (section
-    4.3). With dropout, peft computes the base product twice in training.
+    The backward pass treats the norm in the denominator as a constant, as in the paper's cheaper variant
+    (section 4.3). With dropout, peft computes the base product twice in training.
     """
 
     label: ClassVar[str] = "DoRA"
@@ -36,10 +36,10 @@ class DoRA(LoRA):
         return super().adapter_parameters(shape) + shape.out_features
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """LoRA's; B A for the norm, which peft gets by sending a unit matrix through both factors."""
+        """LoRA's cost plus B A for the norm: peft passes an identity matrix through both factors."""
         d, k = shape.out_features, shape.in_features
         flops = (6 * tokens + 2 * k) * self.rank * (d + k)
         if self.dropout:
             flops += 4 * tokens * d * k  # the base product again, of the input after dropout
-        # Kept: both products, whose sum the magnitude scales. Then the unit matrix, B A, s B A, W0 + s B A.
+        # Kept: both products, whose sum is scaled. Transient: the identity, B A, s B A and W0 + s B A.
         return AdapterCost(flops, kept=round(2 * tokens * d), transient=k * k + 3 * d * k)

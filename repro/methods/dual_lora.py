@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Clip = Literal["eq7", "eq12", "bnn", "none"]
 
-# Numbers in a block of the update on a GPU. `repro.adapters.dual_lora.terms`, which sets it, imports torch.
+# Numbers in a block of the update on a GPU: a copy of `ACCELERATOR_BLOCK`, whose file imports torch.
 _BLOCK = 2**23
 
 
@@ -37,19 +37,19 @@ def _clip(settings: dict[str, Any]) -> Clip:
 
 
 class DualLoRA(PeftMethod):
-    """The paper's method. `repro.adapters.dual_lora.DualLoraConfig` says what each choice computes.
+    """The paper's method. `repro.adapters.dual_lora.DualLoraConfig` explains each choice.
 
     Attributes:
         magnitude_rank, direction_rank: r1 of A and B, r2 of C and D. Together they train as much as LoRA at
-            rank r1 + r2, which is how the paper pairs its rows (LoRA 32 with 16 and 16).
-        alpha: s = alpha / sqrt(r1 r2). The paper gives none. The default, r1 + r2, is alpha = 2 r for equal
-            ranks, hence s = 2 as in the LoRA baselines, and the same all along Figure 2. Of 1 to 32 at r 8 no
-            other did clearly better on held-out records (experiments/sweeps/alpha.yaml).
+            rank r1 + r2; the paper pairs its rows like that (LoRA 32 with 16 and 16).
+        alpha: s = alpha / sqrt(r1 r2). The paper gives none. The default, r1 + r2 (2 r1 for a fixed
+            direction), means s = 2 at equal ranks, as in the LoRA baselines, and is constant in Figure 2. At
+            r 8, no alpha from 1 to 32 was clearly better on held-out records (experiments/sweeps/alpha.yaml).
         magnitude_activation, direction, sign_estimator, clip: the paper's, and those of Tables 3, 5 and 6.
-        init_std: all four factors start as N(0, init_std^2). The paper gives none; at 0.02, r 16 and s 2, dW
-            is a tenth of W0 (root mean square), where 1 / r would exceed it.
+        init_std: all four factors start as N(0, init_std^2). The paper gives none. With 0.02, r 16 and s 2,
+            dW has a tenth of the root mean square of W0; with 1 / r it would exceed W0.
         warmup, warmup_steps: how dW grows from near zero, in optimiser steps. The paper gives no number; 100
-            is the warm-up of the learning rate in the recipes it follows.
+            is the learning-rate warm-up of the recipes it follows.
     """
 
     label: ClassVar[str] = "Dual LoRA"
@@ -113,19 +113,19 @@ class DualLoRA(PeftMethod):
         return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """6 T d k + 8 (r1 + r2) d k with the frozen map's 4 T d k, and 4 d k for a sign, in blocks or not.
+        """2 T d k + 8 (r1 + r2) d k, and 4 d k for a sign, on top of the frozen map's 4 T d k.
 
-        The map's one product is with W0 + dW, so what T multiplies is the gradient of dW alone, 2 T d k. The
-        factors' products cost 2 a rank and weight forward, the same in the backward pass, which builds dW
-        again, and 4 for the gradients of the factors.
+        The input is multiplied by W0 + dW, so with the tokens grows only the gradient of dW, 2 T d k. For
+        each rank and weight the factors' products cost 2 forward, 2 to rebuild dW in the backward pass, and 4
+        for the gradients of the factors.
         """
         ranks = 8 * (self.magnitude_rank + self.direction_rank)
         if self.direction == "sign":
-            ranks += 4 * (2 if self.warmup == "subtract_initial" else 1)  # one rank more, for Sign(0)
+            ranks += 4 * (2 if self.warmup == "subtract_initial" else 1)  # one extra rank, for Sign(0)
         if self.warmup == "subtract_initial":
-            ranks += 4 * (self.magnitude_rank + self.direction_rank)  # dW(0) is built, and has no gradient
+            ranks += 4 * (self.magnitude_rank + self.direction_rank)  # dW(0) is built but has no gradient
         if self.sign_estimator != "ste":
-            ranks += 4 * self.direction_rank  # D C once more in each pass, for its mean
-        # M, S, and W0 before and after dW is added, where it is kept in bf16; in fp32 they are three.
+            ranks += 4 * self.direction_rank  # D C again in each pass, for its mean
+        # M, S, and W0 before and after dW is added, for a W0 in bf16; for fp32 only three.
         blocks = 4 * min(_BLOCK, shape.parameters)
         return AdapterCost((2 * tokens + ranks) * shape.parameters, transient=blocks)

@@ -17,7 +17,7 @@ _FILE = "model.safetensors"
 
 
 class FullFineTuning(Method):
-    """All weights are trained; what is saved is the whole model."""
+    """All weights are trained, and the whole model is saved."""
 
     label: ClassVar[str] = "FFT"
     citation: ClassVar[str] = "the usual practice"
@@ -26,7 +26,7 @@ class FullFineTuning(Method):
     name: Literal["fft"] = "fft"
 
     def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
-        # What is trained is kept in fp32: of bf16's 8 bits, most AdamW steps would round to nothing.
+        # Trained weights are fp32: with bf16's 8 significant bits most AdamW steps would round to nothing.
         return model.float().requires_grad_(True)
 
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FLoRA(PeftMethod):
-    """FLoRA of Si et al. on linear layers; that of Hao et al., of the same name, is another method.
+    """FLoRA of Si et al. on linear layers. The FLoRA of Hao et al. is another method.
 
     Attributes:
         rank: r, the size of E.

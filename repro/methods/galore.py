@@ -1,4 +1,4 @@
-"""GaLore: all weights trained, by an AdamW whose moments live in a low-rank projection of the gradient."""
+"""GaLore: all weights trained, by AdamW with moments of a low-rank projection of the gradient."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class GaLore(FullFineTuning):
     """Full fine-tuning with GaLore's optimiser, in the setting of its authors' GLUE runs.
 
-    Every linear map of attention and feed-forward network in every block is projected, whatever the targets
-    of the benchmark; embeddings, norms, biases and the task's head get plain AdamW. What is small is the
-    optimiser's state: the trained parameters, and what is saved, are those of FFT.
+    Every linear map of every block is projected, whatever the benchmark's targets; embeddings, norms, biases
+    and the task's head get plain AdamW. Only the optimiser's state is small: the trained and saved parameters
+    are those of FFT.
 
     Attributes:
         rank: r of the projection.
@@ -42,7 +42,7 @@ class GaLore(FullFineTuning):
     scale: float = Field(default=2.0, gt=0)
 
     def optimizer_numbers(self, linears: Sequence[LinearShape], trained: int) -> int:
-        """Two moments of rank x longer side for a projected weight, and the projector unless it is drawn."""
+        """Two moments of rank x longer side for a projected weight, and the projector if it is stored."""
         numbers = 2 * (trained - sum(linear.parameters for linear in linears))
         for linear in linears:
             shorter, longer = sorted((linear.out_features, linear.in_features))
@@ -70,6 +70,6 @@ class GaLore(FullFineTuning):
             update_gap=self.update_gap,
             scale=self.scale,
             projector=self.projector,
-            # Of the run, by way of torch's generator. A resumed run has it back from the optimiser's state.
+            # From torch's generator, so it follows the run's seed. Resuming restores it with the optimiser.
             seed=int(torch.randint(2**31, (), device="cpu")),
         )

@@ -1,4 +1,4 @@
-"""GaRare: GaLore with a random projector, which needs neither an SVD nor memory."""
+"""GaRare: GaLore with a random projector, which needs no SVD and no memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from repro.methods.galore import GaLore
 class GaRare(GaLore):
     """Our reading of GaRare; its authors' repository holds no code.
 
-    The published description leaves the projector's distribution, how often it is drawn and what becomes of
-    Adam's moments open. Here it is Gaussian, N(0, 1/r), drawn anew every `update_gap` steps, with the moments
-    kept, and everything else is GaLore's.
+    The paper does not give the projector's distribution, how often it is drawn, or what happens to Adam's
+    moments. Here it is Gaussian, N(0, 1/r), and new every `update_gap` steps, the moments are kept, and the
+    rest is GaLore's.
 
-    Such a projector is not orthonormal: its mapped step is about sqrt(min(d, k) / r) times GaLore's at the
-    same learning rate and scale, ten times for a 768 x 768 matrix at rank 8.
+    This projector is not orthonormal: its mapped step is about sqrt(min(d, k) / r) times GaLore's at the same
+    learning rate and scale, ten times for a 768 x 768 matrix at rank 8.
     """
 
     label: ClassVar[str] = "GaRare"

@@ -44,7 +44,7 @@ class LoRA(PeftMethod):
         return LoraConfig(**self._lora_settings(targets, task_type, model))
 
     def _lora_settings(self, targets: Sequence[str], task_type: str, model: nn.Module) -> dict[str, Any]:
-        """What LoRA and its descendants in peft's LoraConfig have in common."""
+        """Settings of peft's LoraConfig that LoRA and its variants share."""
         return {
             "r": self.rank,
             "lora_alpha": self.alpha,

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class MoRA(PeftMethod):
-    """MoRA with the defaults of the authors' training script. `repro.adapters.mora` says what it computes.
+    """MoRA with the defaults of the authors' training script; `repro.adapters.mora` has the formula.
 
     Attributes:
         rank: r of the LoRA that trains as many parameters; M is square with sqrt((d + k) r) rows.
-        compression: `rotation`, which the authors advise for small ranks (type 6 of their code), or
-            `sharing`, for large ones (type 1).
+        compression: `rotation` (type 6 of the authors' code), which they advise for small ranks, or `sharing`
+            (type 1), for large ones.
         dropout: on the input of the adapter, in training.
     """
 

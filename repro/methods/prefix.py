@@ -1,4 +1,4 @@
-"""Prefix tuning: trained keys and values in front of the text, in every layer."""
+"""Prefix tuning: trained keys and values before the text, in every layer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Prefix(PeftMethod):
     """Keys and values of virtual tokens, trained directly.
 
     Attributes:
-        virtual_tokens: pairs of a key and a value in each layer. The LoRA paper does not say how many its
-            Prefix row had, and no whole number gives its 0.35 M and 0.77 M parameters (7.2 and 8.4 would).
-        init_std: keys and values start as N(0, init_std^2). peft draws them from N(0, 1), which drowns the
-            text: on SmolLM2-135M the first loss is then 10.8, with Dual LoRA 4.3.
+        virtual_tokens: key-value pairs in each layer. The LoRA paper does not give the number for its Prefix
+            row, and no whole number gives its 0.35 M and 0.77 M parameters (7.2 and 8.4 would).
+        init_std: keys and values start as N(0, init_std^2). peft draws them from N(0, 1), which overwhelms
+            the text: on SmolLM2-135M the first loss is then 10.8, with Dual LoRA 4.3.
     """
 
     label: ClassVar[str] = "Prefix"
@@ -54,8 +54,8 @@ class Prefix(PeftMethod):
         model_type = str(model.config.model_type)  # type: ignore[union-attr]
         if model_type.startswith("deberta"):
             raise MethodError(
-                f"prefix: {model_type} takes no keys and values from before the text, which a prefix is; use "
-                "another method, or BERT, RoBERTa, LLaMA or GPT-2"
+                f"prefix: {model_type} cannot attend to keys and values before the text; use another method, "
+                "or BERT, RoBERTa, LLaMA or GPT-2"
             )
         config = self.peft_config(targets, task_type.upper(), model)
         adapted: Any = get_peft_model(model, config)
@@ -81,7 +81,7 @@ class Prefix(PeftMethod):
         return []
 
     def adapter_parameters(self, shape: LinearShape) -> int:
-        """Of one layer, whose value map has as many outputs as a key or a value has numbers."""
+        """Parameters of one layer; `shape` is its value map, with as many outputs as a key or a value."""
         return 2 * self.virtual_tokens * shape.out_features
 
     def trainable_parameters(self, shapes: Sequence[LinearShape], base_parameters: int) -> int:
@@ -96,5 +96,5 @@ class Prefix(PeftMethod):
 def _installed(model: PeftModel, task_type: str) -> PeftModel:
     from repro.adapters.prefix import install_prefix
 
-    # An encoder is always called through peft, which puts the prefix in by itself.
+    # An encoder is always called through peft's wrapper, which adds the prefix.
     return install_prefix(model) if task_type == "causal_lm" else model

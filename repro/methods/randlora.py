@@ -23,8 +23,7 @@ class RandLoRA(PeftMethod):
 
     Attributes:
         rank: r of one random basis; there are ceil(min(d, k) / r) of them, so a smaller rank trains more.
-        alpha: the update is scaled by alpha / r. The authors' scripts use 2 r; peft's own default, 640, is 20
-            r.
+        alpha: the update is scaled by alpha / r. The authors' scripts use 2 r; peft's default, 640, is 20 r.
         dropout: on the input of the adapter, in training; default of the authors' fine-tuning script.
     """
 
@@ -63,13 +62,13 @@ class RandLoRA(PeftMethod):
         return self._bases(shape) * (self.rank + smaller)
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """All bases side by side are a pair of matrices of inner size n r; the scaled one has a gradient."""
+        """The n bases together are two matrices of inner size n r, of which the scaled one has a gradient."""
         inner = self._bases(shape) * self.rank
         scaled = inner * min(shape.out_features, shape.in_features)
         flops = 4 * tokens * inner * (shape.out_features + shape.in_features) + 2 * tokens * scaled
-        # Kept: the scaled matrix. In the backward pass its gradient.
+        # Kept: the scaled matrix. Transient: its gradient, in the backward pass.
         return AdapterCost(flops, kept=scaled, transient=scaled)
 
     def _bases(self, shape: LinearShape) -> int:
-        """n, so that n bases of rank r reach full rank."""
+        """n, the number of bases of rank r that reach full rank."""
         return math.ceil(min(shape.out_features, shape.in_features) / self.rank)

@@ -39,10 +39,10 @@ METHODS: dict[str, type[Method]] = _discover()
 
 
 def parse_method(content: Mapping[str, Any] | Method) -> Method:
-    """Build a method from its name and the settings that differ from its defaults; a method stays as it is.
+    """Build a method from its name and non-default settings; a `Method` is returned unchanged.
 
     Raises:
-        ConfigError: no such method, or a setting that it does not have.
+        ConfigError: the method is unknown, or has no such setting.
     """
     if isinstance(content, Method):
         return content

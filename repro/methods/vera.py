@@ -1,4 +1,4 @@
-"""VeRA: one pair of fixed random matrices for the whole model, scaled by two trained vectors a layer."""
+"""VeRA: one pair of fixed random matrices for all layers, scaled by two trained vectors a layer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class VeRA(PeftMethod):
-    """dW = diag(b) B diag(v) A, with A and B as large as the largest layer needs, and sliced for the others.
+    """dW = diag(b) B diag(v) A. A and B have the size of the largest layer, and are sliced for the others.
 
     Attributes:
         rank: r, the inner size of B A. The paper's GLUE rows use 1024 (RoBERTa base) and 256 (RoBERTa large).
-        initial_scale: v at the start, the authors' 0.1; b starts at zero.
+        initial_scale: initial value of v, 0.1 as in the authors' code; b starts at zero.
         dropout: on the input of the adapter, in training; 0 in the GLUE script of the RandLoRA authors, whose
             VeRA rows the paper repeats.
     """
@@ -57,5 +57,5 @@ class VeRA(PeftMethod):
         return self.rank + shape.out_features
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
-        """A and B are frozen: forward, and the gradient of the input."""
+        """Two products instead of three, as A and B are frozen: forward, and gradient of the input."""
         return AdapterCost(4 * tokens * self.rank * (shape.out_features + shape.in_features))

@@ -1,4 +1,4 @@
-"""What the name of a model stands for: architecture, checkpoint, padding, and the modules to adapt."""
+"""Models by name: architecture, checkpoint, padding, and the modules to adapt."""
 
 from repro.models.shapes import LinearShape, base_parameters, linear_shapes, surroundings
 from repro.models.spec import ModelSpec, Padding, list_models, load_model_spec

@@ -1,8 +1,7 @@
 """GPT-2's query, key and value maps as three modules.
 
-GPT-2 keeps them in one matrix, `c_attn`, stored (in, 3 out). The LoRA paper's code adapts two thirds of it,
-the query's and the value's, each by factors of its own. As modules of their own they can be targets by name,
-for every method alike.
+GPT-2 has them in one matrix, `c_attn`, stored (in, 3 out). The LoRA paper's code adapts two thirds of it,
+query and value, each with its own factors. As separate modules every method can target them by name.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 
 class SplitAttentionInput(nn.Module):
-    """Three linear maps, (out, in) each, in the place of a fused one of the same function."""
+    """Three linear maps, each (out, in), that together compute the same as the fused one."""
 
     def __init__(self, fused: nn.Module) -> None:
         """`fused` is transformers' Conv1D with a weight (in, 3 out) and a bias (3 out)."""
@@ -27,7 +26,7 @@ class SplitAttentionInput(nn.Module):
 
 
 def split_attention_inputs(model: nn.Module) -> None:
-    """Put a `SplitAttentionInput` in the place of every block's `c_attn`, in place."""
+    """Replace every block's `c_attn` by a `SplitAttentionInput`, in place."""
     for module in list(model.modules()):
         if hasattr(module, "c_attn"):
             module.c_attn = SplitAttentionInput(module.c_attn)  # type: ignore[arg-type]

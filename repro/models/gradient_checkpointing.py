@@ -1,4 +1,4 @@
-"""Gradient checkpointing: activations that the backward pass computes again."""
+"""Gradient checkpointing: the backward pass recomputes activations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ if TYPE_CHECKING:
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Keep only the input of each of a transformer's blocks for the backward pass, in place.
+    """Keep only the input of each transformer block for the backward pass, in place.
 
-    The random numbers of a block are repeated with it, so nothing changes but time and memory. Adapted or
-    not.
+    Random numbers are repeated too, so only time and memory change. Works with and without adapters.
     """
     without_wrapper(model).activation_checkpointing_enable(
         activation_checkpointing_kwargs={"use_reentrant": False}

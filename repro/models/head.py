@@ -1,6 +1,6 @@
-"""Where a pretrained model ends and the task's head begins.
+"""Tells the pretrained model from the head that a task adds.
 
-Counts of the paper leave classification heads out, adapters must train them, and both need the same answer.
+The paper's counts leave out classification heads, and adapters must train them; both use this file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """Names of the parts that a task added to a pretrained model; a language model's head is none of them."""
+    """Names of the modules that a task adds to a pretrained model; a language model's head is not one."""
     output = model.get_output_embeddings()  # type: ignore[operator]
     return [
         name
@@ -25,7 +25,7 @@ def head_modules(model: nn.Module) -> list[str]:
 
 
 def draw_head(model: nn.Module) -> None:
-    """Give a classifier's head a fresh start from torch's generator, as BERT and its descendants do.
+    """Initialise a classifier's head from torch's generator, as BERT and its descendants do.
 
     Weights are normal with the configuration's `initializer_range`, biases zero.
     """
@@ -40,7 +40,7 @@ def draw_head(model: nn.Module) -> None:
 
 
 def without_head(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those of the parameters that are no part of the model's head."""
+    """The given parameters without those of the model's head."""
     head = {
         id(parameter) for name in head_modules(model) for parameter in model.get_submodule(name).parameters()
     }
@@ -50,7 +50,7 @@ def without_head(model: nn.Module, parameters: Iterable[nn.Parameter]) -> list[n
 def set_classifier_dropout(model: nn.Module, probability: float) -> None:
     """Set the dropout before the last layer of a classifier, adapted or not.
 
-    It stands beside the head in BERT and DeBERTa, inside it in RoBERTa; a pooler's own is another one.
+    In BERT and DeBERTa it is a module beside the head, in RoBERTa inside it. The pooler's dropout is another.
     """
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""From a model's description to a model and a tokenizer, asserting everything that the description says."""
+"""Loads a model and its tokenizer, and checks both against the model's description."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def load_model(
     Args:
         spec: the model's description.
         task: `causal_lm`, or for an encoder `seq_cls`; a classifier's head is drawn from torch's generator.
-        dtype: of the weights; float32 unless told.
+        dtype: of the weights; float32 by default.
         num_labels: size of the classifier's output, with `seq_cls` only.
 
     Raises:
-        ConfigError: the checkpoint cannot be had, or is not what the description says.
+        ConfigError: the checkpoint cannot be loaded, or differs from the description.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -41,7 +41,7 @@ def load_model(
         raise ConfigError(f"model {spec.name} is {kind}; its task is {fitting!r} (got {task!r})")
     if (task == "seq_cls") != (num_labels is not None):
         raise ConfigError(
-            f"task {task!r} with num_labels {num_labels}: `seq_cls` needs it, no other takes it"
+            f"task {task!r} with num_labels {num_labels}: `seq_cls` needs a number, other tasks need None"
         )
     auto_class = AutoModelForCausalLM if task == "causal_lm" else AutoModelForSequenceClassification
     head: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels}
@@ -57,13 +57,13 @@ def load_model(
     _check_architecture(model, spec)
     if spec.quantization is not None:
         quantize(model, spec)
-    # Adapters name their base by this; a cache folder of one machine would mean nothing on another.
+    # Adapters save this as the name of their base. A local cache folder would be useless on other machines.
     model.name_or_path = model.config._name_or_path = spec.checkpoint or spec.name
     return model.eval()
 
 
 def meta_model(spec: ModelSpec, task: Task) -> PreTrainedModel:
-    """The model as shapes alone, on the meta device, where 70 billion weights take no memory."""
+    """The model on the meta device, without weights: even 70 billion of them take no memory."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -76,10 +76,10 @@ def meta_model(spec: ModelSpec, task: Task) -> PreTrainedModel:
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, padding as the description says.
+    """The model's tokenizer, which pads as the description says.
 
     Raises:
-        ConfigError: the tokenizer cannot be had, or cannot pad like that.
+        ConfigError: the tokenizer cannot be loaded, or cannot pad like that.
     """
     from transformers import AutoTokenizer
 
@@ -99,7 +99,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """A tokenizer without a file: one token per byte, LLaMA's special tokens, and `<s>` before a text."""
+    """A tokenizer without files: one token per byte, LLaMA's special tokens, and `<s>` before each text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -115,7 +115,7 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _from_pretrained(auto_class: Any, spec: ModelSpec, **settings: Any) -> Any:
-    """transformers' own loading, from a package's folder or from the hub."""
+    """Load with transformers, from a package's folder or from the hub."""
     if spec.source == "package":
         return auto_class.from_pretrained(checkpoint_folder(spec), **settings)
     try:
@@ -126,7 +126,7 @@ def _from_pretrained(auto_class: Any, spec: ModelSpec, **settings: Any) -> Any:
         advice = (
             f"it is gated: accept its licence at {page}, then run `hf auth login` or set HF_TOKEN"
             if spec.gated
-            else f"without a network, first run `hf download {spec.checkpoint}` where there is one"
+            else f"without a network, run `hf download {spec.checkpoint}` on a machine that has one"
         )
         raise ConfigError(
             f"model {spec.name}: {spec.checkpoint} cannot be loaded ({reason}); {advice}"

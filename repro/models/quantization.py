@@ -1,4 +1,4 @@
-"""A base model's weights in four bits, by bitsandbytes: 70 billion of them fit on one GPU of 80 GB."""
+"""Base weights in four bits, by bitsandbytes: 70 billion of them fit on one GPU with 80 GB."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def quantize(model: PreTrainedModel, spec: ModelSpec) -> None:
-    """Quantise the linear maps of all blocks to NF4, in place; nothing around the blocks.
+    """Quantise the linear maps of all blocks to NF4, in place, and nothing outside of the blocks.
 
-    As QLoRA does (Dettmers et al., NeurIPS 2023), with constants that are quantised again: 4.13 bits a
-    weight. A map unpacks its weight, in the dtype that it had, whenever it is passed.
+    As in QLoRA (Dettmers et al., NeurIPS 2023), with double quantisation: 4.13 bits a weight. A map unpacks
+    its weight to the original dtype in each pass.
 
     Raises:
-        ConfigError: bitsandbytes is not installed, or the model stores its weights as bitsandbytes cannot.
+        ConfigError: bitsandbytes is not installed, or a linear map is not an nn.Linear.
     """
     try:
         import bitsandbytes
@@ -35,7 +35,7 @@ def quantize(model: PreTrainedModel, spec: ModelSpec) -> None:
         if type(linear) is not nn.Linear:
             raise ConfigError(
                 f"model {spec.name}: quantization {spec.quantization} takes nn.Linear only, and {shape.name} "
-                f"is a {type(linear).__name__}; leave it out"
+                f"is a {type(linear).__name__}; remove `quantization`"
             )
         layer: Any = bitsandbytes.nn.Linear4bit(
             linear.in_features,
@@ -50,9 +50,9 @@ def quantize(model: PreTrainedModel, spec: ModelSpec) -> None:
             linear.weight.data, requires_grad=False, compress_statistics=True, quant_type=spec.quantization
         )
         layer.bias = linear.bias
-        # On some processors bitsandbytes would pack the weight anew in its first evaluation, into a form that
-        # computes in bf16 and lets no gradient through, and which a training after that would meet.
+        # On some processors bitsandbytes would repack the weight in its first evaluation, into a form that
+        # computes in bf16 and has no gradient, so that later training would fail.
         layer.support_avx512bf16_for_cpu = False
         layer.to(linear.weight.device)  # packs it
         model.set_submodule(shape.name, layer)
-    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft's tuners ask for it
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft's tuners read it

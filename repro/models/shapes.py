@@ -1,8 +1,8 @@
 """Shapes and parameter counts of an architecture, from its configuration alone.
 
-Planning has to print a table's parameter column, and a run has to check what it built, without building a 70B
-model or importing torch. Each supported architecture is therefore described once, as the linear maps of one
-block plus what lies outside of them; both questions are answered from that.
+Plans print a table's parameter column, and runs check the model that they built, without building a 70B
+model or importing torch. So each supported architecture is described here once, by the linear maps of one
+block and the number of parameters outside of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class LinearShape(NamedTuple):
-    """One linear map, oriented as in the paper, W0: (out_features, in_features), however it is stored."""
+    """One linear map. Its W0 is (out_features, in_features) as in the paper, even if stored transposed."""
 
     name: str
     out_features: int
@@ -28,13 +28,13 @@ class Surroundings(NamedTuple):
     """What a model computes besides the linear maps of its blocks.
 
     Attributes:
-        blocks: how many there are.
-        attention_width: of one block's queries, all heads together.
-        positions: relative positions that each query, and each key, is compared with.
-        scoring_heads: attention heads of a block that keep their scores, as DeBERTa's do; 0 where attention
-            is one fused operation.
-        convolution: a convolution as the linear map that every token passes once.
-        head: a language model's head, which predicted tokens pass.
+        blocks: number of blocks.
+        attention_width: width of a block's queries, all heads together.
+        positions: number of relative positions that each query and each key is compared with.
+        scoring_heads: attention heads of a block that keep their scores, as in DeBERTa; 0 where attention is
+            one fused operation.
+        convolution: a convolution, as a linear map applied once to every token.
+        head: a language model's head, applied to predicted tokens.
     """
 
     blocks: int
@@ -46,7 +46,7 @@ class Surroundings(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """An architecture: equal blocks of linear maps, and the parameters that are outside of these maps."""
+    """An architecture: equal blocks of linear maps, and the number of parameters outside of these maps."""
 
     prefix: str  # module path of the list of blocks, in the model with its task head
     blocks: int
@@ -67,8 +67,7 @@ class _Layout(NamedTuple):
 def linear_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None = None) -> list[LinearShape]:
     """The linear maps of all blocks that `targets` selects, one by one, named by their full module path.
 
-    A target selects like in peft: it is the module's path or the end of it. Without targets: every linear map
-    of a block.
+    As in peft, a target is a module's path or the end of it. Without targets: every linear map of a block.
 
     Raises:
         ValueError: the architecture is not supported or incomplete, or a target selects nothing.
@@ -176,7 +175,7 @@ def _gpt2(a: Mapping[str, Any]) -> _Layout:
 
 
 def _encoder(a: Mapping[str, Any], prefix: str, attention: tuple[str, str, str], outside: int) -> _Layout:
-    """The block that BERT and its descendants share; names differ, and what surrounds the blocks."""
+    """The block of BERT and its descendants; only the names and the parameters outside differ."""
     hidden, inner = a["hidden_size"], a["intermediate_size"]
     return _Layout(
         prefix=f"{prefix}.encoder.layer",
@@ -201,7 +200,7 @@ def _embeddings(a: Mapping[str, Any]) -> int:
 
 def _bert(a: Mapping[str, Any]) -> _Layout:
     hidden = a["hidden_size"]
-    pooler = hidden * hidden + hidden  # pretrained, hence not a task head
+    pooler = hidden * hidden + hidden  # pretrained, so not a task head
     return _encoder(a, "bert", ("query", "key", "value"), _embeddings(a) + pooler)
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Shard the frozen weights of a transformer's blocks over a mesh of devices, in place (FSDP2).
 
-    A block is put together when it is passed, forward and backward, and taken apart behind it. What is
-    trained stays whole on every device, and so does what surrounds the blocks: of 70 billion weights the
-    embeddings and the output are two.
+    A block is gathered for its forward and backward pass and sharded again afterwards. Trained parameters
+    stay whole on every device, and so do all parameters outside of the blocks: the embeddings and the output
+    layer have 2 of 70 billion weights.
 
     Args:
-        model: with its adapters, on the CPU or wherever the mesh is. Blocks move to the mesh's device one at
-            a time, so that no device ever holds the whole model.
+        model: with its adapters, on the CPU or on the mesh's device. Blocks move to that device one at a
+            time, so that no device ever holds the whole model.
 
     Raises:
         ConfigError: there is no frozen weight to shard.
@@ -33,19 +33,19 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     inside = {parameter for block in blocks for parameter in block.parameters()}
     trained = {parameter for parameter in inside if parameter.requires_grad}
     if trained == inside:
-        raise ConfigError("strategy fsdp shards frozen weights, and every weight is trained; use ddp")
+        raise ConfigError("strategy fsdp shards frozen weights, but every weight is trained; use ddp")
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
     outside = {parameter for parameter in body.parameters() if parameter not in inside}
-    # The body has no weights of its own to shard; as the blocks' root it fetches the next one in time.
+    # The body has no weights to shard; as the root of the blocks it prefetches the next one.
     fully_shard(body, mesh=mesh, reshard_after_forward=True, ignored_params=trained | outside)
-    # transformers' generation asks for this name: with it, a process that has finished its texts goes on
-    # passing the model for the others, which need its share of the weights.
+    # transformers' generation reads this flag: a process that has finished its texts then keeps running the
+    # model, because the other processes need its shard.
     base._is_fsdp_managed_module = True
 
 
 def _blocks(body: nn.Module) -> list[nn.Module]:
-    """The list of blocks that every transformer is made of: the longest list of modules in it."""
+    """The transformer's blocks: the longest list of modules in it."""
     from torch import nn
 
     lists = [list(module) for module in body.modules() if isinstance(module, nn.ModuleList)]

@@ -1,8 +1,8 @@
-"""A model's description, one YAML file each under `experiments/models/`.
+"""A model's description: one YAML file for each model in `experiments/models/`.
 
-A run names its model by one word. Everything that the word stands for is in one small file, checked when it
-is read: the checkpoint, the architecture (so that shapes and counts are known before anything is downloaded),
-the padding, and which modules each benchmark family adapts.
+A run names its model by one word. Its file, checked when it is read, gives the checkpoint, the architecture
+(so that shapes and counts are known before any download), the padding, and the modules that each benchmark
+family adapts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Padding(Frozen):
     """How a batch is made rectangular.
 
     Attributes:
-        token: a special token of the vocabulary, one that no text is turned into.
+        token: a special token of the vocabulary, which no text is encoded to.
         side: `left` for a causal model, whose next token must follow the text and not the padding.
     """
 
@@ -33,23 +33,23 @@ class Padding(Frozen):
 
 
 class ModelSpec(Frozen):
-    """What the name of a model stands for.
+    """A model's description.
 
     Attributes:
-        name: the name, equal to the name of the file.
+        name: the model's name, equal to the file's.
         source: `hub` (Hugging Face), `package` (files inside an installed Python package), or `random` (no
             checkpoint: weights drawn under `seed`, for tests of the whole path).
         checkpoint: hub id, or name of the distribution, or empty.
         file: path inside the package: a `.gguf` file, or a folder in the layout of a hub checkpoint.
         revision: commit of the hub checkpoint.
-        gated: whether the hub gives it only to those who accepted its licence.
+        gated: whether the hub requires its licence to be accepted first.
         architecture: fields of the transformers configuration, with `model_type`; all shapes follow from
             them.
-        padding: how batches are padded; asserted when the tokenizer is loaded.
-        targets: for each benchmark family, the modules that are adapted.
+        padding: how batches are padded; checked when the tokenizer is loaded.
+        targets: for each benchmark family, the modules to adapt.
         quantization: `nf4` keeps the linear maps' weights in four bits (bitsandbytes) and computes with them
-            in the training's precision. Another model, in effect, so part of a run's identity.
-        seed: of random weights. They stand for a checkpoint, so they are the same in every run.
+            in the precision of training. In effect this is another model, so it is part of a run's hash.
+        seed: for random weights. They replace a checkpoint, so they are the same in every run.
     """
 
     name: str
@@ -77,11 +77,11 @@ class ModelSpec(Frozen):
 
     @property
     def causal(self) -> bool:
-        """Whether it is a language model that reads from left to right; otherwise it is an encoder."""
+        """Whether it is a causal language model; otherwise it is an encoder."""
         return self.architecture.get("model_type") in _CAUSAL
 
     def for_family(self, family: str) -> ModelSpec:
-        """This model with the targets of one family alone: what is adapted elsewhere is no part of a run.
+        """This model with the targets of one family only: other families' targets are not part of a run.
 
         Raises:
             ConfigError: the model's file names none for this family.

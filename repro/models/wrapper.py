@@ -1,4 +1,4 @@
-"""What peft puts around a model, and the model inside."""
+"""Access to the model inside peft's wrapper."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def without_wrapper(model: Any) -> Any:
-    """The transformer itself, adapters and all, whether peft has wrapped it or not."""
+    """The transformer itself with its adapters, whether wrapped by peft or not."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,4 +1,4 @@
-"""Optimisers that torch lacks, for methods that act on the update and not on the network."""
+"""Optimisers that torch lacks, for methods that change the optimiser instead of the network."""
 
 from repro.optimizers.galore import ProjectedAdamW
 from repro.optimizers.state_bytes import state_bytes

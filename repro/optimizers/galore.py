@@ -1,8 +1,8 @@
-"""AdamW whose moments live in a low-rank projection of the gradient: GaLore, and GaRare's random projector.
+"""AdamW with moments of a low-rank projection of the gradient: GaLore, and GaRare's random projector.
 
-Of a (d, k) weight, AdamW keeps two moments of d k numbers. Here the gradient is projected on its shorter side
-first, so a moment has r max(d, k) numbers, and the step that Adam takes in these few dimensions is mapped
-back. All weights move, but between two refreshes of the projector only within r dimensions.
+For a (d, k) weight, AdamW keeps two moments of d k numbers. Here the gradient is first projected along its
+shorter side, so a moment has r max(d, k) numbers, and Adam's step in the projection is mapped back. All
+weights move, but between two refreshes of the projector only within r dimensions.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ Projector = Literal["svd", "gaussian"]
 class ProjectedAdamW(Optimizer):
     """W -= lr * scale * P Adam(P^T G), for a gradient G whose shorter side, of length m, comes first.
 
-    `svd` is GaLore (Zhao et al., ICML 2024, algorithm 2): P, of shape (m, r), holds the r first singular
-    vectors of the gradient at every `update_gap`-th step. `gaussian` is GaRare (Liu et al., ICLR 2025) in our
-    reading: P is drawn from N(0, 1/r), so that E[P P^T] = I, and is a function of the seed, the parameter's
-    place in the optimiser and the number of the refresh. It is drawn again in every step and never stored. A
-    refresh keeps the moments in both cases.
+    `svd` is GaLore (Zhao et al., ICML 2024, algorithm 2): P, of shape (m, r), holds the first r singular
+    vectors of the gradient, renewed every `update_gap` steps. `gaussian` is our reading of GaRare (Liu et
+    al., ICLR 2025): P is drawn from N(0, 1/r), so that E[P P^T] = I. It depends on the seed, the parameter's
+    index in the optimiser and the number of refreshes, and is drawn again in every step instead of being
+    stored. A refresh keeps the moments in both cases.
 
-    As in GaLore's released code a square matrix is projected on its columns, `scale` multiplies the mapped
-    step, and the weight decays after the step, by lr * weight_decay. Unlike there, and as in torch's AdamW,
-    eps is added to the root of the corrected second moment.
+    As in GaLore's released code, a square matrix is projected on its columns, `scale` multiplies the mapped
+    step, and the weight decays after the step, by lr * weight_decay. As in torch's AdamW but not in GaLore's
+    code, eps is added to the root of the bias-corrected second moment.
 
     Args:
         params: parameters, or groups of them. Any setting can be a group's own.
         lr, betas, eps, weight_decay: as in torch's AdamW.
-        rank: r, at most m is used. None projects nothing: AdamW. Otherwise all parameters must be matrices.
+        rank: r, capped at m; all parameters must be matrices. None means plain AdamW.
         update_gap: T_g, steps between two refreshes of the projector.
-        scale: GaLore's alpha, of projected parameters only.
-        projector: which P.
-        seed: of `gaussian`.
+        scale: GaLore's alpha, for projected parameters only.
+        projector: how P is found, `svd` or `gaussian`.
+        seed: for `gaussian`.
 
     Raises:
-        ValueError: a parameter that is to be projected is no matrix, or there is no such projector.
+        ValueError: a parameter to project is not a matrix, or the projector is unknown.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ProjectedAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step. Returns the loss of `closure`, if there is one; it is called with gradients enabled."""
+        """One step. Calls `closure`, if given, with gradients enabled, and returns its loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -93,7 +93,7 @@ class ProjectedAdamW(Optimizer):
         pairs = [(group, parameter) for group in self.param_groups for parameter in group["params"]]
         for index, (group, parameter) in enumerate(pairs):
             if parameter.grad is not None:
-                # A trainer that steps under autocast would have the projections computed in bf16.
+                # In a trainer that steps under autocast the projections would be computed in bf16.
                 with torch.autocast(parameter.device.type, enabled=False):
                     self._update(parameter, parameter.grad, group, index)
         return loss
@@ -122,18 +122,18 @@ def _projector(gradient: Tensor, state: dict[str, Any], group: dict[str, Any], i
     rank = min(group["rank"], gradient.shape[0])
     if group["projector"] == "gaussian":
         seed = random.Random(f"{group['seed']}/{index}/{refresh}").getrandbits(32)
-        # On the CPU, whose generator gives the same numbers on every device.
+        # On the CPU, so that the numbers do not depend on the device.
         generator = torch.Generator().manual_seed(seed)
         P = torch.randn(gradient.shape[0], rank, generator=generator, dtype=gradient.dtype, device="cpu")
         return P.div_(rank**0.5).to(gradient.device)
     if age == 0:
-        # A copy: a view would keep, and checkpoints would hold, all m singular vectors.
+        # A copy: a view would keep all m singular vectors in memory and in checkpoints.
         state["projector"] = torch.linalg.svd(gradient, full_matrices=False).U[:, :rank].clone()
     return state["projector"]
 
 
 def _adam(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """Adam's step before the learning rate, of the shape of `gradient`; counts it and updates the moments."""
+    """Adam's step, before the learning rate, in the shape of `gradient`. Updates count and moments."""
     if "exp_avg" not in state:
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
     beta1, beta2 = group["betas"]

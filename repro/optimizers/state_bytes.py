@@ -1,4 +1,4 @@
-"""What an optimiser keeps between two steps, the memory that GaLore and its descendants are about."""
+"""Memory of an optimiser's state between two steps, which GaLore and its successors reduce."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def state_bytes(optimizer: Optimizer) -> int:
 
 
 def adamw_state_bytes(optimizer: Optimizer) -> int:
-    """Bytes that AdamW would keep for the same parameters: two moments each, in the parameter's type."""
+    """Bytes that AdamW would keep for the same parameters: two moments each, in the parameter's dtype."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return sum(2 * p.numel() * p.element_size() for p in parameters)

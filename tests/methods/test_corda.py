@@ -71,5 +71,5 @@ def test_it_wants_to_be_calibrated(base: nn.Module) -> None:
         method.attach(copy.deepcopy(base), ["query"], "seq_cls")
     with pytest.raises(MethodError, match="corda: no training example to calibrate on"):
         method.calibrate(copy.deepcopy(base), [], ["query"], "seq_cls")
-    with pytest.raises(MethodError, match="lora: is not calibrated"):
+    with pytest.raises(MethodError, match="lora: has no calibration"):
         METHODS["lora"]().calibrate(base, INPUTS, ["query"], "seq_cls")

@@ -1,4 +1,4 @@
-"""Trainable parameters: the formulas against the paper's exact counts, and against what is really built."""
+"""Trainable parameters: the formulas against the paper's exact counts and against built models."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_formula_gives_the_other_tables(
 
 BUILT = [
     ("llama3-70b", ranked("dora", 16), "causal_lm"),
-    # CorDA looks at data first, and there are none on the meta device.
+    # CorDA needs data for its calibration, which the meta device cannot compute.
     *(("llama-7b", {"name": name}, "causal_lm") for name in METHODS if name != "corda"),
     ("deberta-v2-xxlarge", dual(16), "seq_cls"),
     ("deberta-v2-xxlarge", FFT, "seq_cls"),

@@ -1,4 +1,4 @@
-"""The weight that a method's settings stand for, against the published formula in float64."""
+"""A method's merged weight against the published formula in float64."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def test_randlora_is_the_scaled_sum_of_its_random_bases() -> None:
         scales, gammas = (
             getattr(adapted, f"randlora_{name}")["default"].double() for name in ("lambda", "gamma")
         )
-        # peft stores the columns of B in another order than it uses them: basis n has n, n + bases, ...
-        # They are fixed random numbers, so it is the same method.
+        # peft uses the columns of B in another order than it stores them: basis n has n, n + bases, ...
+        # They are fixed random numbers, so the method is the same.
         columns = B[:large, :bases].flatten(1)
         update = torch.zeros(large, small, dtype=torch.float64)
         for n in range(bases):

@@ -1,4 +1,4 @@
-"""Methods by name, and what is said about a method that cannot be."""
+"""Methods by name, their defaults, and messages about invalid ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from repro.config import ConfigError
 from repro.methods import METHODS, parse_method
 
-# The tables' row labels, and the words for them in experiment files.
+# The tables' row labels, and the methods' names in experiment files.
 LABELS = {
     "base": "Base",
     "fft": "FFT",

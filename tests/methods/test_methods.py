@@ -1,4 +1,4 @@
-"""What every method owes: it builds what it says, trains that alone, and can be saved, loaded and merged."""
+"""Requirements on every method: it builds and trains what it says, and can be saved, loaded and merged."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ METHODS_WITHOUT_DROPOUT: dict[str, Method] = {
 }
 TRAINED = [name for name, cls in METHODS.items() if cls.trains]
 
-# All of their factors start as random numbers, so the start is near the base model and not equal to it.
+# All their factors start as random numbers: the initial model is close to the base model, not equal to it.
 STARTS_ELSEWHERE = {"adapter_l", "adapter_p", "dual_lora", "prefix"}
 
-# They are found in the weights, and not drawn.
+# Their initial factors are computed or zero, not random.
 WITHOUT_CHANCE = {"corda", "mora"}
 
-# They train the model's own weights and add none, so nothing is random before the first step.
+# They train the model's own weights and add none, so the start is not random.
 ALL_WEIGHTS = {"fft", "galore", "garare"}
 
 
@@ -56,7 +56,7 @@ def attached(method: Method, seed: int = 0) -> nn.Module:
 
 
 def calibrated(method: Method, base: nn.Module, targets: Sequence[str] = TARGETS) -> Method:
-    """The method, after it has seen the examples that it wants."""
+    """The method, calibrated if it needs examples."""
     if method.calibration_examples:
         inputs = [{"input_ids": TOKENS[:1]}, {"input_ids": TOKENS[1:]}]
         method.calibrate(base, inputs, targets, "causal_lm")
@@ -69,7 +69,7 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def trained(method: Method) -> nn.Module:
-    """Three steps: RandLoRA's second factor, LoRA's A and the like have no gradient in the first."""
+    """Three steps, because some factors, such as LoRA's A, have no gradient in the first."""
     model = attached(method).train()
     optimizer = method.optimizer(model, SETTINGS)
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_the_start_is_the_base_model(method: Method) -> None:
     if method.name in STARTS_ELSEWHERE:
         assert 1e-4 < distance < 1
     else:
-        # CorDA puts the weight together again from two parts.
+        # CorDA's weight is a sum of two parts, hence rounded.
         assert distance <= (1e-5 if method.name == "corda" else 0)
 
 
@@ -114,7 +114,7 @@ def test_training_moves_every_trained_parameter_and_no_other(trained_method: Met
 
 
 def test_a_seed_decides_the_start(trained_method: Method) -> None:
-    # Buffers that are not saved count too: RandLoRA's bases are drawn again from a saved seed.
+    # Includes buffers that are not saved: RandLoRA's bases are drawn again from a saved seed.
     models = [attached(trained_method, seed) for seed in (0, 0, 1)]
     first, again, other = (dict(m.named_parameters()) | dict(m.named_buffers()) for m in models)
     assert all(torch.equal(first[key], again[key]) for key in first)

@@ -176,5 +176,7 @@ def test_a_classifier_has_a_prefix_and_trains_its_head(base: PreTrainedModel, tm
 
 def test_deberta_is_refused_in_a_line() -> None:
     model = DebertaV2ForSequenceClassification(DebertaV2Config(vocab_size=40, **SIZES))
-    with pytest.raises(MethodError, match=r"^prefix: deberta-v2 takes no keys and values .* use another"):
+    with pytest.raises(
+        MethodError, match=r"^prefix: deberta-v2 cannot attend to keys and values .* use another"
+    ):
         METHOD.attach(model, ["query_proj", "value_proj"], "seq_cls")

@@ -150,7 +150,7 @@ def test_a_missing_package_says_how_to_get_it() -> None:
     ("name", "advice"),
     [
         ("llama3-8b", "it is gated: accept its licence at https://huggingface.co/meta-llama/Meta-Llama-3-8B"),
-        ("llama-7b", "first run `hf download yahma/llama-7b-hf`"),
+        ("llama-7b", "run `hf download yahma/llama-7b-hf`"),
     ],
 )
 def test_an_unreachable_checkpoint_says_how_to_get_it(

@@ -1,4 +1,4 @@
-"""Bottleneck adapters, narrow networks beside a linear layer or behind a block, as a tuner of peft."""
+"""Bottleneck adapters, small networks parallel to a linear layer or after a block, as a tuner of peft."""
 
 from repro.adapters.bottleneck.config import BottleneckConfig
 from repro.adapters.bottleneck.layer import BottleneckLayer, ParallelBottleneck, SerialBottleneck

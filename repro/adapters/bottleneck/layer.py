@@ -1,4 +1,4 @@
-"""The modules that carry bottleneck adapters: a linear layer with one beside, a block with one behind it."""
+"""Modules with a bottleneck adapter: a linear layer with one in parallel, a block with one after it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NOT_MERGEABLE = (
 
 
 class BottleneckLayer(nn.Module, AdapterLayer):
-    """What both placements share: the projections D: (b, in_features) and U: (out_features, b) by adapter.
+    """Base class of both placements: the projections D: (b, in_features) and U: (out_features, b).
 
-    Their weights start as N(0, init_std^2), as both sources have it, so the start is near the base function
-    and not equal to it.
+    Their weights start as N(0, init_std^2), as in both sources, so the initial model is close to the base
+    model but not equal to it.
 
     Attributes:
         biased: whether D and U have biases, which start at zero.
@@ -55,7 +55,7 @@ class BottleneckLayer(nn.Module, AdapterLayer):
 
     @abstractmethod
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
-        """What an adapter adds, before its scaling."""
+        """The output of an adapter, before scaling."""
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add an adapter under a name."""
@@ -73,7 +73,7 @@ class BottleneckLayer(nn.Module, AdapterLayer):
         self.set_adapter(self.active_adapters)
 
     def with_adapters(self, result: Tensor, x: Tensor) -> Tensor:
-        """`result` plus what the active adapters make of `x`."""
+        """`result` plus the scaled outputs of the active adapters for `x`."""
         for name in [] if self.disable_adapters else self.active_adapters:
             if name in self.bottleneck_down:
                 inputs = self._cast_input_dtype(x, self.bottleneck_down[name].weight.dtype)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ class BottleneckLayer(nn.Module, AdapterLayer):
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refused with a `ValueError`."""
+        """Raises ValueError: the adapter is not linear."""
         raise ValueError(NOT_MERGEABLE)
 
 
@@ -109,8 +109,8 @@ class SerialBottleneck(BottleneckLayer):
     """x + scaling * U relu(D LN(x)) on the hidden states x that a block returns.
 
     The adapter of Lin et al. (2020). As in the authors' `modeling_vlm.py` it follows the MLP's residual
-    connection, so that x is the residual stream and not the MLP's contribution to it. Each adapter has a
-    LayerNorm of its own. The block must return its hidden states alone, as those of GPT-2 and LLaMA do.
+    connection, so x is the residual stream, not the MLP's output. Each adapter has its own LayerNorm. The
+    block must return only its hidden states, as in GPT-2 and LLaMA.
     """
 
     biased = True
@@ -135,7 +135,7 @@ class SerialBottleneck(BottleneckLayer):
         hidden_states: Tensor = self.base_layer(*args, **kwargs)
         if not isinstance(hidden_states, Tensor):
             raise TypeError(
-                "a serial bottleneck needs a block that returns its hidden states alone "
+                "a serial bottleneck needs a block that returns only its hidden states "
                 f"({type(self.base_layer).__name__} returned a {type(hidden_states).__name__})"
             )
         return self.with_adapters(hidden_states, hidden_states)

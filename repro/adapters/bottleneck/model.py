@@ -17,7 +17,7 @@ from repro.adapters.bottleneck.layer import (
 
 
 class BottleneckModel(BaseTuner):
-    """Gives every targeted linear layer a parallel bottleneck, or every targeted block a serial one."""
+    """A model with a parallel bottleneck at each targeted linear layer, or a serial one after each block."""
 
     prefix: str = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
@@ -47,7 +47,7 @@ class BottleneckModel(BaseTuner):
         self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
     ) -> None:
         if isinstance(child, BottleneckLayer):
-            # Unloading, for which peft would copy a weight that a block lacks.
+            # On unloading, peft would copy a weight, which a block does not have.
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)

@@ -1,4 +1,4 @@
-"""Delta-LoRA (arXiv 2309.02411): LoRA that moves the frozen weight along, as a tuner of peft."""
+"""Delta-LoRA (arXiv 2309.02411): LoRA that also moves the frozen weight, as a tuner of peft."""
 
 from repro.adapters.delta_lora.config import DeltaLoraConfig
 from repro.adapters.delta_lora.layer import DeltaLoraLayer

@@ -11,12 +11,12 @@ from repro.adapters.additive import AdditiveConfig
 
 @dataclass
 class DeltaLoraConfig(AdditiveConfig):
-    """Settings of Delta-LoRA, which has no dropout: the moved weight has no input to drop from.
+    """Settings of Delta-LoRA, which has no dropout: a moved weight has no input to drop.
 
     Args:
         rank: r, of B A.
         alpha: B A is scaled by alpha / r.
-        update_ratio: lambda, by how much more the base weight moves than B A does.
+        update_ratio: lambda: the base weight moves by lambda times the change of B A.
         start_step: K, optimiser steps before the base weight starts to move.
     """
 
@@ -33,4 +33,4 @@ class DeltaLoraConfig(AdditiveConfig):
         if self.start_step < 0:
             raise ValueError(f"Delta-LoRA: start_step must be at least 0 (got {self.start_step})")
         if self.dropout != 0:
-            raise ValueError(f"Delta-LoRA: dropout must be 0, the method leaves it out (got {self.dropout})")
+            raise ValueError(f"Delta-LoRA: dropout must be 0, as the method has none (got {self.dropout})")

@@ -1,9 +1,9 @@
 """A linear layer with Delta-LoRA.
 
 After each optimiser step t > K the method adds lambda s (B_t A_t - B_{t-1} A_{t-1}) to the frozen weight.
-These differences sum to lambda s (B_t A_t - B_K A_K), so the moved weight follows from the factors of now and
-of step K. The layer keeps the latter as buffers and leaves W0 alone: what is trained and saved stays small,
-a resumed or reloaded training is exact, and no rounding adds up in a weight that may be bf16.
+These differences sum to lambda s (B_t A_t - B_K A_K), so the moved weight follows from the current factors
+and those of step K. The layer keeps the latter as buffers and does not change W0. So checkpoints stay small,
+resuming is exact, and no rounding errors add up in a bf16 weight.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from repro.adapters.delta_lora.config import DeltaLoraConfig
 class DeltaLoraLayer(AdditiveLayer):
     """y = (W0 + lambda s (B A - B_K A_K)) x + s B A x, with s = alpha / r; A: (r, k), B: (d, r).
 
-    The first bracket is the frozen weight as it has moved, so the factors in it are constants in the backward
-    pass. A and B start as in LoRA: B zero, A Kaiming-uniform. Up to step K they are copied to A_K and B_K,
-    which makes the difference zero and the layer LoRA's.
+    The first bracket is the moved frozen weight, so its factors are constants in the backward pass. A and B
+    start as in LoRA: B zero, A Kaiming-uniform. Up to step K they are copied to A_K and B_K, so the
+    difference is zero and the layer equals LoRA's.
 
-    Whoever trains the layer calls `count_step` after every optimiser step.
+    The training loop must call `count_step` after every optimiser step.
     """
 
     delta_lora_A: nn.ParameterDict
@@ -56,7 +56,7 @@ class DeltaLoraLayer(AdditiveLayer):
 
     @torch.no_grad()
     def count_step(self) -> None:
-        """Count an optimiser step of the active adapters; the factors of the K-th are kept."""
+        """Count an optimiser step of the active adapters, and keep the factors of step K."""
         for name in self._owned(self.active_adapters):
             step = self.delta_lora_step[name].add_(1)
             if step <= self.adapter_config[name].start_step:

@@ -1,4 +1,4 @@
-"""The layer that FLoRA puts in the place of a linear one."""
+"""The layer that replaces a linear one under FLoRA."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repro.adapters.flora.config import FloraConfig
 
 
 class FloraLayer(AdditiveLayer):
-    """A linear layer with (alpha / r) B E A beside it."""
+    """A linear layer plus (alpha / r) B E A."""
 
     flora_A: nn.ParameterDict
     flora_E: nn.ParameterDict

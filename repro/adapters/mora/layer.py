@@ -1,4 +1,4 @@
-"""The layer that MoRA puts in the place of a linear one."""
+"""The layer that replaces a linear one under MoRA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from repro.adapters.mora.config import MoraConfig, square_side
 
 
 class MoraLayer(AdditiveLayer):
-    """A linear layer with square matrices M beside it, which start at zero."""
+    """A linear layer plus decompress(M compress(x)), with a square M that starts at zero."""
 
     mora_M: nn.ParameterDict
     adapter_layer_names = ("mora_M",)
@@ -30,9 +30,9 @@ class MoraLayer(AdditiveLayer):
 def mora(x: Tensor, M: Tensor, out_features: int, compression: str) -> Tensor:
     """decompress(M compress(x)), of shape (..., out_features).
 
-    The input is cut into groups of M's side, the last one filled up from the input's beginning. `sharing`
-    applies M to the sum of the groups. `rotation` turns group t by the angles that rotary embeddings give
-    position t, applies M to each and joins the results. Too long a result is cut, one too short is repeated.
+    The input is split into groups as long as M's side; the last is filled up from the start of the input.
+    `sharing` applies M to the sum of the groups. `rotation` rotates group t by the rotary-embedding angles of
+    position t, applies M to each and concatenates. The result is cut or repeated to `out_features`.
     """
     side = M.shape[0]
     groups = math.ceil(x.shape[-1] / side)

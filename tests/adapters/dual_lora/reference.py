@@ -1,4 +1,4 @@
-"""The paper's formulas, written out on dense float64 matrices, and the rules that tests go through."""
+"""The paper's formulas on dense float64 matrices, and the rules that the tests cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels against the float64 formulas: C's on a CPU, Triton's on a GPU or, without one, interpreted."""
+"""The kernels against the float64 formulas: C on a CPU, Triton on a GPU or, without one, interpreted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from repro.adapters.dual_lora.terms import Term
 from repro.adapters.dual_lora.update import dual_lora_linear, updated_weight
 from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
 
-# Three bands of 2 tiles of 64 rows; four strips of columns, the last ends inside a word of random signs. For
-# C nine bands of rows and four panels of columns, each with an incomplete last one.
+# Triton: three bands of 2 tiles of 64 rows, and four strips of columns, of which the last ends inside a word
+# of random signs. C: nine bands of rows and one panel of columns, both incomplete at the end.
 D_OUT, D_IN, TOKENS = 2 * 128 + 7, 197, 11
 
 
 @pytest.fixture(params=["c", "triton"], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Of each language in turn, whatever the device."""
+    """The kernels of each language in turn, on any device."""
     if request.param == "triton":
         module = pytest.importorskip(
             "repro.adapters.dual_lora.triton_kernels",
@@ -42,7 +42,7 @@ def device() -> str:
 
 
 def make_update(rule: Rule, seed: int = 0, ranks: tuple[int, int] = (3, 5), scale: float = 1.7) -> Update:
-    """In fp32, spread so that D C has numbers on both sides of the |D C| = 1 of the bnn clip."""
+    """In fp32, scaled so that D C has elements on both sides of the bnn clip's |D C| = 1."""
     generator = torch.Generator().manual_seed(seed)
     r1, r2 = ranks
     shapes = {"A": (r1, D_IN), "B": (D_OUT, r1), "C": (r2, D_IN), "D": (D_OUT, r2)}
@@ -72,7 +72,7 @@ def gradients(u: Update, G: Tensor) -> dict[str, Tensor]:
 
 
 def assert_close(found: Tensor, expected: Tensor, epsilon: float) -> None:
-    """Sums of n numbers in a precision of epsilon: the error of each against the whole, as they cancel."""
+    """Compares norms, because single elements are sums with cancellation and have larger relative errors."""
     assert (found.double() - expected).norm() <= epsilon * expected.norm()
 
 
@@ -96,7 +96,7 @@ def test_gradients_match_the_dense_formulas(rule: Rule, rms: float) -> None:
 
 @pytest.mark.parametrize("ranks", [(1, 64), (16, 17), (33, 2)])
 def test_any_ranks(ranks: tuple[int, int]) -> None:
-    # A third of G's memory for the parts of a strip, so that the strips go in several rounds at these ranks.
+    # A strip's parts take a third of G's memory at these ranks, so the strips need several rounds.
     u, weight, G = make_update(Rule(), ranks=ranks), make_weight(), make_gradient(1.0)
     expected = weight.double() + reference_delta(u)[0].detach()
     torch.testing.assert_close(updated_weight(weight, [u]).double(), expected, rtol=1e-5, atol=1e-5)
@@ -115,7 +115,7 @@ def test_parts_need_no_more_memory_than_the_gradient(kernels: Any, monkeypatch: 
     gradients(u, G)
     across, down = made[:2], made[2:]
     assert sum(down) <= G.numel()
-    assert across == [16 * 3 * D_IN] * 2  # three bands, which are longer in earnest
+    assert across == [16 * 3 * D_IN] * 2  # three bands; outside of tests a band has more tiles
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -125,20 +125,19 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, kernels: Any) -> None
     u, weight = make_update(Rule()), make_weight(dtype)
     found, exact = updated_weight(weight, [u]), weight.double() + reference_delta(u)[0].detach()
     assert found.dtype == dtype
-    # Triton's interpreter cuts bf16 off where a GPU rounds, so it may be a whole unit away.
+    # Triton's interpreter truncates to bf16 where a GPU rounds, so it can be off by a whole unit.
     cut = kernels is not c_kernels and (dtype, device()) == (torch.bfloat16, "cpu")
     units = 1.0 if cut else 0.5
     torch.testing.assert_close(found.double(), exact, rtol=units * torch.finfo(dtype).eps, atol=1e-5)
 
     G = make_gradient(1.0, dtype)
     for name, expected in reference_gradients(u, G.double()).items():
-        # An interpreter has no tf32: a GPU rounds to 2**-11.
+        # The interpreter has no tf32; a GPU's rounds to 2**-11.
         assert_close(gradients(u, G)[name], expected, 1e-5 if device() == "cpu" else 2**-10)
 
 
 def test_two_terms_are_rounded_once_and_cancel(kernels: Any) -> None:
-    # dW - dW(0) of `subtract_initial`.
-    # Triton's interpreter does not round to bf16, and C does not know fp16.
+    # dW - dW(0) of `subtract_initial`. Triton's interpreter does not round to bf16, and C has no fp16.
     dtype = torch.bfloat16 if kernels is c_kernels else torch.float16
     u, weight = make_update(Rule()), make_weight(dtype)
     initial = u._replace(scale=-u.scale)
@@ -232,9 +231,9 @@ def test_any_number_of_threads_and_blocks(
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_blocks(rule: Rule, kernels: Any) -> None:
-    # As the backward pass has them: A and C are columns of a larger matrix, and so is the weight.
+    # As in the backward pass: A, C and the weight are columns of a larger matrix.
     u, weight, G = make_update(rule), make_weight(), make_gradient(1.0)
-    columns = slice(45 if kernels is c_kernels else 64, 149)  # Triton's begin where a word does
+    columns = slice(45 if kernels is c_kernels else 64, 149)  # Triton's blocks begin at a word
     with torch.no_grad():
         part = Term(u).block(slice(None), columns)
         found = kernels.updated_weight(weight[:, columns], [part], torch.float32)
