@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 
@@ -22,10 +23,19 @@ VERBS = {
 }
 
 
+def run_make(*arguments: str) -> list[str]:
+    """The lines that make prints.
+
+    `make test` hands MAKEFLAGS and MAKELEVEL down. With them this make would also print the directory it enters.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    made = subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return made.stdout.splitlines()
+
+
 def make(*arguments: str) -> list[str]:
-    """The lines that make prints, without executing anything, as if the environment were built."""
-    command = ["make", "--dry-run", "--old-file=.venv/.ready", "PROFILE=smoke", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    """The commands that make would run, as if the environment were built."""
+    return run_make("--dry-run", "--old-file=.venv/.ready", "PROFILE=smoke", *arguments)
 
 
 @pytest.mark.parametrize("experiment", list_experiments())
@@ -46,7 +56,7 @@ def test_fig2_has_a_second_name() -> None:
 
 
 def test_help_lists_every_target() -> None:
-    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = "\n".join(run_make())
     listed = re.findall(r"^  make (\S+) +\S", shown, flags=re.MULTILINE)
     rules = re.findall(r"^([a-z0-9.%-]+): ", MAKEFILE, flags=re.MULTILINE)
     assert sorted(listed) == sorted(rules)
