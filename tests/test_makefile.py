@@ -26,10 +26,13 @@ VERBS = {
 def run_make(*arguments: str) -> list[str]:
     """The lines that make prints.
 
-    `make test` hands MAKEFLAGS and MAKELEVEL down. With them this make would also print the directory it enters.
+    `make test` hands MAKEFLAGS and MAKELEVEL down. With them this make would also print which directory it
+    enters.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    made = subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     return made.stdout.splitlines()
 
 
