@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,10 @@ from repro.methods.registry import METHODS
 from repro.paths import EXPERIMENTS
 from repro.plans.grid import check_axes, nested, points
 from repro.plans.settings import Settings, deep_merge
+
+
+# Keys of an experiment's file that were renamed, old to new. Files with the old key are still read.
+RENAMED = {"collapsed": "stand_in"}
 
 
 class InitRule(Frozen):
@@ -165,7 +171,21 @@ def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:
     if name not in list_experiments(experiments):
         raise ConfigError(one_of("experiment", name, list_experiments(experiments)))
     path = experiments / f"{name}.yaml"
-    content = read_yaml(path)
+    content = _current_keys(read_yaml(path), path)
     if isinstance(content, dict) and isinstance(shared := content.get("defaults"), str):
         content = content | {"defaults": load_experiment(shared, experiments).defaults.model_dump()}
     return parse(content, Experiment, str(path))
+
+
+def _current_keys(content: Any, path: Path) -> Any:
+    """The content with renamed keys replaced, unless the file has both."""
+    for old, new in RENAMED.items():
+        if isinstance(content, dict) and old in content and new not in content:
+            content = {new if key == old else key: value for key, value in content.items()}
+            _say_once(f"{path}: key {old!r} is now {new!r}; rename it")
+    return content
+
+
+@cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)

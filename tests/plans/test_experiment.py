@@ -25,7 +25,7 @@ def test_every_shipped_experiment_plans_under_every_profile(name: str, profile: 
 
 
 @pytest.mark.parametrize("name", list_experiments())
-def test_the_collapsed_rows_hold_every_method_of_the_blocks(name: str) -> None:
+def test_the_stand_in_rows_hold_every_method_of_the_blocks(name: str) -> None:
     experiment = load_experiment(name)
     in_blocks = {row.method["name"] for block in experiment.blocks for row in block.rows}
     assert in_blocks <= {row.method["name"] for row in experiment.stand_in.rows}
@@ -131,6 +131,17 @@ def test_a_wrong_key_in_a_file_names_the_file(tmp_path: Path, content: dict) -> 
     (tmp_path / "table1.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=r"table1.yaml: blocks.0.modle: unknown key .*did you mean 'model'"):
         load_experiment("table1", tmp_path)
+
+
+def test_an_old_key_is_read_with_a_line_that_names_the_new_one(
+    tmp_path: Path, content: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "table1.yaml"
+    file.write_text(yaml.safe_dump(content | {"name": "table1"}))
+    current = load_experiment("table1", tmp_path)
+    file.write_text(yaml.safe_dump(content | {"collapsed": content.pop("stand_in")}))
+    assert load_experiment("table1", tmp_path) == current
+    assert capsys.readouterr().err == f"{file}: key 'collapsed' is now 'stand_in'; rename it\n"
 
 
 def test_two_rows_of_one_id_are_refused(content: dict) -> None:
