@@ -15,7 +15,6 @@ from repro.paths import EXPERIMENTS
 from repro.plans.grid import check_axes, nested, points
 from repro.plans.settings import Settings, deep_merge
 
-
 # Keys of an experiment's file that were renamed, old to new. Files with the old key are still read.
 RENAMED = {"collapsed": "stand_in"}
 
