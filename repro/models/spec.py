@@ -80,6 +80,11 @@ class ModelSpec(Frozen):
         """Whether it is a causal language model; otherwise it is an encoder."""
         return self.architecture.get("model_type") in _CAUSAL
 
+    @property
+    def drops_out(self) -> bool:
+        """Whether the model itself has dropout in training: all architectures but LLaMA, at 0.1."""
+        return self.architecture.get("model_type") != "llama"
+
     def for_family(self, family: str) -> ModelSpec:
         """This model with the targets of one family only: other families' targets are not part of a run.
 

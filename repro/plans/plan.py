@@ -8,6 +8,7 @@ profile (for the family), row; within each, settings of one task override those 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -294,6 +295,10 @@ def _planned_row(
     return PlannedRow(block.model, row.id, row.label or method.label, specs, curve, row.extra)
 
 
+# The seeds are the same for all rows, and the version follows from the other settings.
+_SAME_FOR_ALL = re.compile(r"^(init_from\.run\.)?(seed|version)$")
+
+
 def _differing(rows: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:
     """Spec keys in which rows differ on the same task, apart from seeds: each key with every row's value."""
     differing: dict[str, dict[str, Any]] = {}
@@ -304,7 +309,7 @@ def _differing(rows: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:
             for row in rows
         }
         flat = {id: flatten(spec.model_dump(mode="json")) for id, spec in first.items() if spec is not None}
-        keys = sorted({key for values in flat.values() for key in values} - {"seed", "init_from.run.seed"})
+        keys = sorted({key for values in flat.values() for key in values if not _SAME_FOR_ALL.search(key)})
         for key in keys:
             values = {row: values.get(key) for row, values in flat.items()}
             if len({repr(value) for value in values.values()}) > 1:

@@ -20,8 +20,18 @@ from repro.methods.registry import parse_method
 from repro.models.spec import ModelSpec
 from repro.training.spec import TrainingSpec
 
-# Increment when the meaning of a spec changes but its fields do not, so that old results are not reused.
+# A new version when the meaning of a spec changes but its fields do not, so that old results are not reused.
 SPEC_VERSION = 1
+# Since this version, masks of dropout do not depend on the micro-batch (`repro.training.dropout`).
+DROPOUT_VERSION = 2
+
+
+def _version(fields: dict[str, Any]) -> int:
+    """The version of a run with these fields. Runs without dropout keep theirs: nothing changed in them."""
+    method, model = fields.get("method"), fields.get("model")
+    if method is None or model is None or not method.trains:
+        return SPEC_VERSION
+    return DROPOUT_VERSION if model.drops_out or getattr(method, "dropout", 0.0) > 0 else SPEC_VERSION
 
 
 class InitFrom(Frozen):
@@ -51,9 +61,9 @@ class RunSpec(Frozen):
         init_from: the run that this one starts from; None starts from the pretrained model.
     """
 
-    version: int = SPEC_VERSION
     model: ModelSpec
     method: Annotated[SerializeAsAny[Method], BeforeValidator(parse_method)]
+    version: int = Field(default_factory=_version)
     benchmark: Annotated[SerializeAsAny[Benchmark], BeforeValidator(parse_benchmark)]
     training: TrainingSpec
     seed: int = Field(ge=0)

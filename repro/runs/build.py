@@ -17,6 +17,7 @@ from repro.runs.job import Job, on_gpu
 from repro.runs.starting import continue_adapter, starting_model
 from repro.training import collectives
 from repro.training.context import RunContext
+from repro.training.dropout import checkpoint_contexts
 from repro.training.finetuning import FineTuning
 from repro.training.finetuning_data import FineTuningData
 
@@ -70,7 +71,7 @@ def build(job: Job) -> Built:
         adapter = method.verify(model, targets, shapes, base_parameters(architecture))
         continue_adapter(spec, model, job.store, job.bases)
         if job.execution.gradient_checkpointing:
-            checkpoint_blocks(model)
+            checkpoint_blocks(model, checkpoint_contexts)
         if mesh:
             shard(model, mesh)
     steps = data.steps if method.trains else 0

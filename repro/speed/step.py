@@ -25,6 +25,7 @@ from repro.runs.measurements import Measurement, Ratio
 from repro.speed.peak_memory import peak_bytes
 from repro.speed.timing import ratio, take_turns
 from repro.training.context import RunContext
+from repro.training.dropout import checkpoint_contexts
 
 CLAIMED = 1.05
 # Limit on peak memory relative to LoRA: no dense ΔW is kept, only one block of it exists at a time.
@@ -51,14 +52,16 @@ class Step:
         data = benchmark.data(context)
         self.model = method.attach(base, spec.adapted_modules, benchmark.model_task).train()
         if checkpointing:
-            checkpoint_blocks(self.model)
+            checkpoint_blocks(self.model, checkpoint_contexts)
         self._module = benchmark.module(self.model, context, data.steps)
         self._batch = next(iter(data.train_dataloader()))
         self._optimizer = method.optimizer(self.model, training.optimizer_settings)
 
     def __call__(self) -> None:
-        for micro in self._batch["micro_batches"]:
-            (self._module.loss_sum(micro) / self._batch["targets"]).backward()
+        for micro, examples in zip(self._batch["micro_batches"], self._batch["examples"], strict=True):
+            with self._module.masks(examples, micro):
+                loss = self._module.loss_sum(micro) / self._batch["targets"]
+            loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 

@@ -72,23 +72,23 @@ def collate(
     """`input_ids` and `labels`, both (rows, width); rows may hold several examples (see `packing`).
 
     Packing saves padding, and a layer that builds its weight in each pass, such as Dual LoRA's, builds it
-    less often. Packed batches also have `position_ids`, (rows, width), counted from 0 in each example, and
-    `visible`, (rows, width, width): a query sees the keys of its own example up to itself. Batches of one
-    example a row need neither: padding is on the right, causal attention never sees it, and attention keeps
-    its fast path. Padding and the first token of each example, which nothing predicts, are labelled
-    `IGNORED`.
+    less often. Packed batches also have `position_ids`, (rows, width), counted from 0 in each example,
+    `examples`, (rows, width), the index of a token's example or -1, and `visible`, (rows, width, width): a
+    query sees the keys of its own example up to itself. Batches of one example a row need none of them:
+    padding is on the right, causal attention never sees it, and attention keeps its fast path. Padding and
+    the first token of each example, which nothing predicts, are labelled `IGNORED`.
     """
     places = pack([len(example.ids) for example in examples], row_tokens)
-    rows = [[examples[index] for index in members] for members in places]
+    rows = [[(index, examples[index]) for index in members] for members in places]
     shared = len(rows) < len(examples)
-    width = max(sum(len(example.ids) for example in row) for row in rows)
+    width = max(sum(len(example.ids) for _, example in row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     labels = torch.full((len(rows), width), IGNORED)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
     owner = torch.full((len(rows), width), -1)
     for row, members in enumerate(rows):
         start = 0
-        for index, example in enumerate(members):
+        for index, example in members:
             end = start + len(example.ids)
             input_ids[row, start:end] = torch.tensor(example.ids)
             labels[row, start:end] = torch.tensor(example.labels(loss_on))
@@ -100,7 +100,8 @@ def collate(
     if not shared:
         return batch
     causal = torch.ones(width, width, dtype=torch.bool).tril()
-    return batch | {"position_ids": positions, "visible": causal & (owner[:, :, None] == owner[:, None, :])}
+    visible = causal & (owner[:, :, None] == owner[:, None, :])
+    return batch | {"position_ids": positions, "visible": visible, "examples": owner}
 
 
 def micro_batches(loss_on: str, pad_id: int) -> Callable[[Sequence[Example]], tuple[dict[str, Tensor], int]]:

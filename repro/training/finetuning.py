@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import lightning as L
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from repro.training import collectives
 from repro.training.context import RunContext
+from repro.training.dropout import ExampleDropout, has_dropout
 from repro.training.out_of_memory import cut_rows, in_batches_that_fit, one_more_halving, sharded_error
 
 Prediction = dict[str, Any]
@@ -63,6 +65,7 @@ class FineTuning(L.LightningModule):
         self.oom_backoff = 0
         self.test_halvings = 0
         self.retries = True
+        self._has_dropout = has_dropout(model)
         self._test_batches: list[list[Prediction]] = []
         self._validation_sum = 0.0
         self._validation_targets = 0
@@ -156,13 +159,16 @@ class FineTuning(L.LightningModule):
             # A process whose share is used up repeats the last micro-batch with weight 0.
             for index in range(rank, -(-len(micro_batches) // ranks) * ranks, ranks):
                 weight = 1.0 if index < len(micro_batches) else 0.0
-                # Randomness (dropout) is a function of seed, step and micro-batch. So a resumed training
-                # repeats it exactly, and it does not depend on the number of devices. The factors are large
-                # enough that no two (seed, step, micro-batch) share a value: the first exceeds the longest
-                # training, 31,932 steps, and the second what the seeds 0 to 999 can add up to.
-                torch.manual_seed(1_000_003 * self.seed + len(self.losses) + 1_000_000_007 * index)
-                for piece in cut_rows(micro_batches[min(index, len(micro_batches) - 1)], self.oom_backoff):
-                    loss = self.loss_sum(piece) / batch["targets"] * weight
+                here = min(index, len(micro_batches) - 1)
+                parts = micro_batches[here] | {"examples": batch["examples"][here]}
+                for piece in cut_rows(parts, self.oom_backoff):
+                    examples = piece.pop("examples")
+                    # Every pass begins at the same random numbers, a function of seed and step. So a resumed
+                    # training repeats them, and masks depend on the example alone. The factor exceeds the
+                    # longest training, 31,932 steps, so that no two (seed, step) share a value.
+                    torch.manual_seed(1_000_003 * self.seed + len(self.losses))
+                    with self.masks(examples, piece):
+                        loss = self.loss_sum(piece) / batch["targets"] * weight
                     self.manual_backward(loss)
                     total += float(loss.detach())
         except torch.OutOfMemoryError as error:
@@ -170,6 +176,12 @@ class FineTuning(L.LightningModule):
                 raise sharded_error(error) from error
             return total, " ".join(str(error).split())  # not the error, which holds on to the pass's tensors
         return total, None
+
+    def masks(self, examples: Tensor, micro_batch: dict[str, Tensor]) -> AbstractContextManager[Any]:
+        """For a model with dropout, masks by example; for others nothing, which costs nothing."""
+        if not self._has_dropout:
+            return nullcontext()
+        return ExampleDropout(examples, micro_batch.get("position_ids"))
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         self._validation_sum += sum(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,7 +39,8 @@ class FineTuningData(L.LightningDataModule):
             test_batches: test items, in batches that `FineTuning.predict` takes.
             fingerprints: by part, a hash of its records, for the result.
             length: an example's length in tokens.
-            collate: turns examples into a micro-batch and the number of its targets.
+            collate: turns examples into a micro-batch and the number of its targets. If rows are no examples,
+                its `examples`, (rows, width), say which example of the micro-batch a token belongs to.
 
         Raises:
             ValueError: the best weights are to be selected, but no validation would take place.
@@ -128,7 +131,14 @@ class _Batches(Dataset):
 
     def __getitem__(self, batch: list[list[int]]) -> dict[str, Any]:
         collated = [self._collate([self.examples[index] for index in micro]) for micro in batch]
+        micro_batches = [micro_batch for micro_batch, _ in collated]
+        firsts = accumulate((len(micro) for micro in batch[:-1]), initial=0)
         return {
-            "micro_batches": [micro_batch for micro_batch, _ in collated],
+            "micro_batches": micro_batches,
+            # Each row's or token's example, numbered within the batch.
+            "examples": [
+                first + micro_batch.pop("examples", torch.arange(len(micro)))
+                for first, micro, micro_batch in zip(firsts, batch, micro_batches, strict=True)
+            ],
             "targets": sum(targets for _, targets in collated),
         }

@@ -460,7 +460,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
             data,
             callbacks=[watch, *checkpoint_callbacks(run, Execution(checkpoint_every=2), checkpoints)],
             plugins=[checkpoints],
-            seed=2,
+            seed=19,
             checkpoint=checkpoint,
         )
 
