@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from transformers import PreTrainedTokenizerBase
 
 from repro.methods.base import AttachReport
 from repro.models.gradient_checkpointing import checkpoint_blocks
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.sharding import shard
+from repro.plans.spec import RunSpec
 from repro.runs.job import Job, on_gpu
 from repro.runs.starting import continue_adapter, starting_model
 from repro.training import collectives
@@ -45,6 +47,13 @@ class Built:
     merge: Callable[[nn.Module], nn.Module] | None
 
 
+def context_of(
+    spec: RunSpec, tokenizer: PreTrainedTokenizerBase, micro_batch_size: int, evaluation_tokens: int
+) -> RunContext:
+    """What a benchmark family needs to know of a run."""
+    return RunContext(tokenizer, spec.method, spec.training, spec.seed, micro_batch_size, evaluation_tokens)
+
+
 def build(job: Job) -> Built:
     """Load the base model, attach and verify the adapter, read the data. The seed must be set before."""
     spec, method, benchmark = job.spec, job.spec.method, job.spec.benchmark
@@ -54,14 +63,7 @@ def build(job: Job) -> Built:
     with collectives.in_turn() if mesh else nullcontext():
         base, tokenizer = starting_model(spec, job.store, job.bases)
         revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
-        context = RunContext(
-            tokenizer=tokenizer,
-            method=method,
-            training=spec.training,
-            seed=spec.seed,
-            micro_batch_size=job.examples,
-            evaluation_tokens=job.execution.evaluation_tokens,
-        )
+        context = context_of(spec, tokenizer, job.examples, job.execution.evaluation_tokens)
         data = benchmark.data(context)
         if method.calibration_examples:
             method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)

@@ -138,8 +138,8 @@ def _memory_warnings(job: Job, built: Built) -> Iterator[str]:
             f"out of memory in training: passes of {halved(job.examples, built.module.oom_backoff)} examples "
             f"instead of {job.examples}, the optimiser batch unchanged; set execution.micro_batch_size"
         )
-    if built.module.test_halvings:
-        tokens = halved(job.execution.evaluation_tokens, built.module.test_halvings)
+    if built.module.evaluation_backoff:
+        tokens = halved(job.execution.evaluation_tokens, built.module.evaluation_backoff)
         yield (
             f"out of memory in evaluation: batches of {tokens} tokens instead of "
             f"{job.execution.evaluation_tokens}; set execution.evaluation_tokens"

@@ -15,10 +15,10 @@ from repro.benchmarks.commonsense.records import Record
 from repro.config import ConfigError
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
+from repro.runs.build import context_of
 from repro.runs.measurements import Measurement
 from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
-from repro.training.context import RunContext
 
 # Items per task, of eight tasks.
 _ITEMS = 4
@@ -36,14 +36,7 @@ def figures(small: bool = False) -> Iterator[Measurement]:
     benchmark = spec.benchmark
     assert isinstance(benchmark, Commonsense)
     benchmark = benchmark.model_copy(update={"test_per_task": _ITEMS})
-    context = RunContext(
-        tokenizer=tokenizer,
-        method=spec.method,
-        training=spec.training,
-        seed=0,
-        micro_batch_size=execution.micro_batch_size,
-        evaluation_tokens=execution.evaluation_tokens,
-    )
+    context = context_of(spec, tokenizer, execution.micro_batch_size, execution.evaluation_tokens)
     module = benchmark.module(model, context, steps=1)
     records = benchmark.test_records()
     found: dict[str, Mapping[str, float]] = {}

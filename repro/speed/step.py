@@ -21,10 +21,10 @@ from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
+from repro.runs.build import context_of
 from repro.runs.measurements import Measurement, Ratio
 from repro.speed.peak_memory import peak_bytes
 from repro.speed.timing import ratio, take_turns
-from repro.training.context import RunContext
 from repro.training.dropout import checkpoint_contexts
 
 CLAIMED = 1.05
@@ -36,19 +36,12 @@ class Step:
     """One optimiser step of a method on the first batch of a run of Table 1."""
 
     def __init__(
-        self, spec: RunSpec, method: Method, bases: BaseModels, micro_batch_size: int, *, checkpointing: bool
+        self, spec: RunSpec, bases: BaseModels, micro_batch_size: int, *, checkpointing: bool
     ) -> None:
         torch.manual_seed(spec.seed)
-        benchmark, training = spec.benchmark, spec.training
+        benchmark, training, method = spec.benchmark, spec.training, spec.method
         base, tokenizer = bases.checkout(spec.model, benchmark.model_task, training.precision)
-        context = RunContext(
-            tokenizer=tokenizer,
-            method=method,
-            training=training,
-            seed=spec.seed,
-            micro_batch_size=micro_batch_size,
-            evaluation_tokens=1024,
-        )
+        context = context_of(spec, tokenizer, micro_batch_size, evaluation_tokens=1024)
         data = benchmark.data(context)
         self.model = method.attach(base, spec.adapted_modules, benchmark.model_task).train()
         if checkpointing:
@@ -82,7 +75,8 @@ def steps(profile: str) -> dict[str, Step]:
     micro_batch = planned.execution(lora).micro_batch_size
 
     def step(method: Method, checkpointing: bool = False) -> Step:
-        return Step(lora, method, bases, micro_batch, checkpointing=checkpointing)
+        spec = lora.model_copy(update={"method": method})
+        return Step(spec, bases, micro_batch, checkpointing=checkpointing)
 
     with quiet_libraries():
         return {

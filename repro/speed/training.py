@@ -18,12 +18,12 @@ from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
+from repro.runs.build import context_of
 from repro.runs.checkpointing import Checkpoints
 from repro.runs.measurements import Measurement
 from repro.runs.trainer import lightning_trainer
 from repro.speed.runs import Precision, lora_run
 from repro.speed.timing import ratio, take_turns
-from repro.training.context import RunContext
 
 # Tolerated relative difference of the two losses of one batch. Measured: 4e-8 in fp32, 1e-3 in bf16.
 _EQUAL = {"fp32": 1e-4, "bf16": 1e-2}
@@ -63,14 +63,7 @@ def _figure(small: bool, precision: Precision) -> Measurement:
 def _ours(spec: RunSpec, execution: Execution, bases: BaseModels) -> Any:
     L.seed_everything(spec.seed, verbose=False)
     base, tokenizer = bases.checkout(spec.model, "causal_lm", spec.training.precision)
-    context = RunContext(
-        tokenizer=tokenizer,
-        method=spec.method,
-        training=spec.training,
-        seed=spec.seed,
-        micro_batch_size=spec.training.batch_size,
-        evaluation_tokens=execution.evaluation_tokens,
-    )
+    context = context_of(spec, tokenizer, spec.training.batch_size, execution.evaluation_tokens)
     data = spec.benchmark.data(context)
     model = spec.method.attach(base, spec.adapted_modules, "causal_lm")
     module = spec.benchmark.module(model, context, data.steps)

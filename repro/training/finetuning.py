@@ -40,8 +40,8 @@ class FineTuning(L.LightningModule):
         validation_losses: pairs (step, mean loss).
         validation_scores: pairs (step, score in percent), if the family scores its validation.
         kernel: what computed the adapters in training, if the method has a choice.
-        oom_backoff, test_halvings: how often passes of training and of evaluation were halved because memory
-            ran out; every later pass stays as small.
+        oom_backoff, evaluation_backoff: how often passes of training and of evaluation were halved because
+            memory ran out; every later pass stays as small.
         retries: False if processes need each other within a pass, so that none can repeat it alone.
     """
 
@@ -63,7 +63,7 @@ class FineTuning(L.LightningModule):
         self.predictions: list[Prediction] = []
         self.kernel: Literal["triton", "c", "torch"] | None = None
         self.oom_backoff = 0
-        self.test_halvings = 0
+        self.evaluation_backoff = 0
         self.retries = True
         self._has_dropout = has_dropout(model)
         self._test_batches: list[list[Prediction]] = []
@@ -218,8 +218,8 @@ class FineTuning(L.LightningModule):
 
     def predicted(self, items: Sequence[Any]) -> list[Prediction]:
         """Predictions for a batch, in smaller ones if the memory does not suffice for it."""
-        predictions, self.test_halvings = in_batches_that_fit(
-            self.predict, items, self.test_halvings, retries=self.retries
+        predictions, self.evaluation_backoff = in_batches_that_fit(
+            self.predict, items, self.evaluation_backoff, retries=self.retries
         )
         return predictions
 
