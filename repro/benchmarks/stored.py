@@ -32,11 +32,11 @@ def read_predictions(model: type[P], predictions: Sequence[Mapping[str, Any]], t
     """The predictions in their order; `task` is for the error, and must be theirs if they name one.
 
     Raises:
-        DataError: there are none, or one is malformed, of another task, or of an item that has one already.
+        DataError: there are none, or one is malformed or of another task.
     """
     if not predictions:
         raise DataError(f"no predictions of {task} to score; an empty test set has no metric")
-    found: dict[str, P] = {}
+    found = []
     for number, content in enumerate(predictions, 1):
         where = f"prediction {number} of {task}"
         try:
@@ -48,12 +48,22 @@ def read_predictions(model: type[P], predictions: Sequence[Mapping[str, Any]], t
             raise DataError(f"{where}: {place}: {problem['msg']} (got {got}); predict it again") from error
         if isinstance(read, TaskPrediction) and read.task != task:
             raise DataError(f"{where}, {shown(read.id)}, is of {shown(read.task)}; predict it again")
-        if read.id in found:
-            raise DataError(f"{where}: {shown(read.id)} is there twice; keep one prediction an item")
-        found[read.id] = read
-    return list(found.values())
+        found.append(read)
+    return found
 
 
 def by_id(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """In the order of ids, so that the outcomes of two runs can be paired."""
-    return sorted(predictions, key=lambda prediction: str(prediction.get("id")))
+    """In the order of ids, so that the outcomes of two runs can be paired.
+
+    Raises:
+        DataError: one is no mapping with an id, or two are of one item.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for number, prediction in enumerate(predictions, 1):
+        name = prediction.get("id") if isinstance(prediction, Mapping) else None
+        if not isinstance(name, str):
+            raise DataError(f"prediction {number} is {shown(prediction)}, without an id; predict it again")
+        if name in found:
+            raise DataError(f"prediction {number}: {shown(name)} is there twice; keep one prediction an item")
+        found[name] = prediction
+    return [found[name] for name in sorted(found)]

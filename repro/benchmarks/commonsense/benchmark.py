@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -16,7 +18,7 @@ from repro.benchmarks.commonsense.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
 from repro.config import added, one_of
-from repro.training.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
+from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
     from torch import nn
@@ -153,8 +155,8 @@ class Commonsense(Benchmark):
         by_task: dict[str, list[Mapping[str, Any]]] = {task: [] for task in self.tasks}
         for prediction in by_id(predictions):
             task = prediction.get("task")
-            if task not in by_task:
-                raise DataError(one_of("task of a prediction", task, by_task))
+            if task not in self.tasks:
+                raise DataError(one_of("task of a prediction", task, self.tasks))
             by_task[task].append(prediction)
         return {task: score(task, items, reading) for task, items in by_task.items()}
 
@@ -194,13 +196,15 @@ class Commonsense(Benchmark):
     def _examples(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
     ) -> list[Example]:
+        import tokenizers
+        import transformers
+
         from repro.training.causal_lm import encode_example
         from repro.training.token_cache import cached_examples
 
-        protocol = self.protocol.protocol()
+        texts = [self.protocol.protocol().training_text(record) for record in records]
 
         def build() -> list[Example]:
-            texts = (protocol.training_text(record) for record in records)
             return [
                 encode_example(
                     tokenizer,
@@ -212,10 +216,11 @@ class Commonsense(Benchmark):
                 for prompt, completion in texts
             ]
 
+        # The texts themselves, so that a template or a protocol that is edited counts as well.
         key = [
-            fingerprint(records),
-            self.protocol.model_dump_json(),
+            hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
             tokenizer.backend_tokenizer.to_str(),
+            f"{transformers.__version__} {tokenizers.__version__} {tokenizer('').input_ids}",
             f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens}",
         ]
         return cached_examples(key, build)

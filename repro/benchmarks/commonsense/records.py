@@ -107,7 +107,7 @@ class Record:
 
 
 def build_records(
-    task: str, split: Split, contents: Iterable[tuple[str, Sequence[str], int]], source: str
+    task: str, split: Split, contents: Iterable[tuple[str, Sequence[str], int]], source: str = "records"
 ) -> list[Record]:
     """Records with their ids from (question, options, gold), in the given order; `source` opens every error.
 

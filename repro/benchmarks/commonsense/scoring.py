@@ -20,7 +20,7 @@ from repro.training.data import DataError
 from repro.training.data_files import shown
 
 # Raised whenever the same predictions would get another score.
-SCORER_VERSION = 2
+SCORER_VERSION = 1
 
 
 class _Prediction(TaskPrediction):
@@ -59,7 +59,7 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading 
 
 
 def choice(prediction: _Prediction, reading: Reading = "first") -> int | None:
-    """Index of the option that the model chose; None if no answer can be read or a likelihood is not finite.
+    """Index of the option that the model chose; None if no answer can be read or a likelihood is NaN.
 
     Raises:
         DataError: the prediction has no options or no answer, or its gold is none of them.
@@ -74,6 +74,6 @@ def choice(prediction: _Prediction, reading: Reading = "first") -> int | None:
     if len(normalisers) != count:
         raise DataError(f"{name}: {len(normalisers)} normalisers for {count} options; predict it again")
     scores = [value / normaliser for value, normaliser in zip(likelihoods, normalisers, strict=True)]
-    if not all(map(math.isfinite, scores)):
+    if any(math.isnan(value) for value in scores):
         return None
     return max(range(count), key=scores.__getitem__)
