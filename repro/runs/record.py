@@ -111,7 +111,7 @@ def _result(job: Job, built: Built, trained: Trained, tested: Tested, adapter_by
         model_revision=built.revision,
         data_fingerprints=built.data.fingerprints,
         environment=environment().model_copy(update=several),
-        warnings=(*score_warnings(tested.scores), *_memory_warnings(job, built)),
+        warnings=(*built.data.warnings, *score_warnings(tested.scores), *_memory_warnings(job, built)),
     )
 
 

@@ -6,7 +6,6 @@ content, never on row order or on a library's random generator.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -72,26 +71,6 @@ def data_folder(root: Path | None, holding: str) -> Path:
     if not folder:
         raise DataError(f"REPRO_DATA_DIR is not set; set it to a folder that holds {holding}")
     return Path(folder)
-
-
-def read_plain_or_gzipped(path: Path, origin: str) -> bytes:
-    """Content of a local file, or of the same file with .gz added.
-
-    Args:
-        origin: what to copy there, for the error message.
-
-    Raises:
-        DataError: neither file exists, or the .gz is damaged.
-    """
-    zipped = path.with_name(f"{path.name}.gz")
-    if path.exists():
-        return path.read_bytes()
-    if not zipped.exists():
-        raise DataError(f"{path} is missing, and so is its .gz; copy {origin} there")
-    try:
-        return gzip.decompress(zipped.read_bytes())
-    except (OSError, EOFError) as error:
-        raise DataError(f"{zipped} is damaged ({error}); copy {origin} there again") from error
 
 
 def load_from_hub(path: str, configuration: str | None, split: str, revision: str | None = None) -> Any:

@@ -32,6 +32,7 @@ class FineTuningData(L.LightningDataModule):
         length: Callable[[Any], int],
         collate: Callable[[Sequence[Any]], tuple[Any, int]],
         context: RunContext,
+        warnings: Sequence[str] = (),
     ) -> None:
         """Arrange a run's data.
 
@@ -41,6 +42,7 @@ class FineTuningData(L.LightningDataModule):
             length: an example's length in tokens.
             collate: turns examples into a micro-batch and the number of its targets. If rows are no examples,
                 its `examples`, (rows, width), say which example of the micro-batch a token belongs to.
+            warnings: what a reader of the result should know of the data.
 
         Raises:
             ValueError: the best weights are to be selected, but no validation would take place.
@@ -49,6 +51,7 @@ class FineTuningData(L.LightningDataModule):
         training = context.training
         self.test_batches = test_batches
         self.fingerprints = fingerprints
+        self.warnings = tuple(warnings)
         self.training_tokens = training.epochs * sum(length(example) for example in train)
         self._micro_batch_size = context.micro_batch_size
         self._train = _Batches(train, collate)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from platformdirs import user_cache_path
+from safetensors.numpy import load, save
 
 from repro.files import write_whole
 from repro.training.causal_lm import Example
+
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+
+# A file begins with the sha256 of its key and of the rest, which holds the arrays, by safetensors. So what is
+# damaged, cut, or of another key or version is noticed, and never parsed.
 
 
 def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> list[Example]:
@@ -21,33 +26,51 @@ def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> l
 
     The key must contain everything that the ids depend on: texts, tokenizer, and encoding settings.
     """
-    digest = hashlib.sha256("\0".join(key).encode()).hexdigest()[:32]
-    path = user_cache_path("dual-lora-repro") / "tokens" / f"{digest}.npz"
-    try:
-        return _load(path)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut off by a full disk
-        examples = build()
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    path = user_cache_path("dual-lora-repro") / "tokens" / f"{name[:32]}.tokens"
+    stored = _read(path, name)
+    if stored is not None:
+        return stored
+    examples = build()
     with suppress(OSError):  # on a full or read-only disk the next run tokenises again
-        _save(path, examples)
+        content = _packed(examples)
+        write_whole(path, _checksum(name, content) + content)
     return examples
 
 
-def _load(path: Path) -> list[Example]:
-    with np.load(path) as stored:
-        ids, ends, prompts = stored["ids"].tolist(), stored["ends"].tolist(), stored["prompts"].tolist()
+def _read(path: Path, name: str) -> list[Example] | None:
+    """The stored examples; None if there are none, or the file is not as it was written under this name."""
+    try:
+        if not path.is_file():  # reading a pipe would wait
+            return None
+        content = memoryview(path.read_bytes())
+    except OSError:
+        return None
+    checksum, packed = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+    return _unpacked(packed) if checksum == _checksum(name, packed) else None
+
+
+def _checksum(name: str, content: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(name.encode())
+    digest.update(content)
+    return digest.digest()
+
+
+def _packed(examples: list[Example]) -> bytes:
+    return save(
+        {
+            "ids": np.array([token for example in examples for token in example.ids], dtype=np.int32),
+            "ends": np.cumsum([len(example.ids) for example in examples], dtype=np.int64),
+            "prompts": np.array([example.prompt_length for example in examples], dtype=np.int64),
+        }
+    )
+
+
+def _unpacked(content: memoryview) -> list[Example]:
+    stored = load(bytes(content))
+    ids, ends, prompts = (stored[part].tolist() for part in ("ids", "ends", "prompts"))
     starts = [0, *ends][: len(ends)]
     return [
         Example(tuple(ids[start:end]), prompt)
         for start, end, prompt in zip(starts, ends, prompts, strict=True)
     ]
-
-
-def _save(path: Path, examples: list[Example]) -> None:
-    content = io.BytesIO()
-    np.savez(
-        content,
-        ids=np.array([token for example in examples for token in example.ids], dtype=np.int32),
-        ends=np.cumsum([len(example.ids) for example in examples]),
-        prompts=np.array([example.prompt_length for example in examples]),
-    )
-    write_whole(path, content.getvalue())

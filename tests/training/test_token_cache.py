@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def test_another_key_is_another_content(key: list[str]) -> None:
 
 def test_only_the_finished_file_is_left_behind(folder: Path) -> None:
     cached_examples(["key"], building(EXAMPLES))
-    assert [file.suffix for file in folder.iterdir()] == [".npz"]
+    assert [file.suffix for file in folder.iterdir()] == [".tokens"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,45 @@ def test_every_cut_is_noticed(folder: Path) -> None:
         assert cached_examples(["key"], building(EXAMPLES)) == EXAMPLES
 
 
+def test_a_file_of_another_key_is_not_believed(folder: Path) -> None:
+    cached_examples(["one"], building(EXAMPLES))
+    (one,) = folder.iterdir()
+    content = one.read_bytes()
+    cached_examples(["two"], building(EXAMPLES[1:]))
+    (two,) = set(folder.iterdir()) - {one}
+    two.write_bytes(content)
+    assert cached_examples(["two"], building(EXAMPLES[1:])) == EXAMPLES[1:]
+    assert cached_examples(["two"], unexpected) == EXAMPLES[1:]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_not_read(folder: Path, make: Callable[[Path], None]) -> None:
+    cached_examples(["key"], building(EXAMPLES))
+    (file,) = folder.iterdir()
+    file.unlink()
+    make(file)
+    assert cached_examples(["key"], building(EXAMPLES)) == EXAMPLES
+
+
+def test_nothing_in_it_is_executed(folder: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "executed",)
+
+    cached_examples(["key"], building(EXAMPLES))
+    (file,) = folder.iterdir()
+    file.write_bytes(pickle.dumps(Payload()))
+    assert cached_examples(["key"], building(EXAMPLES)) == EXAMPLES
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("one", "other"), [(["a\0b"], ["a", "b"]), (["a", ""], ["a"])])
+def test_keys_are_not_joined(one: list[str], other: list[str]) -> None:
+    cached_examples(one, building(EXAMPLES))
+    assert cached_examples(other, building([])) == []
+
+
 def test_the_tests_have_a_cache_of_their_own(token_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     cached_examples(["a test of the tests"], building(EXAMPLES))
-    assert list((token_cache / "dual-lora-repro" / "tokens").glob("*.npz"))
+    assert list((token_cache / "dual-lora-repro" / "tokens").glob("*.tokens"))

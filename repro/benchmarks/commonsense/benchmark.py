@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,8 +15,10 @@ from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
 from repro.benchmarks.commonsense.sources import SOURCES
-from repro.config import added
-from repro.training.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
+from repro.benchmarks.overlap import ALLOWED, overlap_warnings
+from repro.benchmarks.stored import by_id
+from repro.config import added, one_of
+from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +35,9 @@ TaskName = Literal[
     "boolq", "piqa", "social_i_qa", "hellaswag", "winogrande", "ARC-Easy", "ARC-Challenge", "openbookqa"
 ]
 
+# Records to train on, and to test on.
+_Sets = tuple[Sequence[Record], Sequence[Record]]
+
 
 class Commonsense(Benchmark):
     """The eight tasks of LLM-Adapters: trained on their mix, tested on each.
@@ -43,6 +50,7 @@ class Commonsense(Benchmark):
         evaluated: what is scored: the `test` set; or `held_out`, `test_per_task` training records of each
             task that are held out of training, for tuning settings.
         max_tokens: longest training text, prompt and completion together.
+        allowed_overlap: largest share of a task's test set that may be in the training sets as well.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
 
@@ -56,6 +64,7 @@ class Commonsense(Benchmark):
     test_per_task: int | None = Field(default=None, ge=1)
     evaluated: Literal["test", "held_out"] = added("test")
     max_tokens: int = Field(default=256, ge=8)
+    allowed_overlap: float = added(ALLOWED, ge=0, le=1)
     data_seed: int = 0
     protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
 
@@ -107,7 +116,8 @@ class Commonsense(Benchmark):
         from repro.training.finetuning_data import FineTuningData
 
         tokenizer, training = context.tokenizer, context.training
-        parts = [self._train_and_test(task) for task in self.tasks]
+        sets: dict[str, _Sets] = {task: self._sets(task) for task in self.tasks}
+        parts = [self._chosen(*both) for both in sets.values()]
         trained = mix((train for train, _ in parts), self.data_seed)
         validation, train = trained[: self.validation_size], trained[self.validation_size :]
         test = [record for _, tested in parts for record in tested]
@@ -117,6 +127,7 @@ class Commonsense(Benchmark):
             validation=self._examples(validation, tokenizer, training),
             test_batches=self.test_batches(test, tokenizer, context.evaluation_tokens),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
+            warnings=self._overlaps(sets),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
             context=context,
@@ -124,7 +135,7 @@ class Commonsense(Benchmark):
 
     def test_records(self) -> list[Record]:
         """What is evaluated, task by task."""
-        return [record for task in self.tasks for record in self._train_and_test(task)[1]]
+        return [record for task in self.tasks for record in self._chosen(*self._sets(task))[1]]
 
     def test_batches(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, tokens: int
@@ -141,24 +152,43 @@ class Commonsense(Benchmark):
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         reading = self.protocol.reading if isinstance(self.protocol, GenerateSettings) else "first"
-        by_task: dict[str, list[Prediction]] = {task: [] for task in self.tasks}
-        # In the order of ids, so that the outcomes of two runs can be paired.
-        for prediction in sorted(predictions, key=lambda p: p["id"]):
-            by_task[prediction["task"]].append(prediction)
+        by_task: dict[str, list[Mapping[str, Any]]] = {task: [] for task in self.tasks}
+        for prediction in by_id(predictions):
+            task = prediction.get("task")
+            if task not in self.tasks:
+                raise DataError(one_of("task of a prediction", task, self.tasks))
+            by_task[task].append(prediction)
         return {task: score(task, items, reading) for task, items in by_task.items()}
 
-    def _train_and_test(self, task: str) -> tuple[Sequence[Record], Sequence[Record]]:
+    def _sets(self, task: str) -> _Sets:
+        """All of a task's training set, and all of its test set where that is evaluated."""
         source = SOURCES.get(self.source)
-        train = source.load(task, "train")
+        return source.load(task, "train"), source.load(task, "test") if self.evaluated == "test" else []
+
+    def _chosen(self, train: Sequence[Record], test: Sequence[Record]) -> _Sets:
+        """What is trained on and what is tested of a task's sets."""
         if self.evaluated == "test":
-            tested = self._some(source.load(task, "test"), self.test_per_task)
-            return self._some(train, self.train_per_task), tested
+            return self._some(train, self.train_per_task), self._some(test, self.test_per_task)
         if self.test_per_task is None:
             raise DataError("evaluated: held_out needs test_per_task, how many records of a task to hold out")
         # With `train_per_task`, the training records are those of the same run with `evaluated: test`.
         trained = self.train_per_task or len(train) - self.test_per_task
         chosen = select(train, trained + self.test_per_task, self.data_seed)
-        return chosen[:trained], chosen[trained:]
+        held_out = chosen[trained:]
+        # LLM-Adapters' WinoGrande has a third of its items several times.
+        asked = {record.asked for record in held_out}
+        return [record for record in chosen[:trained] if record.asked not in asked], held_out
+
+    def _overlaps(self, sets: Mapping[str, _Sets]) -> list[str]:
+        """Of each test set with the training sets of all tasks."""
+        trained = {record.asked for train, _ in sets.values() for record in train}
+        return [
+            warning
+            for task, (_, test) in sets.items()
+            for warning in overlap_warnings(
+                task, trained, [record.asked for record in test], self.allowed_overlap
+            )
+        ]
 
     def _some(self, records: Sequence[Record], count: int | None) -> Sequence[Record]:
         return records if count is None else select(records, count, self.data_seed)
@@ -166,13 +196,15 @@ class Commonsense(Benchmark):
     def _examples(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
     ) -> list[Example]:
+        import tokenizers
+        import transformers
+
         from repro.training.causal_lm import encode_example
         from repro.training.token_cache import cached_examples
 
-        protocol = self.protocol.protocol()
+        texts = [self.protocol.protocol().training_text(record) for record in records]
 
         def build() -> list[Example]:
-            texts = (protocol.training_text(record) for record in records)
             return [
                 encode_example(
                     tokenizer,
@@ -184,10 +216,11 @@ class Commonsense(Benchmark):
                 for prompt, completion in texts
             ]
 
+        # The texts themselves, so that a template or a protocol that is edited counts as well.
         key = [
-            fingerprint(records),
-            self.protocol.model_dump_json(),
+            hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
             tokenizer.backend_tokenizer.to_str(),
+            f"{transformers.__version__} {tokenizers.__version__} {tokenizer('').input_ids}",
             f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens}",
         ]
         return cached_examples(key, build)

@@ -6,8 +6,11 @@ the evaluation sets give its test files byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+
+from repro.training.data import DataError
+from repro.training.data_files import shown
 
 
 class Content(NamedTuple):
@@ -28,7 +31,7 @@ class Content(NamedTuple):
 def _boolq(row: Mapping[str, Any]) -> Content:
     # The passage is not part of upstream's prompt, but questions about one passage are often rewordings.
     shared = (row["passage"], row["question"])
-    return Content(row["question"], ("true", "false"), 0 if row["answer"] else 1, shared)
+    return Content(row["question"], ("true", "false"), (True, False).index(row["answer"]), shared)
 
 
 def _piqa(row: Mapping[str, Any]) -> Content:
@@ -63,7 +66,7 @@ def _lettered(question_column: str) -> Callable[[Mapping[str, Any]], Content]:
     return content
 
 
-CONTENT: dict[str, Callable[[Mapping[str, Any]], Content]] = {
+_CONTENT: dict[str, Callable[[Mapping[str, Any]], Content]] = {
     "boolq": _boolq,
     "piqa": _piqa,
     "social_i_qa": _social_i_qa,
@@ -73,3 +76,21 @@ CONTENT: dict[str, Callable[[Mapping[str, Any]], Content]] = {
     "ARC-Challenge": _lettered("question"),
     "openbookqa": _lettered("question_stem"),
 }
+
+
+def contents(task: str, rows: Iterable[Mapping[str, Any]], source: str) -> list[Content]:
+    """What each row says; `source` opens every error.
+
+    Raises:
+        DataError: a row has no such column, or a value of another kind.
+    """
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            found.append(_CONTENT[task](row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise DataError(
+                f"{source}: row {number} is {shown(dict(row))} ({reason}); it must have {task}'s columns"
+            ) from error
+    return found

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from repro.benchmarks.commonsense.columns import CONTENT
+from repro.benchmarks.commonsense.columns import contents
 from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
 from repro.training.data import DataError, load_from_hub
 
@@ -68,7 +68,8 @@ class HubSource:
                 f"{HUB_SETS[task].path} has {len(rows)} {split} rows, the paper's has {expected}; "
                 "pin the revision that has as many"
             )
-        return build_records(task, split, (CONTENT[task](row)[:3] for row in rows))
+        source = f"{HUB_SETS[task].path}, {split}"
+        return build_records(task, split, (row[:3] for row in contents(task, rows, source)), source)
 
     def _rows(self, task: str, split: Split) -> list[Mapping[str, Any]]:
         hub_set = HUB_SETS[task]

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from repro.benchmarks.commonsense.records import Record, Split, build_records, get_task
 from repro.training.data import DataError
+from repro.training.data_files import checked_text, shown
+
+# The keys of upstream's rows.
+_FIELDS = ("instruction", "input", "output", "answer")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,11 @@ def render_instruction(record: Record) -> str:
 
 def render_output(record: Record) -> str:
     """The `output` of upstream's row, which is what a model is trained to say."""
-    return f"the correct answer is {record.answer}"
+    return _output(record.answer)
+
+
+def _output(answer: str) -> str:
+    return f"the correct answer is {answer}"
 
 
 def parse_instruction(task: str, text: str) -> tuple[str, tuple[str, ...]]:
@@ -90,7 +98,7 @@ def parse_instruction(task: str, text: str) -> tuple[str, tuple[str, ...]]:
             found.append(option)
         options = (*found, rest)
     if not format_mark or _render(task, question, options) != text:
-        raise DataError(f"not an instruction of LLM-Adapters' {task}: {text[:80]!r}; check file and task")
+        raise DataError(f"not an instruction of LLM-Adapters' {task}: {shown(text)}; check file and task")
     return question, options
 
 
@@ -104,25 +112,42 @@ def to_row(record: Record) -> dict[str, str]:
     }
 
 
-def from_rows(task: str, split: Split, rows: Sequence[Mapping[str, str]]) -> list[Record]:
+def from_rows(task: str, split: Split, rows: object, source: str) -> list[Record]:
     """Records from upstream's rows; every record renders back to its row.
 
+    Args:
+        rows: what the JSON file held; anything but upstream's list of objects is refused.
+        source: the file, which opens every error.
+
     Raises:
-        DataError: a row does not follow upstream's template.
+        DataError: there are no rows, or one is not as upstream's template writes it.
     """
-    labels = get_task(task).labels
-    contents = []
-    for number, row in enumerate(rows):
-        question, options = parse_instruction(task, row.get("instruction", ""))
-        answer = row.get("answer")
-        if answer not in labels:
-            raise DataError(f"row {number} of {task}: answer {answer!r}; allowed are {', '.join(labels)}")
-        contents.append((question, options, labels.index(answer)))
-    records = build_records(task, split, contents)
-    for number, (record, row) in enumerate(zip(records, rows, strict=True)):
-        if to_row(record) != row:
-            raise DataError(f"row {number} of {task} is not in LLM-Adapters' form: {row!r:.160}")
-    return records
+    if not isinstance(rows, list) or not rows:
+        raise DataError(
+            f"{source} holds {shown(rows)}; it must be a list of objects with {', '.join(_FIELDS)}"
+        )
+    contents = [_content(task, row, f"{source}: row {number}") for number, row in enumerate(rows, 1)]
+    return build_records(task, split, contents, source)
+
+
+def _content(task: str, row: object, where: str) -> tuple[str, tuple[str, ...], int]:
+    """Question, options and gold of one row."""
+    if not isinstance(row, dict) or row.keys() != set(_FIELDS):
+        found = f"an object with {shown(', '.join(row))}" if isinstance(row, dict) else shown(row)
+        raise DataError(f"{where} is {found}; it must be an object with {', '.join(_FIELDS)}")
+    texts = {field: checked_text(row[field], f"{where}: {field}") for field in _FIELDS}
+    try:
+        question, options = parse_instruction(task, texts["instruction"])
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    allowed = get_task(task).labels[: len(options)]
+    answer = texts["answer"]
+    if answer not in allowed:
+        raise DataError(f"{where}: answer {shown(answer)}; allowed are {', '.join(allowed)}")
+    for field, wanted in (("input", ""), ("output", _output(answer))):
+        if texts[field] != wanted:
+            raise DataError(f"{where}: {field} is {shown(texts[field])}; LLM-Adapters has {wanted!r} here")
+    return question, options, allowed.index(answer)
 
 
 def render_upstream_file(records: Iterable[Record]) -> bytes:

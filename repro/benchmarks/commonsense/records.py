@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from repro.config import one_of
 from repro.training.data import DataError, content_id, select
+from repro.training.data_files import checked_text, shown
 
 Split = Literal["train", "test"]
 
@@ -95,30 +96,43 @@ class Record:
         return TASKS[self.task].labels[: len(self.options)]
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """Question and options, in whatever order."""
+        return self.question, *sorted(self.options)
+
+    @property
     def answer(self) -> str:
         """The label of the right option."""
         return self.labels[self.gold]
 
 
 def build_records(
-    task: str, split: Split, contents: Iterable[tuple[str, Sequence[str], int]]
+    task: str, split: Split, contents: Iterable[tuple[str, Sequence[str], int]], source: str = "records"
 ) -> list[Record]:
-    """Records with their ids from (question, options, gold), in the given order.
+    """Records with their ids from (question, options, gold), in the given order; `source` opens every error.
 
     Raises:
-        DataError: an unknown task or split, too few or too many options, or a gold outside the options.
+        DataError: an unknown task or split, a value that is no text or an empty question, too few or too
+            many options, a gold outside the options, or a WinoGrande sentence without its blank.
     """
     if split not in get_args(Split):
         raise DataError(one_of("split", split, get_args(Split)))
     copies: Counter[str] = Counter()
     records = []
     labels = get_task(task).labels
-    for row, (question, options, gold) in enumerate(contents):
-        if not 2 <= len(options) <= len(labels) or not 0 <= gold < len(options):
+    for row, (question, options, gold) in enumerate(contents, 1):
+        where = f"{source}: row {row}"
+        for text in (question, *options):
+            checked_text(text, where)
+        if not 2 <= len(options) <= len(labels) or gold not in range(len(options)):
             raise DataError(
-                f"row {row} of {task}: {len(options)} options and gold index {gold}; "
+                f"{where}: {len(options)} options and gold index {shown(gold)}; "
                 f"{task} has 2 to {len(labels)} options and the gold is one of them"
             )
+        if not question.strip():
+            raise DataError(f"{where}: the question is empty; write one")
+        if task == "winogrande" and question.count("_") != 1:
+            raise DataError(f"{where}: {shown(question)}; a winogrande sentence has one blank, written _")
         name = content_id(task, task, question, list(options), gold)
         copies[name] += 1
         suffix = f"-{copies[name]}" if copies[name] > 1 else ""

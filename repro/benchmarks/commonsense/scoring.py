@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, FiniteFloat
 
 from repro.benchmarks.base import TaskScore
 from repro.benchmarks.commonsense.protocols import Reading, read_label
 from repro.benchmarks.commonsense.records import get_task
+from repro.benchmarks.stored import TaskPrediction, read_predictions
 from repro.training.data import DataError
+from repro.training.data_files import shown
 
 # Raised whenever the same predictions would get another score.
 SCORER_VERSION = 1
+
+
+class _Prediction(TaskPrediction):
+    gold: int
+    text: str | None = None
+    log_likelihoods: list[float] = []
+    normalisers: list[Annotated[FiniteFloat, Field(gt=0)]] = []
 
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading = "first") -> TaskScore:
@@ -29,16 +40,12 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading 
     Raises:
         DataError: there are no predictions, they are of another task, or one is malformed.
     """
-    if not predictions:
-        raise DataError(f"no predictions of {task} to score; an empty test set has no accuracy")
-    for prediction in predictions:
-        if prediction["task"] != get_task(task).name:
-            raise DataError(f"prediction {prediction['id']} is of {prediction['task']!r}, not of {task!r}")
-    choices = [choice(prediction, reading) for prediction in predictions]
-    golds = [prediction["gold"] for prediction in predictions]
+    read = read_predictions(_Prediction, predictions, get_task(task).name)
+    choices = [choice(prediction, reading) for prediction in read]
+    golds = [prediction.gold for prediction in read]
     outcomes = [chosen == gold for chosen, gold in zip(choices, golds, strict=True)]
     protocol = "cloze"
-    if "text" in predictions[0]:
+    if read[0].text is not None:
         protocol = "generate" if reading == "first" else f"generate, {reading} reading"
     return TaskScore(
         metric=f"accuracy ({protocol})",
@@ -51,27 +58,22 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading 
     )
 
 
-def choice(prediction: Mapping[str, Any], reading: Reading = "first") -> int | None:
+def choice(prediction: _Prediction, reading: Reading = "first") -> int | None:
     """Index of the option that the model chose; None if no answer can be read or a likelihood is NaN.
 
     Raises:
-        DataError: the prediction has no options, or its gold is none of them.
+        DataError: the prediction has no options or no answer, or its gold is none of them.
     """
-    name, gold = prediction["id"], prediction["gold"]
-    generated = "text" in prediction
-    options = get_task(prediction["task"]).labels if generated else prediction["log_likelihoods"]
-    if not 0 <= gold < len(options):
-        raise DataError(
-            f"prediction {name}: gold {gold} is none of its {len(options)} options; predict it again"
-        )
-    if generated:
-        return read_label(prediction["task"], prediction["text"], reading)
-    normalisers = prediction["normalisers"]
-    if len(normalisers) != len(options):
-        raise DataError(
-            f"prediction {name}: {len(normalisers)} normalisers for {len(options)} options; predict it again"
-        )
-    scores = [value / normaliser for value, normaliser in zip(options, normalisers, strict=True)]
+    name, gold, text = f"prediction {shown(prediction.id)}", prediction.gold, prediction.text
+    likelihoods, normalisers = prediction.log_likelihoods, prediction.normalisers
+    count = len(likelihoods) if text is None else len(get_task(prediction.task).labels)
+    if not 0 <= gold < count:
+        raise DataError(f"{name}: gold {gold} is none of its {count} options; predict it again")
+    if text is not None:
+        return read_label(prediction.task, text, reading)
+    if len(normalisers) != count:
+        raise DataError(f"{name}: {len(normalisers)} normalisers for {count} options; predict it again")
+    scores = [value / normaliser for value, normaliser in zip(likelihoods, normalisers, strict=True)]
     if any(math.isnan(value) for value in scores):
         return None
-    return max(range(len(scores)), key=scores.__getitem__)
+    return max(range(count), key=scores.__getitem__)

@@ -6,7 +6,6 @@ files, but holds evaluation sets only; its note says what that means for its sco
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from repro.benchmarks.commonsense.instructions import from_rows
 from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import Record, Split, get_task
 from repro.benchmarks.sources import Sources
-from repro.training.data import DataError, data_folder, read_plain_or_gzipped
+from repro.training.data import data_folder
+from repro.training.data_files import decoded, parsed_json, read_plain_or_gzipped
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,8 @@ class LocalSource:
         root = data_folder(self.root, "commonsense/llm_adapters")
         path = root / "commonsense" / "llm_adapters" / name / f"{split}.json"
         origin = f"dataset/{task}/{split}.json of AGI-Edgerunners/LLM-Adapters"
-        content = read_plain_or_gzipped(path, origin)
-        try:
-            rows = json.loads(content)
-        except ValueError as error:
-            raise DataError(f"{path} is no JSON ({error}); copy the file again") from error
-        return from_rows(task, split, rows)
+        path, content = read_plain_or_gzipped(path, origin)
+        return from_rows(task, split, parsed_json(decoded(content, path), path), str(path))
 
 
 SOURCES: Sources[[str, Split], Record] = Sources(

@@ -10,7 +10,10 @@ from pydantic import Field
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import SOURCES
-from repro.training.data import DataError, batches_by_tokens, fingerprints, select
+from repro.benchmarks.overlap import ALLOWED, overlap_warnings
+from repro.benchmarks.stored import StoredPrediction, by_id, read_predictions
+from repro.config import added
+from repro.training.data import batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +31,11 @@ if TYPE_CHECKING:
 _OFFICIAL, _SYNTHETIC = (42_061, 56.6, 26.4), (4_000, 65.7, 34.9)
 
 
+class _Prediction(StoredPrediction):
+    text: str
+    gold: list[str]
+
+
 class E2E(Benchmark):
     """Sentences from restaurants' meaning representations, by five metrics.
 
@@ -39,6 +47,7 @@ class E2E(Benchmark):
         max_tokens: longest training text.
         beams, length_penalty, no_repeat_ngram, max_new_tokens: of the beam search; see
             `repro.training.causal_lm.generate`. The defaults are the LoRA paper's (Table 11).
+        allowed_overlap: largest share of the test representations that may be trained on as well.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
 
@@ -56,6 +65,7 @@ class E2E(Benchmark):
     length_penalty: float = 0.9
     no_repeat_ngram: int = Field(default=4, ge=0)
     max_new_tokens: int = Field(default=64, ge=1)
+    allowed_overlap: float = added(ALLOWED, ge=0, le=1)
     data_seed: int = 0
 
     @classmethod
@@ -90,11 +100,17 @@ class E2E(Benchmark):
 
         tokenizer, training = context.tokenizer, context.training
         source = SOURCES.get(self.source)
-        train = self._some(pairs(source.load("train")), self.train_size)
+        trained, tested = pairs(source.load("train")), grouped(source.load("test"))
+        warnings = overlap_warnings(
+            "e2e",
+            (frozenset(record.slots) for record in trained),
+            [frozenset(record.slots) for record in tested],
+            self.allowed_overlap,
+        )
+        train, test = self._some(trained, self.train_size), self._some(tested, self.test_size)
         validation: list[Record] = []
         if self.validation_size:
             validation = self._some(pairs(source.load("validation")), self.validation_size)
-        test = self._some(grouped(source.load("test")), self.test_size)
 
         def examples(records: Sequence[Record]) -> list[Example]:
             return [
@@ -112,6 +128,7 @@ class E2E(Benchmark):
             validation=examples(validation),
             test_batches=list(batches_by_tokens(items, lengths, context.evaluation_tokens)),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
+            warnings=warnings,
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
             context=context,
@@ -126,12 +143,9 @@ class E2E(Benchmark):
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         from repro.benchmarks.e2e.metrics import score
 
-        if not predictions:
-            raise DataError("no predictions of e2e to score; an empty test set has no metric")
-        # In the order of ids, so that the outcomes of two runs can be paired.
-        ordered = sorted(predictions, key=lambda prediction: prediction["id"])
-        texts = [prediction["text"] for prediction in ordered]
-        metrics = score(texts, [prediction["gold"] for prediction in ordered])
+        read = read_predictions(_Prediction, by_id(predictions), "e2e")
+        texts = [prediction.text for prediction in read]
+        metrics = score(texts, [prediction.gold for prediction in read])
         return {
             name: TaskScore(
                 metric=metric.name,

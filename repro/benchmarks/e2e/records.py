@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repro.training.data import DataError, content_id
+from repro.training.data_files import checked_text, shown
 
 # Slots of the official files, and what the LoRA paper's files call them.
 SLOTS: dict[str, str] = {
@@ -21,7 +22,10 @@ SLOTS: dict[str, str] = {
     "near": "near",
 }
 
-_SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
+# Another slot must follow a comma.
+_SLOT = re.compile(r"\s*([^\[\],]+)\[([^\[\]\r\n]+)\]\s*(?:,(?=.)|\Z)")
+# What no sentence contains, unless a quote that is missing has joined it with the next record.
+_INSIDE = re.compile(rf"(?:{'|'.join(SLOTS)})\[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +55,24 @@ def read_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, str], sourc
     """(slots, reference) of every row; `columns` names the representation's and the reference's.
 
     Raises:
-        DataError: there are no rows, a column is missing, or a row has no reference or no readable slots.
+        DataError: there are no rows, a column is missing, or a row has no reference, no readable slots, or a
+            representation in its reference.
     """
     found: list[Row] = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
+        where = f"{source}: row {number}"
         absent = [name for name in columns if name not in row]
         if absent:
             raise DataError(f"{source}: no column {absent[0]!r}, there are {', '.join(row)}")
-        meaning, reference = (row[name] or "" for name in columns)
+        meaning, reference = (checked_text(row[name], f"{where}: {name}") for name in columns)
         if not reference.strip():
-            raise DataError(f"{source}: row {number} has no reference for {meaning!r}; use a file that has")
-        found.append((_slots(meaning, f"{source}: row {number}"), reference.strip()))
+            raise DataError(f"{where} has no reference for {shown(meaning)}; use a file that has")
+        if inside := _INSIDE.search(reference):
+            raise DataError(
+                f"{where} has a representation in its reference, at {shown(reference[inside.start() :])}; "
+                "look for a quote that is missing"
+            )
+        found.append((_slots(meaning, where), reference.strip()))
     if not found:
         raise DataError(f"{source}: no rows; an empty split can be neither trained on nor scored")
     return found
@@ -90,16 +101,19 @@ def grouped(rows: Sequence[Row]) -> list[Record]:
 
 
 def _slots(meaning: str, where: str) -> tuple[tuple[str, str], ...]:
-    slots, end = [], 0
+    slots: dict[str, str] = {}
+    end = 0
     while end < len(meaning):
         match = _SLOT.match(meaning, end)
-        if match is None or match[1] not in SLOTS:
+        if match is None or match[1] not in SLOTS or not match[2].strip():
             raise DataError(
-                f"{where}: cannot read {meaning!r} at {meaning[end : end + 20]!r}; a representation is a "
-                f"list slot[value], ..., with the slots {', '.join(SLOTS)}"
+                f"{where}: cannot read {shown(meaning)} at {meaning[end : end + 20]!a}; a representation is "
+                f"a list slot[value], ..., with the slots {', '.join(SLOTS)}"
             )
-        slots.append((match[1], match[2]))
+        if match[1] in slots:
+            raise DataError(f"{where}: {shown(meaning)} has the slot {match[1]} twice; name each once")
+        slots[match[1]] = match[2]
         end = match.end()
     if not slots:
         raise DataError(f"{where}: an empty meaning representation; write slot[value], ...")
-    return tuple(slots)
+    return tuple(slots.items())

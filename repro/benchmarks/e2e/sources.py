@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from repro.benchmarks.e2e.csv_rows import csv_rows
 from repro.benchmarks.e2e.records import Row, read_rows
 from repro.benchmarks.e2e.synthetic import synthetic_rows
 from repro.benchmarks.sources import Sources
-from repro.training.data import data_folder, load_from_hub, read_plain_or_gzipped
+from repro.training.data import data_folder, load_from_hub
+from repro.training.data_files import decoded, read_plain_or_gzipped
 
 Split = Literal["train", "validation", "test"]
 
-
 _FILES: dict[Split, str] = {"train": "trainset", "validation": "devset", "test": "testset_w_refs"}
+_COLUMNS = ("mr", "ref")
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ class LocalSource:
 
     def load(self, split: Split) -> list[Row]:
         path = data_folder(self.root, "e2e") / "e2e" / f"{_FILES[split]}.csv"
-        content = read_plain_or_gzipped(path, f"{path.name} of tuetschek/e2e-dataset")
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        return read_rows(rows, ("mr", "ref"), str(path))
+        path, content = read_plain_or_gzipped(path, f"{path.name} of tuetschek/e2e-dataset")
+        return read_rows(csv_rows(decoded(content, path), _COLUMNS, str(path)), _COLUMNS, str(path))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from pydantic import Field
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import SOURCES
+from repro.benchmarks.overlap import ALLOWED, overlap_warnings
+from repro.benchmarks.stored import by_id
+from repro.config import added
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -34,11 +37,12 @@ class Glue(Benchmark):
             LoRA paper; or `half`, one half of the validation set, while the other half is reported.
         max_tokens: longest text or pair.
         classifier_dropout: before the head's last layer; None keeps the model's own.
+        allowed_overlap: largest share of the validation set that may be in the training set as well.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
 
     model_task: ClassVar[Literal["causal_lm", "seq_cls"]] = "seq_cls"
-    scorer_version: ClassVar[int] = 1
+    scorer_version: ClassVar[int] = 2
     run_per_task: ClassVar[bool] = True
     validates_by_score: ClassVar[bool] = True
 
@@ -50,6 +54,7 @@ class Glue(Benchmark):
     selection_on: Literal["test", "half"] = "test"
     max_tokens: int = Field(default=512, ge=8)
     classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
+    allowed_overlap: float = added(ALLOWED, ge=0, le=1)
     data_seed: int = 0
 
     @property
@@ -102,8 +107,14 @@ class Glue(Benchmark):
 
         tokenizer = context.tokenizer
         source = SOURCES.get(self.source)
-        train = self._some(source.load(self.task, "train"), self.train_size)
-        test = self._some(source.load(self.task, "validation"), self.test_size)
+        trained, tested = source.load(self.task, "train"), source.load(self.task, "validation")
+        warnings = overlap_warnings(
+            self.task.name,
+            (record.texts for record in trained),
+            [record.texts for record in tested],
+            self.allowed_overlap,
+        )
+        train, test = self._some(trained, self.train_size), self._some(tested, self.test_size)
         validation = test
         if self.selection_on == "half":
             validation, test = test[: len(test) // 2], test[len(test) // 2 :]
@@ -126,6 +137,7 @@ class Glue(Benchmark):
             validation=encoded["validation"],
             test_batches=list(batches_by_tokens(items, lengths, context.evaluation_tokens)),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
+            warnings=warnings,
             length=lambda example: len(example.ids),
             collate=micro_batch,
             context=context,
@@ -142,8 +154,7 @@ class Glue(Benchmark):
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         from repro.benchmarks.glue.scoring import score
 
-        # In the order of ids, so that the outcomes of two runs can be paired.
-        return {self.task.name: score(self.task.name, sorted(predictions, key=lambda p: p["id"]))}
+        return {self.task.name: score(self.task.name, by_id(predictions))}
 
     def _some(self, records: Sequence[Record], count: int | None) -> list[Record]:
         """Up to `count` records in hash order, so that a part of them is a random sample of the file."""

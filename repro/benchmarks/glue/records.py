@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from repro.config import one_of
 from repro.training.data import DataError, content_id
+from repro.training.data_files import checked_text, shown
 
 TaskName = Literal["mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb"]
 Split = Literal["train", "validation"]
@@ -87,22 +87,20 @@ def build_records(task: Task, rows: Iterable[Mapping[str, Any]], source: str, pa
     """Records from rows in the Hugging Face columns; `source` opens every error.
 
     Raises:
-        DataError: there are no rows, a column is missing, or a row has no label.
+        DataError: there are no rows, a column is missing, or a row has no text or no label of the task.
     """
     records: list[Record] = []
     copies: Counter[str] = Counter()
-    for number, row in enumerate(rows):
-        absent = [name for name in (*task.columns, "label") if name not in row]
-        if absent:
+    for number, row in enumerate(rows, 1):
+        where = f"{source}: row {number}"
+        check_columns(task, row, source)
+        texts = tuple(checked_text(row[name], f"{where}: {name}") for name in task.columns)
+        # QQP has a few questions without a text, but no pair without any.
+        if not "".join(texts).strip():
             raise DataError(
-                f"{source}: no column {absent[0]!r}; {task.name} needs {', '.join(task.columns)} and label, "
-                f"there are {', '.join(row)}"
+                f"{where} has no text in {', '.join(task.columns)}; write one, or leave out the row"
             )
-        texts = tuple(row[name] for name in task.columns)
-        empty = [name for name, text in zip(task.columns, texts, strict=True) if not isinstance(text, str)]
-        if empty:
-            raise DataError(f"{source}: row {number} has {row[empty[0]]!r} for {empty[0]}; it must be a text")
-        label = _label(task, row["label"], f"{source}: row {number}")
+        label = check_label(task, row["label"], where)
         name = content_id(task.name, task.name, list(texts), label, part)
         copies[name] += 1
         suffix = f"-{copies[name]}" if copies[name] > 1 else ""
@@ -112,16 +110,33 @@ def build_records(task: Task, rows: Iterable[Mapping[str, Any]], source: str, pa
     return records
 
 
-def _label(task: Task, value: Any, where: str) -> float:
+def check_columns(task: Task, names: Iterable[str], source: str) -> None:
+    """Check that the task's columns are among the names, each once.
+
+    Raises:
+        DataError: one is missing, or there twice.
+    """
+    there = list(names)
+    for name in (*task.columns, "label"):
+        if there.count(name) != 1:
+            problem = "no column" if name not in there else "more than one column"
+            raise DataError(
+                f"{source}: {problem} {name!r}; {task.name} needs {', '.join(task.columns)} and label, "
+                f"there are {', '.join(there)}"
+            )
+
+
+def check_label(task: Task, value: Any, where: str) -> float:
+    """A label of the task as a number; `where` opens the error.
+
+    Raises:
+        DataError: it is no number, or none of the task's.
+    """
     allowed = "a number from 0 to 5" if task.labels == 1 else f"one of 0 to {task.labels - 1}"
-    try:
-        label = float(value)
-    except (TypeError, ValueError):
-        label = math.nan
-    fits = 0 <= label <= 5 if task.labels == 1 else label in range(task.labels)
-    if not fits:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 <= value <= 5 if task.labels == 1 else value in range(task.labels)):
         raise DataError(
-            f"{where} has the label {value!r}, {task.name} wants {allowed}; GLUE's public test sets are "
+            f"{where} has the label {shown(value)}, {task.name} wants {allowed}; GLUE's public test sets are "
             "unlabelled, use train and validation"
         )
-    return label
+    return float(value)

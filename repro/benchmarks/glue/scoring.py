@@ -11,36 +11,65 @@ from typing import Any
 import numpy as np
 
 from repro.benchmarks.base import TaskScore
-from repro.benchmarks.glue.records import get_task
+from repro.benchmarks.glue.records import Task, check_label, get_task
 from repro.benchmarks.jackknife import Array, jackknife
+from repro.benchmarks.stored import TaskPrediction, read_predictions
 from repro.training.data import DataError
+from repro.training.data_files import shown
+
+
+class _Prediction(TaskPrediction):
+    gold: float
+    logits: list[float]
+    part: str = ""
 
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
     """The task's metric in percent. A prediction with a NaN or infinite logit is unparsed, and wrong.
 
     Raises:
-        DataError: there is nothing to score.
+        DataError: there is nothing to score, or a prediction is malformed, or of another task.
     """
-    if not predictions:
-        raise DataError(f"no predictions of {task} to score; an empty test set has no metric")
     described = get_task(task)
-    logits = np.array([p["logits"] for p in predictions], dtype=np.float64)
-    gold = np.array([p["gold"] for p in predictions], dtype=np.float64)
+    read = read_predictions(_Prediction, predictions, described.name)
+    for item in read:
+        where = f"prediction {shown(item.id)}"
+        check_label(described, item.gold, where)
+        if len(item.logits) != described.labels:
+            raise DataError(
+                f"{where} has {len(item.logits)} logits for {described.labels} outputs; predict it again"
+            )
+    return _score(
+        described,
+        np.array([item.logits for item in read], dtype=np.float64),
+        np.array([item.gold for item in read], dtype=np.float64),
+        {item.part for item in read},
+    )
+
+
+def metric(task: str, logits: Array, gold: Array) -> float:
+    """The metric alone, in percent, for logits (items, classes) and gold labels (items,)."""
+    value = _score(get_task(task), logits, gold, {""}).value
+    assert value is not None
+    return value
+
+
+def _score(task: Task, logits: Array, gold: Array, parts: set[str]) -> TaskScore:
     readable = np.isfinite(logits).all(axis=1)
-    name: str = described.metric
-    outcomes: str | tuple[float, ...]
-    if described.labels == 1:
-        answers = np.where(readable, logits[:, 0], 0.0)
-    else:
+    if task.labels == 1:
+        answers = np.where(readable, logits[:, 0], _worst_scores(logits[readable, 0], gold))
+    elif task.metric == "accuracy":
         answers = np.where(readable, logits.argmax(axis=1), -1.0)
-    if described.metric == "accuracy":
+    else:  # a third class could agree with one of the two
+        answers = np.where(readable, logits.argmax(axis=1), 1.0 - gold)
+    name: str = task.metric
+    outcomes: str | tuple[float, ...]
+    if task.metric == "accuracy":
         right = answers == gold
         value = 100 * float(right.mean())
         outcomes = "".join("1" if item else "0" for item in right)
-        if task == "mnli":
-            parts = {p["part"] for p in predictions}
-            name += " (matched and mismatched pooled)" if len(parts) > 1 else f" ({parts.pop()})"
+        if task.name == "mnli":
+            name += " (matched and mismatched pooled)" if len(parts) > 1 else f" ({min(parts)})"
     else:
         # Pearson's correlation of two binary variables is Matthews', so one formula serves both.
         whole, pseudo = correlation(answers, gold)
@@ -56,18 +85,20 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
     )
 
 
-def metric(task: str, logits: Array, gold: Array) -> float:
-    """The metric alone, in percent, for logits (items, classes) and gold labels (items,)."""
-    rows = zip(logits.tolist(), gold.tolist(), strict=True)
-    value = score(task, [{"logits": row, "gold": label, "part": ""} for row, label in rows]).value
-    assert value is not None
-    return value
+def _worst_scores(answers: Array, gold: Array) -> Array:
+    """For each item the wrongest of the readable answers: the lowest where the gold score is above the mean,
+    the highest elsewhere. A fixed number would be right for some item, or small beside the other answers.
+    """
+    if not len(answers):
+        return np.zeros_like(gold)
+    return np.where(gold > gold.mean(), answers.min(), answers.max())
 
 
 def correlation(x: Array, y: Array) -> tuple[float, Array]:
     """Pearson's correlation of two vectors (items,), and the items' jackknife pseudo-values (items,).
 
-    If a variable is constant the correlation is 0, as in scikit-learn's Matthews.
+    If a variable is constant, and so for a single item, the correlation is 0, as in scikit-learn's Matthews.
+    SciPy's Pearson is NaN there, which no table could average.
     """
     x, y = x - x.mean(), y - y.mean()  # avoids cancellation and leaves the correlation as it is
     return jackknife(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1), _from_sums)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from repro.benchmarks.glue.records import Record, Split, Task, build_records
+from repro.benchmarks.glue.records import Record, Split, Task, build_records, check_columns
 from repro.benchmarks.package_data import in_train, validation_rows
 from repro.benchmarks.sources import Sources
 from repro.training.data import DataError, data_folder, load_from_hub
+from repro.training.data_files import MOST_BYTES, read_file
 
 # MNLI has two validation sets: of the training texts' genres, and of others.
 _MNLI_PARTS = ("matched", "mismatched")
@@ -75,18 +78,29 @@ SOURCES: Sources[[Task, Split], Record] = Sources(
 
 
 def _read(task: Task, path: Path, part: str = "") -> list[Record]:
-    import pyarrow.parquet as parquet
-    from pyarrow import ArrowInvalid
-
     if not path.exists():
         raise DataError(f"{path} is missing; save that split of the hub's nyu-mll/glue there as parquet")
+    return build_records(task, _parquet_rows(task, path), str(path), part)
+
+
+def _parquet_rows(task: Task, path: Path) -> Iterator[dict[str, Any]]:
+    """The task's columns row by row, so that a small file of many equal texts cannot fill the memory."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    content = read_file(path, f"that split of the hub's nyu-mll/glue, {task.name}, as parquet")
+    size = 0
     try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ArrowInvalid) as error:
-        raise DataError(
-            f"{path} is no parquet file ({' '.join(str(error).split())}); save it again"
-        ) from error
-    return build_records(task, rows, str(path), part)
+        file = ParquetFile(pa.BufferReader(content))
+        check_columns(task, file.schema_arrow.names, str(path))
+        for batch in file.iter_batches(batch_size=256, columns=[*task.columns, "label"], use_threads=False):
+            size += batch.nbytes
+            if size > MOST_BYTES:
+                raise DataError(f"{path} unpacks to more than {MOST_BYTES // 2**20} MiB; no set of GLUE does")
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{path} is no parquet file, or a damaged one ({reason}); save it again") from error
 
 
 def _download(task: Task, split: str, part: str = "") -> list[Record]:

@@ -15,6 +15,7 @@ from repro.benchmarks.commonsense.protocols import Cloze
 from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.sources import Sources
+from repro.training import causal_lm
 from repro.training.data import DataError
 from repro.training.finetuning_data import FineTuningData
 from repro.training.spec import TrainingSpec
@@ -148,13 +149,13 @@ def test_texts_are_tokenised_once_for_all_runs_that_share_them(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[str] = []
-    encode = Cloze.training_text
+    encode = causal_lm.encode_example
 
-    def counted(self: Any, record: Record) -> tuple[str, str]:
-        encoded.append(record.id)
-        return encode(self, record)
+    def counted(tokenizer: Any, prompt: str, completion: str, **settings: Any) -> causal_lm.Example:
+        encoded.append(prompt)
+        return encode(tokenizer, prompt, completion, **settings)
 
-    monkeypatch.setattr(Cloze, "training_text", counted)
+    monkeypatch.setattr(causal_lm, "encode_example", counted)
     settings: dict[str, Any] = {"data_seed": 77, "validation_size": 2}  # no other test has stored these
     data(**settings)
     assert len(encoded) == 27
@@ -164,6 +165,10 @@ def test_texts_are_tokenised_once_for_all_runs_that_share_them(
     assert len(encoded) == 54
     data(max_tokens=100, **settings)
     assert len(encoded) == 81
+    # The same records in other words, as after a change of the protocol's code.
+    monkeypatch.setattr(Cloze, "training_text", lambda self, record: (record.question, " yes"))
+    data(**settings)
+    assert len(encoded) == 108
 
 
 def test_two_tokenizers_that_differ_in_their_end_token_alone_share_no_cache(
@@ -222,3 +227,55 @@ def test_held_out_records_are_not_trained_on_and_leave_the_training_as_it_is(
     assert len(texts(data(test_per_task=3, evaluated="held_out").train_dataloader(), tokenizer)) == 18
     with pytest.raises(DataError, match="held_out needs test_per_task"):
         data(evaluated="held_out")
+
+
+class Leaking(Play):
+    """The first training question of PIQA is tested, its options the other way round; in BoolQ every one."""
+
+    def load(self, task: str, split: Split) -> list[Record]:
+        records = super().load(task, split)
+        if split == "train" or task not in ("piqa", "boolq"):
+            return records
+        train = super().load(task, "train")
+        if task == "boolq":
+            return build_records(task, split, [(r.question, r.options, r.gold) for r in train])
+        first = (train[0].question, train[0].options[::-1], 1)
+        return build_records(task, split, [first, *((r.question, r.options, r.gold) for r in records)])
+
+
+def test_test_items_that_are_trained_on_are_counted_and_many_refused(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert data().warnings == ()
+    monkeypatch.setattr(module, "SOURCES", Sources("played", local=Leaking))
+    with pytest.raises(
+        DataError, match="boolq: 9 of the 9 test items are in the training set, more than 5 %"
+    ):
+        data()
+    # Whole sets are compared, though these few records differ.
+    with pytest.raises(DataError, match=r"piqa: 1 of the 8 test items .*; use other files, or raise"):
+        data(tasks=("piqa",), train_per_task=1, test_per_task=1)
+    assert data(tasks=("piqa",), allowed_overlap=0.2).warnings == (
+        "piqa: 1 of the 8 test items are in the training set",
+    )
+    assert len(data(allowed_overlap=1.0).warnings) == 2
+
+
+def test_copies_of_a_held_out_record_are_not_trained_on(
+    data: Data, monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    class Repeating(Play):
+        def load(self, task: str, split: Split) -> list[Record]:
+            once = [(r.question, r.options, r.gold) for r in super().load(task, split)]
+            return build_records(task, split, once * 2)
+
+    monkeypatch.setattr(module, "SOURCES", Sources("played", local=Repeating))
+    made = data(tasks=("piqa",), test_per_task=6, evaluated="held_out")
+    trained = "\n".join(texts(made.train_dataloader(), tokenizer))
+    scored = {item.record.question for batch in made.test_batches for item in batch}
+    assert trained and not any(f"{question}\n" in trained for question in scored)
+
+
+def test_the_overlap_is_no_part_of_a_specs_hash() -> None:
+    assert "allowed_overlap" not in commonsense().model_dump()
+    assert commonsense(allowed_overlap=0.5).model_dump()["allowed_overlap"] == 0.5

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,7 +99,7 @@ def test_the_package_gives_upstreams_test_file(task: str, paper_test: Callable[[
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_parse_back_into_the_same_records(task: str, paper_test: Callable[[str], list[Record]]) -> None:
     records = paper_test(task)
-    assert from_rows(task, "test", [to_row(record) for record in records]) == records
+    assert from_rows(task, "test", [to_row(record) for record in records], "here") == records
 
 
 @pytest.mark.skipif(
@@ -114,12 +115,12 @@ def test_local_files_parse_and_render_byte_for_byte(task: str, split: str) -> No
     content = found[0].read_bytes()
     if found[0].suffix == ".gz":
         content = gzip.decompress(content)
-    assert render_upstream_file(from_rows(task, split, json.loads(content))) == content  # type: ignore[arg-type]
+    assert render_upstream_file(from_rows(task, split, json.loads(content), "here")) == content  # type: ignore[arg-type]
     if split == "test":
         assert git_blob_id(content) == UPSTREAM_BLOBS[task]
 
 
-def _row(**changes: str) -> dict[str, str]:
+def _row(**changes: Any) -> dict[str, Any]:
     [record] = build_records("piqa", "test", [("open a jar", ("twist", "freeze"), 0)])
     return to_row(record) | changes
 
@@ -127,16 +128,46 @@ def _row(**changes: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (_row(instruction="Who are you?"), "not an instruction of LLM-Adapters' piqa: 'Who are you\\?'"),
-        (_row(answer="solution3"), "row 0 of piqa: answer 'solution3'; allowed are solution1, solution2"),
-        (_row(output="solution1"), "row 0 of piqa is not in LLM-Adapters' form"),
-        (_row(input="a hint"), "row 0 of piqa is not in LLM-Adapters' form"),
-        ({"text": "another format"}, "not an instruction of LLM-Adapters' piqa: ''"),
+        (
+            _row(instruction="Who are you?"),
+            "here: row 2: not an instruction of LLM-Adapters' piqa: 'Who are you\\?'",
+        ),
+        (_row(answer="solution3"), "here: row 2: answer 'solution3'; allowed are solution1, solution2"),
+        (
+            _row(output="solution1"),
+            "here: row 2: output is 'solution1'; LLM-Adapters has 'the correct answer is",
+        ),
+        (_row(input="a hint"), "here: row 2: input is 'a hint'; LLM-Adapters has ''"),
+        (
+            {"text": "another format"},
+            "here: row 2 is an object with 'text'; it must be an object with instruction",
+        ),
+        (_row(idx="1"), "here: row 2 is an object with 'instruction, input, output, answer, idx'"),
+        (_row(instruction=None), "here: row 2: instruction is None; it must be a text"),
+        (_row(answer=1), "here: row 2: answer is 1; it must be a text"),
+        (_row(input="\ud800"), "here: row 2: input has .*half of a surrogate pair"),
+        (_row(instruction="a\0b"), "here: row 2: instruction has .*a NUL character"),
+        (["a"], "here: row 2 is ..a..; it must be an object"),
     ],
 )
-def test_rows_of_another_form_are_refused(row: dict[str, str], message: str) -> None:
+def test_rows_of_another_form_are_refused(row: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        from_rows("piqa", "test", [row])
+        from_rows("piqa", "test", [_row(), row], "here")
+
+
+@pytest.mark.parametrize("rows", [[], None, {}, "text", 3, {"data": [_row()]}], ids=repr)
+def test_what_is_no_list_of_rows_is_refused(rows: object) -> None:
+    with pytest.raises(
+        DataError, match=r"here holds .*; it must be a list of objects with instruction, input"
+    ):
+        from_rows("piqa", "test", rows, "here")
+
+
+def test_an_answer_that_is_no_option_is_refused() -> None:
+    [record] = build_records("ARC-Easy", "test", [("q", ("a", "b", "c"), 0)])
+    row = to_row(record) | {"answer": "answer4", "output": "the correct answer is answer4"}
+    with pytest.raises(DataError, match=r"row 1: answer 'answer4'; allowed are answer1, answer2, answer3$"):
+        from_rows("ARC-Easy", "test", [row], "here")
 
 
 def test_an_instruction_of_another_task_is_refused() -> None:

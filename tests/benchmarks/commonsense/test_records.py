@@ -11,7 +11,7 @@ from repro.training.data import DataError, fingerprint, select
 
 
 def _records(count: int, task: str = "piqa") -> list[Record]:
-    return build_records(task, "train", [(f"question {i}", ("left", "right"), i % 2) for i in range(count)])
+    return build_records(task, "train", [(f"question {i} _", ("left", "right"), i % 2) for i in range(count)])
 
 
 def test_tasks_stand_in_the_papers_column_order_and_size() -> None:
@@ -59,14 +59,14 @@ def test_mix_holds_every_record_once_and_interleaves_the_tasks() -> None:
 
 
 def test_fingerprint_changes_with_any_field_and_with_the_order() -> None:
-    rows = [("question", ("left", "right"), 0), ("other", ("left", "right"), 1)]
+    rows = [("question _", ("left", "right"), 0), ("other _", ("left", "right"), 1)]
     reference = build_records("piqa", "test", rows)
     variants = [
         reference[::-1],
         reference[:1],
         build_records("piqa", "train", rows),
         build_records("winogrande", "test", rows),
-        build_records("piqa", "test", [("question", ("left", "right"), 1), rows[1]]),
+        build_records("piqa", "test", [("question _", ("left", "right"), 1), rows[1]]),
     ]
     prints = [fingerprint(records) for records in (reference, *variants)]
     assert len(set(prints)) == len(prints)
@@ -78,7 +78,7 @@ def test_fingerprint_changes_with_any_field_and_with_the_order() -> None:
 )
 def test_an_item_that_is_no_item_is_refused_with_its_row(options: tuple[str, ...], gold: int) -> None:
     rows = [("fine", ("a", "b"), 0), ("question", options, gold)]
-    with pytest.raises(DataError, match=f"row 1 of piqa: {len(options)} options and gold index {gold}"):
+    with pytest.raises(DataError, match=f"row 2: {len(options)} options and gold index {gold}"):
         build_records("piqa", "test", rows)
 
 

@@ -49,12 +49,26 @@ def test_test_records_have_all_their_references() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("mr,text\nname[B],x\n", "no column 'ref', there are mr, text"),
-        ('mr,ref\n"name[B], colour[red]",x\n', r"row 0: cannot read .* at ' colour\[red\]'"),
-        ("mr,ref\nname B,x\n", "row 0: cannot read 'name B'"),
-        ("mr,ref\n,x\n", "row 0: an empty meaning representation"),
-        ("mr,ref\nname[B],\n", "row 0 has no reference"),
+        ("mr,text\nname[B],x\n", "the heading is 'mr,text'; it must be mr,ref"),
+        ('mr,ref\n"name[B], colour[red]",x\n', r"row 1: cannot read .* at ' colour\[red\]'"),
+        ("mr,ref\nname B,x\n", "row 1: cannot read 'name B'"),
+        ("mr,ref\n,x\n", "row 1: an empty meaning representation"),
+        ("mr,ref\nname[B],\n", "row 1 has no reference"),
         ("mr,ref\n", "no rows; an empty split"),
+        ("\n", "the heading is ''; it must be mr,ref"),
+        ("mr,ref,id\nname[B],x,1\n", "the heading is 'mr,ref,id'"),
+        ("mr,ref\nname[B],x\nname[B], food[C],x\n", r"row 2 \(line 3\) has 3 fields, .* quotes around one"),
+        ("mr,ref\nname[B]\n", r"row 1 \(line 2\) has 1 fields"),
+        ("mr,ref\nname[B],x\n\nname[B],x\n", r"row 2 \(line 3\) has 1 fields"),
+        ('mr,ref\nname[B],x\nname[B],"x\n', "the record of line 3 has a quote that is not closed"),
+        ('mr,ref\nname[B],"x\r\ny"\r\n"name[B]" ,x\r\n', "the record of line 4 has a quote .* at ' ,x'"),
+        ('mr,ref\nname[B],the "B" is\n', "the record of line 2 has a quote"),
+        ('mr,ref\nname[B],"x.\nname[C],y."\n', r"row 1 has a representation in its reference, at 'name\[C\]"),
+        ('mr,ref\n"name[B],",x\n', r"cannot read 'name\[B\],'"),
+        ('mr,ref\n"name[B], name[C]",x\n', "has the slot name twice"),
+        ("mr,ref\nname[],x\n", r"cannot read 'name\[\]'"),
+        ("mr,ref\nname[B] food[C],x\n", "row 1: cannot read"),
+        ("mr,ref\nname[B],x\0\n", "line 2 has a NUL character"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path: Path, content: str, message: str) -> None:
@@ -63,6 +77,18 @@ def test_bad_files_are_one_line(tmp_path: Path, content: str, message: str) -> N
     with pytest.raises(DataError, match=message) as caught:
         LocalSource(tmp_path).load("train")
     assert "\n" not in str(caught.value)
+
+
+def test_long_fields_quotes_and_lines_in_a_text_are_read(tmp_path: Path) -> None:
+    (tmp_path / "e2e").mkdir()
+    text = (
+        f'\ufeff"mr","ref"\r\n"name[B], food[C]","the ""B"",\r\nas said"\r\nname[D],{"x" * 200_000}\r\n\r\n'
+    )
+    (tmp_path / "e2e" / "trainset.csv").write_bytes(text.encode())
+    assert LocalSource(tmp_path).load("train") == [
+        ((("name", "B"), ("food", "C")), 'the "B",\r\nas said'),
+        ((("name", "D"),), "x" * 200_000),
+    ]
 
 
 def test_missing_files_and_names_are_one_line(tmp_path: Path) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from repro.benchmarks.e2e.metrics import score
+from repro.benchmarks.e2e.metrics import java, score
 from repro.benchmarks.e2e.metrics.bleu import bleu
 from repro.benchmarks.e2e.metrics.java import JavaError, Meteor, ptb_tokens
 from repro.benchmarks.e2e.metrics.nist import information, nist, tokens
 from repro.benchmarks.e2e.records import grouped
 from repro.benchmarks.e2e.sources import LocalSource
+from repro.training.data import DataError
 
 REFERENCES = [["the cat sat on the mat", "a cat was on the mat"], ["it is cold in here"]]
 
@@ -130,3 +133,72 @@ def test_the_official_case_has_the_official_scores() -> None:
     official = {"bleu": 71.45, "nist": 8.4414, "meteor": 47.26, "rouge_l": 73.84, "cider": 2.3798}
     for name, value in official.items():
         assert found[name] == pytest.approx(value, abs=0.5e-2 if value > 10 else 0.5e-4), name
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references"),
+    [
+        ([], []),
+        (["a"], []),
+        (["a"], [[]]),
+        (["a"], ["a"]),
+        (["a"], [[None]]),
+        ([None], [["a"]]),
+        (["a", 1], [["a"]] * 2),
+    ],
+    ids=repr,
+)
+def test_what_is_no_text_is_not_scored(hypotheses: list, references: list) -> None:
+    with pytest.raises(DataError, match="sentences"):
+        score(hypotheses, references)
+
+
+# What a Java does wrong, as a shell script in its place; and what is said.
+TOKENISES = """case "$*" in *PTBTokenizer*) exec cat;; esac"""
+FAULTS = {
+    "hangs": ("exec sleep 60", "PTB tokeniser gave no answer in"),
+    "hangs in a child": ("sleep 60 & wait", "PTB tokeniser gave no answer in"),
+    "dies": ("echo 'Error: no jar' >&2; exit 3", "gave 0 lines for 2 .'Error: no jar'"),
+    "too old": ("printf 'Exception: version 52\\n\\tat a.b\\n' >&2; exit 1", "Exception: version 52"),
+    "other lines": ("echo a", "gave 1 lines for 2"),
+    "no text": ("printf '\\377\\n'", "gave 1 lines for 2"),
+    "METEOR hangs": (f"{TOKENISES}; exec sleep 60", "METEOR gave no answer in"),
+    "METEOR dies": (f"{TOKENISES}; echo 'Error: heap' >&2; exit 1", "METEOR's process ended .'Error: heap'"),
+    "METEOR babbles": (f"{TOKENISES}; while read line; do echo hello; done", "METEOR answers 'hello'"),
+    "METEOR is no number": (f"{TOKENISES}; while read line; do echo NaN; done", "METEOR answers 'NaN'"),
+}
+
+
+def running_groups() -> set[str]:
+    """Process groups with a member that has not ended."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            state, _, group, *_ = stat.read_text().rpartition(")")[2].split()
+            found |= set() if state == "Z" else {group}
+    return found
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_java_with_a_fault_leaves_the_other_metrics(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, message = FAULTS[fault]
+    program = tmp_path / "java"
+    program.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(java, "LIMIT_SECONDS", 1)
+    found = score(["Alpha is a pub."], [["Alpha is a pub."]])
+    assert found["bleu"].value == pytest.approx(100) and found["nist"].value is not None
+    for column in ("meteor", "rouge_l", "cider"):
+        assert found[column].value is None
+        assert re.search(message, found[column].missing) and "\n" not in found[column].missing
+    assert not {*(tmp_path / "started").read_text().split()} & running_groups()
+
+
+def test_a_java_that_cannot_be_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "java").write_bytes(b"\x7fELF no program")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "cannot be started" in score(["a"], [["a"]])["cider"].missing

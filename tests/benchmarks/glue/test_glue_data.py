@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from repro.benchmarks.glue import sources
 from repro.benchmarks.glue.benchmark import Glue
 from repro.benchmarks.glue.module import collate, encode
 from repro.benchmarks.glue.records import TASKS, build_records, get_task
@@ -68,10 +70,19 @@ def test_mnli_takes_the_mismatched_set_where_it_is(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"sentence": ["a"]}, "no column 'label'; cola needs sentence and label, there are sentence"),
-        ({"sentence": ["a", "b"], "label": [0, -1]}, "row 1 has the label -1, cola wants one of 0 to 1"),
-        ({"sentence": ["a"], "label": [None]}, "row 0 has the label None"),
-        ({"sentence": [None], "label": [1]}, "row 0 has None for sentence; it must be a text"),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, "row 2 has the label -1, cola wants one of 0 to 1"),
+        ({"sentence": ["a"], "label": [None]}, "row 1 has the label None"),
+        ({"sentence": [None], "label": [1]}, "row 1: sentence is None; it must be a text"),
         ({"sentence": [], "label": []}, "no rows; an empty split"),
+        ({"sentence": ["a"], "label": ["1"]}, "row 1 has the label '1', cola wants one of 0 to 1"),
+        ({"sentence": ["a"], "label": [True]}, "row 1 has the label True"),
+        ({"sentence": ["a"], "label": [math.nan]}, "row 1 has the label nan"),
+        ({"sentence": ["a"], "label": [0.5]}, "row 1 has the label 0.5"),
+        ({"sentence": ["a"], "label": [[1]]}, r"row 1 has the label \[1\]"),
+        ({"sentence": [["a"]], "label": [1]}, r"row 1: sentence is \['a'\]; it must be a text"),
+        ({"sentence": [b"a"], "label": [1]}, "row 1: sentence is b'a'; it must be a text"),
+        ({"sentence": ["a", "b\0"], "label": [1, 1]}, "row 2: sentence has .*a NUL character"),
+        ({"sentence": [" "], "label": [1]}, "row 1 has no text in sentence"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path: Path, columns: dict[str, list], message: str) -> None:
@@ -80,6 +91,52 @@ def test_bad_files_are_one_line(tmp_path: Path, columns: dict[str, list], messag
         LocalSource(tmp_path).load(get_task("cola"), "train")
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_dictionary_columns_are_read(tmp_path: Path) -> None:
+    write(tmp_path, "cola", "train", sentence=pa.array(["a", "a"]).dictionary_encode(), label=[0.0, 1.0])
+    records = LocalSource(tmp_path).load(get_task("cola"), "train")
+    assert [(record.texts, record.label) for record in records] == [(("a",), 0), (("a",), 1)]
+
+
+def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "cola", "train", sentence=[f"text {i}" for i in range(500)], label=[1] * 500)
+    path = tmp_path / "glue" / "cola" / "train.parquet"
+    whole = path.read_bytes()
+    refused = 0
+    for at in range(0, len(whole), 97):
+        for content in (
+            whole[:at],
+            whole[:at] + bytes(x ^ 255 for x in whole[at : at + 5]) + whole[at + 5 :],
+        ):
+            path.write_bytes(content)
+            try:
+                LocalSource(tmp_path).load(get_task("cola"), "train")
+            except DataError as error:
+                refused += 1
+                assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > len(whole) / 97
+
+
+def test_a_small_file_of_much_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MOST_BYTES", 10**6)
+    write(tmp_path, "cola", "train", sentence=["x" * 10**4] * 10**3, label=[1] * 10**3)
+    assert (tmp_path / "glue" / "cola" / "train.parquet").stat().st_size < 10**5
+    with pytest.raises(DataError, match="unpacks to more than"):
+        LocalSource(tmp_path).load(get_task("cola"), "train")
+
+
+def test_a_validation_set_that_is_trained_on_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "validation"):
+        write(tmp_path, "sst2", name, sentence=["good", f"{name}"], label=[1, 0])
+    monkeypatch.setenv("REPRO_DATA_DIR", str(tmp_path))
+    context = run_context(load_tokenizer(load_model_spec("tiny-bert")), TRAINING)
+    with pytest.raises(DataError, match="sst2: 1 of the 2 test items are in the training set, more than 5 %"):
+        Glue(source="local", tasks=("sst2",)).data(context)
+    allowed = Glue(source="local", tasks=("sst2",), allowed_overlap=0.5)
+    assert allowed.data(context).warnings == ("sst2: 1 of the 2 test items are in the training set",)
 
 
 def test_missing_files_and_names_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from repro.benchmarks.e2e.metrics.bleu import bleu
 from repro.benchmarks.e2e.metrics.java import JavaError, Meteor, ptb_tokens
 from repro.benchmarks.e2e.metrics.nist import nist
+from repro.training.data import DataError
+from repro.training.data_files import shown
 
 # METEOR is a Java program, and so is Stanford's tokeniser, which the three metrics use.
 _NEED_JAVA = {"meteor": "METEOR 1.5", "rouge_l": "ROUGE-L (PTB tokens)", "cider": "CIDEr (PTB tokens)"}
@@ -35,9 +37,19 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dic
     """The metrics of sentences against their references, any number each.
 
     Without Java only BLEU and NIST have values: no tokeniser in Python gives Stanford's tokens in all cases.
+
+    Raises:
+        DataError: there are no sentences, or one without references, or a value that is no text.
     """
     if len(hypotheses) != len(references) or not hypotheses:
-        raise ValueError(f"{len(hypotheses)} sentences, but references of {len(references)}; each needs some")
+        raise DataError(
+            f"{len(hypotheses)} sentences, but references of {len(references)}; each sentence needs some"
+        )
+    for texts in (hypotheses, *references):
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"sentences and references are lists of texts (got {shown(texts)}); none is empty"
+            )
     # A line is a sentence, for every tool.
     said = [" ".join(text.split()) for text in hypotheses]
     wanted = [[" ".join(text.split()) for text in texts] for texts in references]
