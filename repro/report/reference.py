@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from repro.analysis.audit import audit_items
-from repro.analysis.claims import paired_difference, runs_by_column, score_claims
+from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
+from repro.analysis.finished import runs_by_column
 from repro.analysis.ledger import load_ledger
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
@@ -131,11 +132,11 @@ class ReferencePage:
         if "dual_lora" not in planned or rows["dual_lora"].label not in averages or len(averages) < 3:
             return []
         own, label = planned["dual_lora"], rows["dual_lora"].label
-        states = {state.spec.hash: state for state in self.states[name]}
+        results = {state.spec.hash: state.result for state in self.states[name]}
         told: dict[str, list[str]] = {"above": [], "below": []}
         for row in planned.values():
             difference = paired_difference(
-                runs_by_column(own, states), runs_by_column(row, states), list(own.columns)
+                runs_by_column(own, results), runs_by_column(row, results), list(own.columns)
             )
             if row.id == own.id or difference is None or difference.half_width is None:
                 continue
