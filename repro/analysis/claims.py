@@ -31,12 +31,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.analysis.facts import Fact, facts, matches
-from repro.analysis.finished import ByColumn, runs_by_column, same_items
+from repro.analysis.finished import ByColumn, are_accuracies, runs_by_column, same_items
 from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
 from repro.analysis.power import Spread, spread
 from repro.analysis.statistics import (
-    LOWEST_DIFFERENCE,
+    DIFFERENCES,
     Estimate,
+    Span,
     holm,
     mean_over_tasks,
     outcomes_array,
@@ -234,26 +235,30 @@ def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str])
 
     None without a common seed, or if the test items differ.
     """
-    differences = paired_outcomes(better, worse, columns)
-    return None if differences is None else mean_over_tasks(differences, lowest=LOWEST_DIFFERENCE)
+    found = paired_outcomes(better, worse, columns)
+    return None if found is None else mean_over_tasks(*found)
 
 
 def paired_outcomes(
     better: ByColumn, worse: ByColumn, columns: Sequence[str]
-) -> list[NDArray[np.float64]] | None:
-    """The paired differences, an array (seeds, items) per column; None as in `paired_difference`."""
+) -> tuple[list[NDArray[np.float64]], Span | None] | None:
+    """The paired differences, an array (seeds, items) per column, and their limits if they have any.
+
+    None as in `paired_difference`.
+    """
     shared = [better[column].keys() & worse[column].keys() for column in columns]
     seeds = sorted(set.intersection(*map(set, shared))) if shared else []
     if not seeds:
         return None
-    differences = []
+    differences, bounded = [], True
     for column in columns:
         one, other = ([row[column][seed] for seed in seeds] for row in (better, worse))
         if not same_items([*one, *other], column):
             return None
         outcomes = [outcomes_array([r.scores[column].outcomes for r in runs]) for runs in (one, other)]
         differences.append(outcomes[0] - outcomes[1])
-    return differences
+        bounded = bounded and are_accuracies([*one, *other], column)
+    return differences, DIFFERENCES if bounded else None
 
 
 def _compared(
@@ -282,8 +287,8 @@ def _compared(
                 at_least=comparison.at_least,
                 at_most=comparison.at_most,
                 margin=ledger.margin_of(comparison, column),
-                difference=None if outcomes is None else mean_over_tasks(outcomes, lowest=LOWEST_DIFFERENCE),
-                spread=None if outcomes is None else spread(outcomes),
+                difference=None if outcomes is None else mean_over_tasks(*outcomes),
+                spread=None if outcomes is None else spread(*outcomes),
                 collapsed=collapsed,
             )
 
@@ -302,7 +307,7 @@ def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
                 at_least=0.0,
                 at_most=None,
                 margin=overhead.percent / 2,
-                difference=replace(mean_over_tasks([less], lowest=LOWEST_DIFFERENCE), runs=less.shape[1]),
+                difference=replace(mean_over_tasks([less]), runs=less.shape[1]),
                 spread=spread([less]),
             )
 

@@ -40,3 +40,8 @@ def same_items(results: Sequence[Result], column: str) -> bool:
 def items_of(results: Sequence[Result], column: str) -> set[int]:
     """The numbers of items that runs were tested on in a column."""
     return {len(result.scores[column].outcomes) for result in results}
+
+
+def are_accuracies(results: Sequence[Result], column: str) -> bool:
+    """Whether every item of a column is right or wrong, in all runs."""
+    return all(isinstance(result.scores[column].outcomes, str) for result in results)

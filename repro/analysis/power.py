@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.analysis.statistics import LOWEST_DIFFERENCE, Alike, Estimate, alike, variance
+from repro.analysis.statistics import Alike, Estimate, Span, alike, variance
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Spread:
         return Estimate(mean, None, seeds, float(np.sqrt(total)), float(freedom))
 
 
-def spread(tasks: Sequence[NDArray[np.float64]]) -> Spread | None:
+def spread(tasks: Sequence[NDArray[np.float64]], span: Span | None = None) -> Spread | None:
     """Variance components of paired differences; None if a task has one item.
 
     Two-way ANOVA without replication for each task: the residual after item and seed means is the noise, and
@@ -58,6 +58,7 @@ def spread(tasks: Sequence[NDArray[np.float64]]) -> Spread | None:
 
     Args:
         tasks: one array (runs, items) per task, as in `mean_over_tasks`.
+        span: limits of the differences, if they have any.
     """
     runs = tasks[0].shape[0]
     if any(task.shape[1] < 2 for task in tasks):
@@ -69,7 +70,7 @@ def spread(tasks: Sequence[NDArray[np.float64]]) -> Spread | None:
     item_freedom = (
         total**2 / sum(part**2 / df for part, df in zip(own, freedoms, strict=True)) if total else 1
     )
-    same = alike(tasks, LOWEST_DIFFERENCE)
+    same = alike(tasks, span)
     per_task = float(np.mean([task.shape[1] for task in tasks]))
     if runs == 1:
         return Spread(0.0, float(total), 0.0, 1, per_task, float(item_freedom), same)

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit  # scipy.stats has them too, and takes a second to import
 
-# The largest outcome and the smallest difference of two, in percent. Metrics on smaller scales are within.
-_HIGHEST = 100.0
-LOWEST_DIFFERENCE = -100.0
+Span = tuple[float, float]
+"""The smallest and the largest possible outcome."""
+
+ACCURACIES: Span = (0.0, 100.0)
+DIFFERENCES: Span = (-100.0, 100.0)
+"""Of two accuracies."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class Alike:
 
     Attributes:
         items: number of items, with every task as large as the smallest.
-        down, up: reach, how far an unlike item can be below and above the others of its task; at least 100,
-            for metrics without a limit.
+        down, up: reach, how far an unlike item can be below and above the others of its task.
     """
 
     items: float
@@ -34,7 +36,9 @@ class Alike:
 
     def p_below(self, distance: float) -> float:
         """p-value of the null "the true mean is at least `distance` below"."""
-        return 1.0 if distance <= 0 else max(0.0, 1 - distance / self.down) ** self.items
+        if distance <= 0:
+            return 1.0
+        return (1 - distance / self.down) ** self.items if distance < self.down else 0.0
 
     def half_width(self, confidence: float) -> float:
         """Half-width of the interval, by the larger reach, so that it may end outside the possible values."""
@@ -46,10 +50,11 @@ class Estimate:
     """A mean over `runs` runs with its confidence interval.
 
     Attributes:
-        half_width: half-width of the interval; None if a task has fewer than two items.
+        half_width: half-width of the interval; None if a task has fewer than two items, or if all are equal
+            in a metric whose values have no limits.
         error: standard error of the mean; None likewise, and where it would be 0.
         freedom: degrees of freedom of `error`.
-        alike: in place of `error` where it would be 0.
+        alike: in place of `error` where it would be 0, if the values have limits.
     """
 
     mean: float
@@ -74,15 +79,15 @@ class Estimate:
 
 
 def mean_over_tasks(
-    tasks: list[NDArray[np.float64]], confidence: float = 0.95, lowest: float = 0.0
+    tasks: list[NDArray[np.float64]], span: Span | None = None, confidence: float = 0.95
 ) -> Estimate:
     """Unweighted mean over tasks of the mean over items, with an interval over items and seeds.
 
     Args:
         tasks: one array (runs, items) per task, from `outcomes_array`, with the same runs in each.
             Differences of two such arrays give a paired comparison.
+        span: limits of the outcomes; None if they have none, as in a corpus-level metric.
         confidence: nominal coverage of the interval.
-        lowest: the smallest possible outcome, -100 for differences. The largest is taken to be 100.
 
     Raises:
         ValueError: tasks have different numbers of runs, or one has no items.
@@ -90,7 +95,7 @@ def mean_over_tasks(
     The variance is a sum of two: of the items' means over runs, so that an item that all seeds get wrong
     counts once, and of the runs' means. Item-seed interaction is in both, so with few items the interval is
     too wide. The quantile is Student's, with Welch-Satterthwaite degrees of freedom. Without any variance the
-    interval is exact, see `Alike`.
+    interval of outcomes with limits is exact, see `Alike`; others have none.
 
     Not a bootstrap, since resampling three seeds gives two thirds of their variance. In 400 simulated
     experiments (8 tasks, 3 seeds, spread 5 points) a percentile bootstrap over seeds and items covered 88 %
@@ -116,8 +121,8 @@ def mean_over_tasks(
     if len(item_parts) < len(tasks):
         return Estimate(mean, None, run_count)
     if total == 0:
-        same = alike(tasks, lowest)
-        return Estimate(mean, same.half_width(confidence), run_count, alike=same)
+        same = alike(tasks, span)
+        return Estimate(mean, None if same is None else same.half_width(confidence), run_count, alike=same)
     freedom = float(total**2 / sum(part**2 / df for part, df in parts))
     error = float(np.sqrt(total))
     half_width = float(stdtrit(freedom, (1 + confidence) / 2) * error)
@@ -129,12 +134,14 @@ def variance(values: NDArray[np.float64]) -> float:
     return 0.0 if np.ptp(values) < 1e-9 else float(np.var(values, ddof=1))
 
 
-def alike(tasks: Sequence[NDArray[np.float64]], lowest: float) -> Alike:
-    """What stands for a variance if there is none; `tasks` and `lowest` as in `mean_over_tasks`."""
+def alike(tasks: Sequence[NDArray[np.float64]], span: Span | None) -> Alike | None:
+    """What stands for a variance if there is none; arguments as in `mean_over_tasks`."""
+    if span is None:
+        return None
     return Alike(
         items=len(tasks) * min(task.shape[1] for task in tasks),
-        down=max(_HIGHEST, *(float(task.max()) - lowest for task in tasks)),
-        up=max(_HIGHEST, *(_HIGHEST - float(task.min()) for task in tasks)),
+        down=max(float(task.max()) for task in tasks) - span[0],
+        up=span[1] - min(float(task.min()) for task in tasks),
     )
 
 

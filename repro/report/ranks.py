@@ -11,6 +11,7 @@ import pandas as pd
 
 from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
 from repro.plans.plan import Plan
+from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
 
 _MEASURES = {
@@ -70,11 +71,11 @@ def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
         for panel, (measure, title) in zip(axes, _MEASURES.items(), strict=True):
             for row, part, state in table[["row", "part", "state"]].drop_duplicates().itertuples(index=False):
                 group = table[(table.row == row) & (table.part == part) & (table.state == state)]
-                _points(panel, group, measure, modules, f"{row}: {part}, {state}")
+                _points(panel, group, measure, modules, figure_text(f"{row}: {part}, {state}"))
             panel.set_title(title)
             panel.set_xlabel("% of the largest possible, mean over layers")
             panel.set_xlim(-3, 103)
-            panel.set_yticks(range(len(modules)), modules)
+            panel.set_yticks(range(len(modules)), list(map(figure_text, modules)))
             panel.set_ylim(len(modules) - 0.5, -0.5)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=7)
         experiment = plan.experiment

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.analysis.finished import items_of, runs_by_column, same_items
+from repro.analysis.finished import are_accuracies, items_of, runs_by_column, same_items
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows
-from repro.analysis.statistics import LOWEST_DIFFERENCE, Estimate, mean_over_tasks, outcomes_array
+from repro.analysis.statistics import ACCURACIES, DIFFERENCES, Estimate, mean_over_tasks, outcomes_array
 from repro.plans.plan import Plan, PlannedRow
 from repro.runs.result import Result
 from repro.runs.states import RunState
@@ -139,17 +139,21 @@ def _measured(
     by_seed = {task: runs for task, runs in runs_by_column(row, results).items() if runs}
     items = {task: tuple(sorted(items_of(list(runs.values()), task))) for task, runs in by_seed.items()}
     scored = [task for task in tasks if len(items.get(task, ())) == 1]
-    values |= {task: mean_over_tasks([_outcomes(list(by_seed[task].values()), task)]) for task in scored}
+    bounded = {task: are_accuracies(list(by_seed[task].values()), task) for task in scored}
+    for task in scored:
+        outcomes = _outcomes(list(by_seed[task].values()), task)
+        values[task] = mean_over_tasks([outcomes], ACCURACIES if bounded[task] else None)
+    every = all(bounded.values())
     # A mean over tasks uses the seeds that all tasks have.
     seeds = sorted(set.intersection(*(set(by_seed[task]) for task in scored))) if scored else []
     if seeds:
         common = {task: [by_seed[task][seed] for seed in seeds] for task in scored}
         after = {task: _outcomes(runs, task) for task, runs in common.items()}
         if AVERAGE in values:
-            values[AVERAGE] = mean_over_tasks(list(after.values()))
+            values[AVERAGE] = mean_over_tasks(list(after.values()), ACCURACIES if every else None)
         if GAIN in values and untrained is not None and _pairs(common, untrained):
             gains = [after[task] - _outcomes([untrained], task) for task in after]
-            values[GAIN] = mean_over_tasks(gains, lowest=LOWEST_DIFFERENCE)
+            values[GAIN] = mean_over_tasks(gains, DIFFERENCES if every else None)
     count = row.trainable_parameters
     millions = f"{count / 1e6:.2f}" if count >= 1e5 else f"{count / 1e6:.2g}"
     shown = f"{row.trainable_percent:.2f}" if unit == "percent" else millions
