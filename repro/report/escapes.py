@@ -57,7 +57,7 @@ def csv_text(text: str) -> str:
     return f"'{line}" if _FORMULA.match(line) and not _NUMBER.fullmatch(line) else line
 
 
-def figure_text(text: str) -> str:
-    """A label or a title of matplotlib, which takes what stands between two $ for mathematics."""
+def figure_text(text: str, most: int = _LABEL) -> str:
+    """A label of matplotlib, which takes what stands between two $ for mathematics. It is cut at `most`."""
     line = one_line(text)
-    return (line if len(line) <= _LABEL else line[: _LABEL - 1] + "…").replace("$", r"\$")
+    return (line if len(line) <= most else line[: most - 1] + "…").replace("$", r"\$")

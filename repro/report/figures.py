@@ -14,6 +14,9 @@ from repro.report.tables import GAIN, Table, TableRow
 # Characters of an 11 point title that fit an inch; Table 3's title has 12.6.
 _CHARACTERS_PER_INCH = 11.5
 
+# Longer titles would leave no room for the figure.
+_TITLE = 400
+
 STYLE = str(Path(__file__).with_name("paper.mplstyle"))
 
 
@@ -29,7 +32,7 @@ def pyplot() -> Any:
 
 def save_figure(figure: Any, name: str, title: str, watermark: str | None, folder: Path) -> list[Path]:
     """Add the title and watermark, write the figure as PNG and SVG and close it. Returns the files."""
-    lines = textwrap.wrap(figure_text(title), int(_CHARACTERS_PER_INCH * figure.get_figwidth()))
+    lines = textwrap.wrap(figure_text(title, _TITLE), int(_CHARACTERS_PER_INCH * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.18 * (len(lines) - 1))
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
     if watermark:
