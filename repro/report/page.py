@@ -130,7 +130,7 @@ def _figure(path: Path, title: str, problems: list[str]) -> str:
 def _check_svg(content: bytes) -> None:
     """Raises: ValueError, ExpatError: not well-formed XML, or its root is another element."""
     names: list[str] = []
-    parser = expat.ParserCreate(namespace_separator=" ")
+    parser = expat.ParserCreate("utf-8", namespace_separator=" ")
     parser.StartElementHandler = lambda name, _: names.append(name) if not names else None
     parser.Parse(content, True)
     if names[0] != "http://www.w3.org/2000/svg svg":
