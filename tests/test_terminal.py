@@ -25,7 +25,7 @@ def _repro(line: str, tmp_path: Path, **environment: str) -> subprocess.Complete
 ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
 
 
-@pytest.mark.parametrize("arguments", ["--help", "audit", "render table1 --profile smoke"])
+@pytest.mark.parametrize("arguments", ["--help", "claims --profile smoke", "render table1 --profile smoke"])
 def test_a_terminal_that_knows_ascii_alone_shows_the_rest(arguments: str, tmp_path: Path) -> None:
     done = _repro(f"$REPRO {arguments}", tmp_path, **ASCII)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -38,9 +38,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments: str, tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize(
-    "closed", ["\x1b[31m", "\x1b]0;title\x07", "\r", "\x00", "\x9b1m", "\u202e", "\ud800"]
-)
+MOVING = ["\x1b[31m", "\x1b]0;title\x07", "\r", "\x00", "\x9b1m", "\u202e", "\ud800"]
+
+
+@pytest.mark.parametrize("closed", MOVING)
 def test_text_moves_no_cursor(closed: str) -> None:
     for shown in (one_line(f"a{closed}b"), lines(f"a\n{closed}b")):
         assert all(character.isprintable() or character == "\n" for character in shown)

@@ -85,14 +85,15 @@ def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
 def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], label: str) -> None:
     """Draw filled markers for trained, hollow ones for untrained; parts have slightly different heights."""
     first = group.iloc[0]
+    marker, part_color, height = _LOOKS.get(first["part"], _OTHER_LOOK)
     lora = first["row"] == "LoRA"
-    color = "C0" if lora else _LOOKS[first["part"]][1]
-    offset = -0.3 if lora else _LOOKS[first["part"]][2]
+    color = "C0" if lora else part_color
+    offset = -0.3 if lora else height
     panel.plot(
         100 * group[measure] / group["ceiling"],
         [modules.index(module) + offset for module in group["module"]],
         linestyle="none",
-        marker=_LOOKS[first["part"]][0],
+        marker=marker,
         color=color,
         markerfacecolor=color if first["state"] == "trained" else "none",
         markersize=5 if first["state"] == "trained" else 8,
@@ -102,3 +103,4 @@ def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], l
 
 # Marker, colour and vertical offset of each part.
 _LOOKS = {"update": ("o", "C1", -0.1), "magnitude": ("^", "C2", 0.1), "direction": ("s", "C3", 0.3)}
+_OTHER_LOOK = ("x", "C4", 0.4)
