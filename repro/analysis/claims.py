@@ -2,7 +2,8 @@
 
 A comparison pairs two rows by item and seed. The claim is a range for their difference: above 0 for "better",
 above the paper's number if it gives one ("by 0.8 points"), and below a second bound for "marginal". p-values
-are one-sided Student's t over items and seeds (`statistics.mean_over_tasks`), of three null hypotheses:
+are one-sided Student's t over items and seeds (`statistics.mean_over_tasks`), exact where no item differs
+from the others (`statistics.Alike`), of three null hypotheses:
 
     holds   the difference is outside the claimed range; rejected: as claimed
     fails   the difference is inside the claimed range; rejected: not as claimed
@@ -30,13 +31,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repro.analysis.facts import Fact, facts, matches
+from repro.analysis.finished import ByColumn, are_accuracies, runs_by_column, same_items
 from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
 from repro.analysis.power import Spread, spread
-from repro.analysis.statistics import Estimate, holm, mean_over_tasks, outcomes_array
+from repro.analysis.statistics import (
+    DIFFERENCES,
+    Estimate,
+    Span,
+    holm,
+    mean_over_tasks,
+    outcomes_array,
+)
 from repro.config import ConfigError
 from repro.plans.plan import Plan, PlannedRow
 from repro.runs.measurements import Measured, Measurement, read_speed
-from repro.runs.result import Result
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
 
@@ -222,35 +230,35 @@ def _scored(
     return Scored(claim)
 
 
-ByColumn = Mapping[str, Mapping[int, Result]]
-"""Finished runs of a row, by column and seed."""
-
-
 def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str]) -> Estimate | None:
     """Mean paired difference over columns, on common items and on seeds that both rows have in all columns.
 
     None without a common seed, or if the test items differ.
     """
-    differences = paired_outcomes(better, worse, columns)
-    return None if differences is None else mean_over_tasks(differences)
+    found = paired_outcomes(better, worse, columns)
+    return None if found is None else mean_over_tasks(*found)
 
 
 def paired_outcomes(
     better: ByColumn, worse: ByColumn, columns: Sequence[str]
-) -> list[NDArray[np.float64]] | None:
-    """The paired differences, an array (seeds, items) per column; None as in `paired_difference`."""
+) -> tuple[list[NDArray[np.float64]], Span | None] | None:
+    """The paired differences, an array (seeds, items) per column, and their limits if they have any.
+
+    None as in `paired_difference`.
+    """
     shared = [better[column].keys() & worse[column].keys() for column in columns]
     seeds = sorted(set.intersection(*map(set, shared))) if shared else []
     if not seeds:
         return None
-    differences = []
+    differences, bounded = [], True
     for column in columns:
         one, other = ([row[column][seed] for seed in seeds] for row in (better, worse))
-        if len({result.data_fingerprints["test"] for result in [*one, *other]}) != 1:
+        if not same_items([*one, *other], column):
             return None
         outcomes = [outcomes_array([r.scores[column].outcomes for r in runs]) for runs in (one, other)]
         differences.append(outcomes[0] - outcomes[1])
-    return differences
+        bounded = bounded and are_accuracies([*one, *other], column)
+    return differences, DIFFERENCES if bounded else None
 
 
 def _compared(
@@ -263,8 +271,9 @@ def _compared(
             f"{planned.profile.name} match {', '.join(comparison.better)} "
             f"and {', '.join(comparison.worse)}"
         )
+    results = {spec_hash: state.result for spec_hash, state in states.items()}
     for better, worse in pairs:
-        one, other = runs_by_column(better, states), runs_by_column(worse, states)
+        one, other = (runs_by_column(row, results) for row in (better, worse))
         both = [column for column in better.columns if column in worse.columns]
         wanted = [column for column in comparison.columns if column in both]
         collapsed = sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs))
@@ -278,8 +287,8 @@ def _compared(
                 at_least=comparison.at_least,
                 at_most=comparison.at_most,
                 margin=ledger.margin_of(comparison, column),
-                difference=None if outcomes is None else mean_over_tasks(outcomes),
-                spread=None if outcomes is None else spread(outcomes),
+                difference=None if outcomes is None else mean_over_tasks(*outcomes),
+                spread=None if outcomes is None else spread(*outcomes),
                 collapsed=collapsed,
             )
 
@@ -315,19 +324,6 @@ def _weighed(overhead: Overhead, speed: Measured | None) -> Iterator[Fact]:
 def _figures(overhead: Overhead, speed: Measured | None) -> Iterator[Measurement]:
     for name in overhead.ratios:
         yield from (figure for figure in (speed.figures if speed else ()) if figure.name == name)
-
-
-def runs_by_column(row: PlannedRow, states: Mapping[str, RunState]) -> ByColumn:
-    """A row's finished runs with a score in the column; `states` by hash."""
-    found: dict[str, dict[int, Result]] = {}
-    for column in row.columns:
-        runs = {spec.seed: states[spec.hash].result for spec in row.specs_for(column)}
-        found[column] = {
-            seed: result
-            for seed, result in runs.items()
-            if result is not None and result.scores[column].value is not None
-        }
-    return found
 
 
 def _collapsed(state: RunState) -> bool:

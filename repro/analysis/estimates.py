@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from repro.analysis.cost import TrainingCost, training_cost
 from repro.analysis.gpu import Gpu
@@ -54,8 +55,8 @@ class Estimates:
         ]
         if not measured:
             return None
-        flops, seconds = zip(*measured, strict=True)
-        return Rate(len(measured), sum(flops), sum(seconds))
+        flops, seconds = map(sum, zip(*measured, strict=True))
+        return Rate(len(measured), flops, seconds) if flops and isfinite(seconds) and seconds > 0 else None
 
     def seconds(self, states: Sequence[RunState], gpu: Gpu) -> float:
         """Training time on a GPU: at the rate measured on that GPU, otherwise at the assumed one."""

@@ -5,6 +5,7 @@ Verbs import their modules when called, so that `--help` and `plan` respond with
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from repro.cli.parser import build_parser
 from repro.config import ConfigError
 from repro.files import describe_fault, storage_fault
 from repro.runs.interruption import on_stop_signal, stop
+from repro.text import lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,19 +26,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # core for the thread they wait for if another program runs: two threads on two busy cores took 2.3 s
     # instead of 0.25 s. A shorter spin costs nothing on an idle machine (0.13 s either way).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "?" for what an ASCII terminal or pipe cannot show
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) was closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         with on_stop_signal(stop):
             return int(options.verb(options))
     except ConfigError as error:
-        print(f"repro: {error}", file=sys.stderr)
+        print(f"repro: {lines(str(error))}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit):  # `Interrupted`, and Lightning's own exit on Ctrl-C
         print("repro: interrupted; run the same command to continue, finished runs are kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader (head, less) was closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
         fault = storage_fault(error)
         if fault is None:  # a bug

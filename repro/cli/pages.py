@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from repro.cli.shared import short
+from repro.text import lines
 
 
 def draw_fig1(options: argparse.Namespace) -> int:
@@ -78,14 +80,16 @@ def write_report(options: argparse.Namespace) -> int:
 
     profile, store = load_profile(options.profile), Store(RESULTS / "runs")
     plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
-    page = build_page(
+    page, problems = build_page(
         [(planned, run_states(planned, store)) for planned in plans.values()],
         RESULTS / "figures" / profile.name,
         score_claims(load_ledger(), plans, store),
         audit_items(),
     )
     print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
-    return 0
+    for problem in problems:
+        print(lines(problem), file=sys.stderr)
+    return 1 if problems else 0
 
 
 def write_reference(options: argparse.Namespace) -> int:

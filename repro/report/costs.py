@@ -11,6 +11,7 @@ from repro.analysis.gpu import Gpu
 from repro.plans.plan import Plan
 from repro.report.durations import duration
 from repro.runs.states import RunState, State
+from repro.text import one_line
 
 _GIB = 2**30
 
@@ -67,7 +68,7 @@ def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
 
 def _line(label: str, cells: Iterable[str], width: int) -> str:
     placed = (f"{cell:>{size}}" for cell, size in zip(cells, _COLUMNS.values(), strict=True))
-    return f"{label:<{width}}" + "".join(placed)
+    return one_line(f"{label:<{width}}" + "".join(placed))
 
 
 def _cells(states: Sequence[RunState], estimates: Estimates, gpu: Gpu) -> list[str]:
@@ -108,6 +109,7 @@ def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> It
     yield f"busy: the share of GPU-h spent on FLOPs, at {assumed}."
     flops = sum(estimates.costs[state.spec.hash].flops for state in unfinished)
     for hardware, rate in estimates.rates().items():
-        yield f"check: {rate.runs} runs took {duration(rate.seconds)} of training on {hardware},"
+        where = one_line(hardware)
+        yield f"check: {rate.runs} runs took {duration(rate.seconds)} of training on {where},"
         speed, rest = f"{_number(rate.per_second / 1e9)} GFLOP/s", duration(flops / rate.per_second)
         yield f"which is {speed} by the formula; at that rate the runs not done take {rest}."

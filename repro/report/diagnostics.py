@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from repro.plans.plan import Plan
+from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.training.diagnostics import Diagnostics
 
@@ -80,11 +81,11 @@ def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path
             own = means[row]
             for panel, measure in zip(panels, _PANELS, strict=True):
                 if measure in own:
-                    panel.plot(own[measure].index, own[measure], label=row, **look)
+                    panel.plot(own[measure].index, own[measure], label=figure_text(row), **look)
             _draw_gradients(gradients, own, row, look)
             errors = own[own.index.get_level_values("measure").str.startswith("merge_error/")]
             dtypes = [measure.partition("/")[2] for measure, _ in errors.index]
-            merging.plot(dtypes, 100 * errors.to_numpy(), linestyle="none", label=row, **look)
+            merging.plot(dtypes, 100 * errors.to_numpy(), linestyle="none", label=figure_text(row), **look)
         for panel, title in zip(panels, _PANELS.values(), strict=True):
             panel.set_title(title)
             panel.set_xlabel("optimiser step")
@@ -104,6 +105,6 @@ def _draw_gradients(panel: Any, own: pd.Series, row: str, look: dict[str, Any]) 
         known = [own[f"gradient/{factor}"] for factor in factors if f"gradient/{factor}" in own]
         if known:
             total = sum(series**2 for series in known) ** 0.5
-            panel.plot(total.index, total, linestyle=dashes, label=f"{row}: {name}", **look)
+            panel.plot(total.index, total, linestyle=dashes, label=figure_text(f"{row}: {name}"), **look)
             panel.annotate(name, (total.index[-1], total.iloc[-1]), fontsize=7, xytext=(3, 0),
                            textcoords="offset points")  # fmt: skip

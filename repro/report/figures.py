@@ -8,10 +8,14 @@ from typing import Any
 
 from repro.analysis.paper import AVERAGE
 from repro.files import whole_file
+from repro.report.escapes import figure_text
 from repro.report.tables import GAIN, Table, TableRow
 
 # Characters of an 11 point title that fit an inch; Table 3's title has 12.6.
 _CHARACTERS_PER_INCH = 11.5
+
+# Longer titles would leave no room for the figure.
+_TITLE = 400
 
 STYLE = str(Path(__file__).with_name("paper.mplstyle"))
 
@@ -28,11 +32,11 @@ def pyplot() -> Any:
 
 def save_figure(figure: Any, name: str, title: str, watermark: str | None, folder: Path) -> list[Path]:
     """Add the title and watermark, write the figure as PNG and SVG and close it. Returns the files."""
-    lines = textwrap.wrap(title, int(_CHARACTERS_PER_INCH * figure.get_figwidth()))
+    lines = textwrap.wrap(figure_text(title, _TITLE), int(_CHARACTERS_PER_INCH * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.18 * (len(lines) - 1))
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)
     if watermark:
-        figure.text(0.5, 0.5, watermark.split(":")[0], ha="center", va="center", rotation=20,
+        figure.text(0.5, 0.5, figure_text(watermark.split(":")[0]), ha="center", va="center", rotation=20,
                     fontsize=34, color="0.6", alpha=0.5)  # fmt: skip
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
     for path in paths:
@@ -78,9 +82,9 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
         for line, (heading, rows) in enumerate(groups):
             for panel, column in zip(axes[line], shown, strict=True):
                 _panel(panel, rows, column)
-            axes[line, 0].set_title(heading)
+            axes[line, 0].set_title(figure_text(heading))
         for panel, label in zip(axes[-1], shown.values(), strict=True):
-            panel.set_xlabel(label)
+            panel.set_xlabel(figure_text(label))
         return save_figure(figure, table.name, table.title, table.watermark, folder)
 
 
@@ -108,6 +112,6 @@ def _panel(panel, rows: list[TableRow], column: str) -> None:  # type: ignore[no
         )
     if column == GAIN:
         panel.axvline(0, color="0.4", linestyle="--", linewidth=1, zorder=1)
-    panel.set_yticks(range(len(rows)), [row.label for row in rows])
+    panel.set_yticks(range(len(rows)), [figure_text(row.label) for row in rows])
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)

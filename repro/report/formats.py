@@ -7,30 +7,33 @@ import io
 from collections.abc import Callable, Sequence
 
 from repro.analysis.paper import AVERAGE
+from repro.report.escapes import csv_text, latex_text, markdown_cell, markdown_prose, markdown_text
 from repro.report.tables import GAIN, Table, TableRow
+from repro.text import one_line
 
 MISSING = "-"
 
 
 def to_markdown(table: Table) -> str:
     """The title, the aligned table, and its notes and warnings."""
-    lines = [f"# {table.title}", ""]
+    lines = [f"# {markdown_prose(table.title)}", ""]
     if table.watermark:
-        lines += [f"**{table.watermark}**", ""]
+        lines += [f"**{markdown_prose(table.watermark)}**", ""]
     lines += grid(table)
-    lines += ["", *(f"- {note}" for note in table.notes)]
+    lines += ["", *(f"- {markdown_prose(note)}" for note in table.notes)]
     if table.warnings:
-        lines += ["", "Warnings of the runs:", "", *(f"- {warning}" for warning in table.warnings)]
+        warnings = [f"- {markdown_text(warning)}" for warning in table.warnings]
+        lines += ["", "Warnings of the runs:", "", *warnings]
     return "\n".join(lines) + "\n"
 
 
 def grid(table: Table) -> list[str]:
     """The table alone as aligned Markdown lines, with a heading row above every group."""
-    header = ["Method", table.params, *table.columns.values(), "runs"]
+    header = ["Method", *map(markdown_text, [table.params, *table.columns.values()]), "runs"]
     rows: list[list[str]] = []
     for group in table.groups:
-        rows.append([f"**{group.heading}**", *[""] * (len(header) - 1)])
-        rows += [cell_texts(table, row, bold="**{}**".format) for row in group.rows]
+        rows.append([f"**{markdown_text(group.heading)}**", *[""] * (len(header) - 1)])
+        rows += [cell_texts(table, row, markdown_text, bold="**{}**".format) for row in group.rows]
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: list[str]) -> str:
@@ -47,11 +50,11 @@ def grid(table: Table) -> list[str]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown lines of a simple table, unaligned; `|` in cells is escaped."""
+    """Markdown lines of a simple table, unaligned. Cells are prose: they may hold code between backticks."""
     return [
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+        *("| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows),
     ]
 
 
@@ -69,23 +72,23 @@ def to_csv(table: Table) -> str:
                 if estimate is not None and column not in row.printed:
                     width = "" if estimate.half_width is None else f"{estimate.half_width:.4f}"
                     figures = [f"{estimate.mean:.4f}", width, estimate.runs if row.runs else ""]
-                writer.writerow([table.name, profile, group.source, group.block, row.id, column, *figures])
+                place = map(csv_text, [table.name, profile, group.source, group.block, row.id, column])
+                writer.writerow([*place, *figures])
     return out.getvalue()
 
 
 def to_latex(table: Table) -> str:
     """A booktabs `tabular`, with the notes as comments above it."""
-    columns = ["Method", *map(_escape, [table.params, *table.columns.values()]), "runs"]
-    lines = [f"% {line}" for line in (table.title, table.watermark or "", *table.notes) if line]
+    columns = ["Method", *map(latex_text, [table.params, *table.columns.values()]), "runs"]
+    lines = [f"% {one_line(line)}" for line in (table.title, table.watermark or "", *table.notes) if line]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", " & ".join(columns) + r" \\"]
     for group in table.groups:
         lines += [
             r"\midrule",
-            rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{_escape(group.heading)}}}}} \\",
+            rf"\multicolumn{{{len(columns)}}}{{l}}{{\textit{{{latex_text(group.heading)}}}}} \\",
         ]
         lines += [
-            " & ".join(_escape(cell) for cell in cell_texts(table, row, bold=r"\textbf{{{}}}".format))
-            + r" \\"
+            " & ".join(cell_texts(table, row, latex_text, bold=r"\textbf{{{}}}".format)) + r" \\"
             for row in group.rows
         ]
     lines += [r"\bottomrule", r"\end{tabular}"]
@@ -96,19 +99,22 @@ FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, 
 """Renderers by file extension."""
 
 
-def cell_texts(table: Table, row: TableRow, bold: Callable[[str], str] = str) -> list[str]:
+def cell_texts(
+    table: Table, row: TableRow, escape: Callable[[str], str] = str, bold: Callable[[str], str] = str
+) -> list[str]:
     """The texts of a row: label, parameters, one for every column, and finished/expected runs.
 
     Args:
-        bold: formats a text in bold.
+        escape: makes a text harmless in the format.
+        bold: formats an escaped text in bold.
     """
-    texts = {column: _value(row, column, table) for column in table.columns}
+    texts = {column: escape(_value(row, column, table)) for column in table.columns}
     values = [
         (bold(text) if column in row.bold else text) + ("*" if column in row.collapsed else "")
         for column, text in texts.items()
     ]
     runs = "" if row.runs is None else f"{row.runs[0]}/{row.runs[1]}"
-    return [row.label, row.params, *values, runs]
+    return [escape(row.label), escape(row.params), *values, runs]
 
 
 def _value(row: TableRow, column: str, table: Table) -> str:
@@ -126,9 +132,3 @@ def _value(row: TableRow, column: str, table: Table) -> str:
     if column == AVERAGE and row.averaged is not None:
         text += f" (of {len(row.averaged)})"
     return text
-
-
-def _escape(text: str) -> str:
-    for character in "&%_#":
-        text = text.replace(character, rf"\{character}")
-    return text.replace("±", r"$\pm$").replace("†", r"$\dagger$")

@@ -15,6 +15,7 @@ from repro.files import write_whole
 from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics
+from repro.report.escapes import csv_text
 from repro.report.figures import draw_table
 from repro.report.formats import FORMATS, grid
 from repro.report.ranks import draw_ranks, rank_table
@@ -22,6 +23,7 @@ from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, build_table
 from repro.runs.states import RunState
 from repro.runs.store import Store
+from repro.text import one_line
 
 T = TypeVar("T", bound=Frozen)
 
@@ -62,7 +64,8 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def _write_frame(path: Path, frame: pd.DataFrame) -> Path:
-    return write_text(path, frame.to_csv(index=False, float_format="%.6g"))
+    texts = frame.map(lambda cell: csv_text(cell) if isinstance(cell, str) else cell)
+    return write_text(path, texts.to_csv(index=False, float_format="%.6g"))
 
 
 def _readable(read: Callable[[], T | None], problems: list[str]) -> T | None:
@@ -95,4 +98,5 @@ def _known_ranks(plan: Plan, store: Store, problems: list[str]) -> pd.DataFrame:
 
 def _as_text(table: Table) -> str:
     head = [table.title, table.watermark] if table.watermark else [table.title]
-    return "\n".join([*head, "", *grid(table), "", *(f"- {note}" for note in table.notes)])
+    notes = [f"- {note}" for note in table.notes]
+    return "\n".join([*map(one_line, head), "", *grid(table), "", *map(one_line, notes)])

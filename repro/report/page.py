@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 from repro.analysis.audit import AuditItem
 from repro.analysis.claims import Scored
@@ -17,6 +21,7 @@ from repro.report.formats import cell_texts
 from repro.report.tables import Table, TableGroup, TableRow, build_table
 from repro.runs.result import Result
 from repro.runs.states import RunState
+from repro.text import one_line
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -29,19 +34,25 @@ def build_page(
     figures: Path,
     claims: Sequence[Scored],
     audit: Sequence[AuditItem],
-) -> str:
-    """The HTML text.
+) -> tuple[str, list[str]]:
+    """Everything that comes from results and settings is shown as text; only the page's own script runs.
 
     Args:
         plans: every experiment under one profile, with the states of its runs.
         figures: folder of that profile's figures; missing ones are skipped.
+
+    Returns:
+        The HTML text, and one line for each figure that is left out since it is no picture.
     """
+    problems: list[str] = []
     runs = {s.spec.hash: _run(s) for _, states in plans for s in states}
     profile = plans[0][0].profile
     finished = sum(run["state"] == "done" for run in runs.values())
-    sections = [_experiment(plan, states, figures) for plan, states in plans]
+    sections = [_experiment(plan, states, figures, problems) for plan, states in plans]
+    template = _TEMPLATE.read_text(encoding="utf-8")
     content = {
-        "title": f"Dual LoRA, reproduced: profile {profile.name}",
+        "policy": _policy(template),
+        "title": escape(f"Dual LoRA, reproduced: profile {profile.name}"),
         "watermark": f'<p class="watermark">{escape(profile.watermark)}</p>' if profile.watermark else "",
         "summary": escape(f"{profile.purpose}. {finished} of {len(runs)} runs are finished."),
         "contents": "".join(
@@ -52,19 +63,47 @@ def build_page(
         "claims": _claims(claims),
         "audit": _audit(audit),
         "environments": _environments(s.result for _, states in plans for s in states if s.result),
-        # "</script>" inside a string would end the script.
-        "runs": json.dumps(runs, separators=(",", ":")).replace("</", "<\\/"),
+        "runs": embedded_json(runs),
     }
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    for name, text in content.items():
-        page = page.replace(f"%{name}%", text)
-    return page
+    # In one pass, so that a placeholder inside a text stays text.
+    return re.sub(r"%([a-z]+)%", lambda found: content[found[1]], template), problems
 
 
-def _experiment(plan: Plan, states: Sequence[RunState], figures: Path) -> str:
+def escape(text: str) -> str:
+    """The text for HTML, on one line."""
+    return escape_html(one_line(text))
+
+
+def embedded_json(content: Any) -> str:
+    """JSON for a script element, whose end or comments it cannot contain; what is no number is null."""
+    text = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
+    return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"})
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _policy(template: str) -> str:
+    """The Content-Security-Policy: the template's own script and style, pictures as data, nothing else."""
+    hashes = {}
+    for element in ("script", "style"):
+        (own,) = re.findall(rf"<{element}>(.*?)</{element}>", template, flags=re.DOTALL)
+        hashes[element] = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _experiment(plan: Plan, states: Sequence[RunState], figures: Path, problems: list[str]) -> str:
     table = build_table(plan, states)
     paths = [figures / f"{plan.experiment.name}{part}.svg" for part in ("", "-diagnostics")]
-    drawn = "".join(f'<div class="figure">{_inline(path)}</div>' for path in paths if path.exists())
+    drawn = "".join(_figure(path, table.title, problems) for path in paths if path.exists())
     return "\n".join(
         [
             f'<section id="{escape(table.name)}"><h2>{escape(table.title)}</h2>',
@@ -76,10 +115,26 @@ def _experiment(plan: Plan, states: Sequence[RunState], figures: Path) -> str:
     )
 
 
-def _inline(svg: Path) -> str:
-    """The SVG without XML header, its ids prefixed, since all figures of a page share one namespace."""
-    text = svg.read_text(encoding="utf-8")
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{svg.stem}-", text[text.index("<svg") :])
+def _figure(path: Path, title: str, problems: list[str]) -> str:
+    """The figure as an image, in which no script runs; a line where the file is no SVG picture."""
+    try:
+        content = path.read_bytes()
+        _check_svg(content)
+    except (OSError, ValueError, expat.ExpatError) as error:
+        problems.append(f"left out: {path} is no SVG picture ({error}); `repro render` draws it again")
+        return f'<p class="problem">{escape(problems[-1])}</p>'
+    data = base64.b64encode(content).decode()
+    return f'<div class="figure"><img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}"></div>'
+
+
+def _check_svg(content: bytes) -> None:
+    """Raises: ValueError, ExpatError: not well-formed XML, or its root is another element."""
+    names: list[str] = []
+    parser = expat.ParserCreate("utf-8", namespace_separator=" ")
+    parser.StartElementHandler = lambda name, _: names.append(name) if not names else None
+    parser.Parse(content, True)
+    if names[0] != "http://www.w3.org/2000/svg svg":
+        raise ValueError(f"its root is {one_line(names[0][:80])}")
 
 
 def _table(table: Table, plan: Plan) -> str:
@@ -138,14 +193,16 @@ def _run(state: RunState) -> dict[str, Any]:
         return told
     losses = result.training.losses
     step = max(1, len(losses) // _CURVE_POINTS)
+    spec = state.spec.model_dump(mode="json")
     return told | {
-        "seconds": round(result.total_seconds),
+        "seconds": result.total_seconds,
         "steps": result.training.steps,
         "losses": [round(loss, 4) for loss in losses[::step]],
         "every": step,
+        "diverged": sum(not math.isfinite(loss) for loss in losses),
         "commit": (result.environment.commit or "")[:10],
         "warnings": list(result.warnings),
-        "settings": json.dumps(result.spec["method"]) + " " + json.dumps(result.spec["training"]),
+        "settings": json.dumps(spec["method"]) + " " + json.dumps(spec["training"]),
         "scores": {
             name: {
                 "metric": score.metric,

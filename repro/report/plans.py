@@ -11,6 +11,7 @@ from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import RunSpec
 from repro.report.durations import duration
 from repro.runs.states import RunState, State, expected_seconds
+from repro.text import one_line
 
 # Line width in characters.
 _WIDTH = 120
@@ -113,6 +114,7 @@ def _learning(spec: RunSpec) -> str:
 
 def _wrapped(line: str) -> str:
     """The line wrapped to `_WIDTH`, with continuation lines indented."""
+    line = one_line(line)
     if len(line) <= _WIDTH:
         return line
     indent = " " * (len(line) - len(line.lstrip()))

@@ -11,6 +11,7 @@ import pandas as pd
 
 from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
 from repro.plans.plan import Plan
+from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
 
 _MEASURES = {
@@ -70,11 +71,11 @@ def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
         for panel, (measure, title) in zip(axes, _MEASURES.items(), strict=True):
             for row, part, state in table[["row", "part", "state"]].drop_duplicates().itertuples(index=False):
                 group = table[(table.row == row) & (table.part == part) & (table.state == state)]
-                _points(panel, group, measure, modules, f"{row}: {part}, {state}")
+                _points(panel, group, measure, modules, figure_text(f"{row}: {part}, {state}"))
             panel.set_title(title)
             panel.set_xlabel("% of the largest possible, mean over layers")
             panel.set_xlim(-3, 103)
-            panel.set_yticks(range(len(modules)), modules)
+            panel.set_yticks(range(len(modules)), list(map(figure_text, modules)))
             panel.set_ylim(len(modules) - 0.5, -0.5)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=7)
         experiment = plan.experiment
@@ -84,14 +85,15 @@ def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
 def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], label: str) -> None:
     """Draw filled markers for trained, hollow ones for untrained; parts have slightly different heights."""
     first = group.iloc[0]
+    marker, part_color, height = _LOOKS.get(first["part"], _OTHER_LOOK)
     lora = first["row"] == "LoRA"
-    color = "C0" if lora else _LOOKS[first["part"]][1]
-    offset = -0.3 if lora else _LOOKS[first["part"]][2]
+    color = "C0" if lora else part_color
+    offset = -0.3 if lora else height
     panel.plot(
         100 * group[measure] / group["ceiling"],
         [modules.index(module) + offset for module in group["module"]],
         linestyle="none",
-        marker=_LOOKS[first["part"]][0],
+        marker=marker,
         color=color,
         markerfacecolor=color if first["state"] == "trained" else "none",
         markersize=5 if first["state"] == "trained" else 8,
@@ -101,3 +103,4 @@ def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], l
 
 # Marker, colour and vertical offset of each part.
 _LOOKS = {"update": ("o", "C1", -0.1), "magnitude": ("^", "C2", 0.1), "direction": ("s", "C3", 0.3)}
+_OTHER_LOOK = ("x", "C4", 0.4)

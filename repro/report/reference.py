@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from repro.analysis.audit import audit_items
-from repro.analysis.claims import paired_difference, runs_by_column, score_claims
+from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
+from repro.analysis.finished import runs_by_column
 from repro.analysis.ledger import load_ledger
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
@@ -21,7 +22,8 @@ from repro.plans.plan import Plan
 from repro.plans.profile import Profile
 from repro.plans.spec import flatten
 from repro.report.claims import claims_page
-from repro.report.formats import grid, to_markdown
+from repro.report.escapes import markdown_text
+from repro.report.formats import grid, markdown_table, to_markdown
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
@@ -106,7 +108,7 @@ class ReferencePage:
                 place = flatten(row.specs[0].model_dump(mode="json"))[sweep.x] if row.curve else ""
                 curves.setdefault(curve, {})[f"{place:g}" if row.curve else ""] = estimate
         widths = [e.half_width for points in curves.values() for e in points.values() if e.half_width]
-        lines = [f"| | average (%) at {sweep.label} | seeds |", "|---|---|---|"]
+        lines = [f"| | average (%) at {markdown_text(sweep.label)} | seeds |", "|---|---|---|"]
         for curve, points in curves.items():
             best = max(points, key=lambda place: points[place].mean)
             shown = [
@@ -114,7 +116,7 @@ class ReferencePage:
                 for place, e in points.items()
             ]
             seeds = min(estimate.runs for estimate in points.values())
-            lines.append(f"| {curve} | {', '.join(shown).removeprefix(': ')} | {seeds} |")
+            lines.append(f"| {markdown_text(curve)} | {', '.join(shown).removeprefix(': ')} | {seeds} |")
         if widths:
             lines += ["", f"95 % intervals of the averages: at most ± {max(widths):.1f}."]
         return lines
@@ -131,11 +133,11 @@ class ReferencePage:
         if "dual_lora" not in planned or rows["dual_lora"].label not in averages or len(averages) < 3:
             return []
         own, label = planned["dual_lora"], rows["dual_lora"].label
-        states = {state.spec.hash: state for state in self.states[name]}
+        results = {state.spec.hash: state.result for state in self.states[name]}
         told: dict[str, list[str]] = {"above": [], "below": []}
         for row in planned.values():
             difference = paired_difference(
-                runs_by_column(own, states), runs_by_column(row, states), list(own.columns)
+                runs_by_column(own, results), runs_by_column(row, results), list(own.columns)
             )
             if row.id == own.id or difference is None or difference.half_width is None:
                 continue
@@ -158,14 +160,14 @@ class ReferencePage:
         return speed_table(self.speed).splitlines()
 
     def _runs(self) -> list[str]:
-        lines = ["| experiment | runs | seeds | hardware |", "|---|---|---|---|"]
+        rows = []
         for name in self.finished:
             results = _results(self.states[name])
             seeds = sorted({int(result.spec["seed"]) for result in results})
             machines = Counter(result.environment.hardware for result in results)
             where = ", ".join(f"{count} on {machine}" for machine, count in machines.items())
             runs = f"{len(results)} of {len(self.states[name])}"
-            lines.append(f"| {name} | {runs} | {', '.join(map(str, seeds))} | {where} |")
+            rows.append([name, runs, ", ".join(map(str, seeds)), where])
         every = {result.hash: result for states in self.states.values() for result in _results(states)}
         versions = Counter(
             ", ".join(f"{name} {version}" for name, version in r.environment.packages.items())
@@ -174,10 +176,10 @@ class ReferencePage:
         commits = sorted({(r.environment.commit or "")[:10] for r in every.values()})
         hours = sum(result.total_seconds for result in every.values()) / 3600
         return [
-            *lines,
+            *markdown_table(["experiment", "runs", "seeds", "hardware"], rows),
             "",
             f"{len(every)} different runs, since tables share some; {hours:.1f} hours in total. Code: "
-            f"{', '.join(commits)}. Versions: {'; '.join(versions)}.",
+            f"{', '.join(map(markdown_text, commits))}. Versions: {'; '.join(map(markdown_text, versions))}.",
         ]
 
 
@@ -187,16 +189,12 @@ def _results(states: Sequence[RunState]) -> list[Result]:
 
 def _readings() -> list[str]:
     """What the paper leaves open, and the reading used here."""
-    lines = ["| where | what is missing | reading used here |", "|---|---|---|"]
-    return lines + [
-        f"| {item.where} | {_one_line(item.found)} | {_one_line(item.here)} |"
+    rows = [
+        [" ".join(text.split()) for text in (item.where, item.found, item.here)]
         for item in audit_items()
         if item.kind == "ambiguity"
     ]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return markdown_table(["where", "what is missing", "reading used here"], rows)
 
 
 def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from repro.analysis.rerun_comparison import RerunComparison
+from repro.text import one_line
 
 _WORDS = {
     (True, True): "identical",
@@ -36,4 +37,4 @@ def describe_rerun(rerun: RerunComparison) -> str:
         lines.append(f"environments differ: {name}: {before} in the file, {after} in the rerun")
     if not rerun.environment:
         lines.append("same hardware and versions: only an identical run is accepted")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from repro.report.escapes import figure_text, markdown_text
 from repro.report.figures import pyplot, save_figure
+from repro.report.formats import markdown_table
 from repro.report.output import write_text
 from repro.runs.measurements import Measured, Measurement, Point, speed_file
 from repro.runs.store import write_json
@@ -27,27 +29,23 @@ def speed_table(measured: Measured) -> str:
     """Ratios with their targets, and the hardware and versions they were measured on."""
     where = measured.environment
     versions = ", ".join(f"{name} {version}" for name, version in where.packages.items() if name != "gguf")
-    rows = [_row(figure) for figure in measured.figures]
+    head = ["ratio", "at", "median", "least to most", "target", "", ""]
     return "\n".join(
         [
-            "| ratio | at | median | least to most | target | | |",
-            "|---|---|---|---|---|---|---|",
-            *rows,
+            *markdown_table(head, [_row(figure) for figure in measured.figures]),
             "",
-            f"On {where.hardware}, with cases interleaved in one process. {versions}.",
+            markdown_text(f"On {where.hardware}, with cases interleaved in one process. {versions}."),
             "",
         ]
     )
 
 
-def _row(figure: Measurement) -> str:
+def _row(figure: Measurement) -> list[str]:
     ratio = figure.ratio
     bound = "" if figure.target is None else f"{'≥' if figure.higher_is_better else '≤'} {figure.target:g}"
     verdict = {None: "", True: "met", False: "missed"}[figure.met]
-    return (
-        f"| {figure.name} | {figure.at} | {ratio.median:.2f} | {ratio.least:.2f} to {ratio.most:.2f} "
-        f"| {bound} | {verdict} | {figure.note} |"
-    )
+    spread = f"{ratio.least:.2f} to {ratio.most:.2f}"
+    return [figure.name, figure.at, f"{ratio.median:.2f}", spread, bound, verdict, figure.note]
 
 
 def _draw(points: Sequence[Point], folder: Path) -> list[Path]:
@@ -65,7 +63,7 @@ def _draw(points: Sequence[Point], folder: Path) -> list[Path]:
                 line = sorted(
                     (place(p)[0], getattr(p, field)) for p in points if p.name == name and place(p)[1]
                 )
-                panel.plot(*zip(*line, strict=True), marker="o", label=name)
+                panel.plot(*zip(*line, strict=True), marker="o", label=figure_text(name))
             panel.set_xscale("log", base=2)
             panel.set_ylim(bottom=0)
             panel.set_xlabel(label)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from repro.analysis.claims import Scored, Verdict
 from repro.analysis.claims_on_paper import OnPaper
 from repro.report.claims import wanted_in_words
+from repro.report.escapes import markdown_prose
 
 # Headings and their verdicts, in order.
 _VERDICTS: dict[str, Verdict] = {
@@ -26,7 +27,11 @@ def standing(scored: Sequence[Scored]) -> list[str]:
     for heading, verdict in _VERDICTS.items():
         found = [s for s in scored if s.verdict == verdict]
         lines += [f"**{heading} ({len(found)} of {len(scored)})**", ""]
-        told = [f"- {s.claim.text} {_found(s)} ({s.claim.where})" for s in found if not s.untouched]
+        told = [
+            markdown_prose(f"- {s.claim.text} {_found(s)} ({s.claim.where})")
+            for s in found
+            if not s.untouched
+        ]
         untouched = [s for s in found if s.untouched]
         if untouched:
             models = dict.fromkeys(model for s in untouched for model in s.claim.models)
@@ -75,7 +80,8 @@ def _timed(s: Scored) -> str:
     assert s.claim.overhead is not None
     measured = [
         f"{t.better}{f', {t.block}' if len(s.tested) > len(s.claim.overhead.ratios) else ''} "
-        f"{s.claim.overhead.percent - difference.mean:+.0f} ± {difference.half_width:.0f} percent"
+        f"{s.claim.overhead.percent - difference.mean:+.0f}"
+        f"{'' if difference.half_width is None else f' ± {difference.half_width:.0f}'} percent"
         for t, difference in differences
     ]
     return f"{'; '.join(measured)}; {differences[0][1].runs} rounds of `make bench`."

@@ -10,6 +10,7 @@ from repro.analysis.paper import AVERAGE
 from repro.plans.experiment import Sweep
 from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import flatten
+from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.report.tables import Table, TableRow
 
@@ -39,12 +40,12 @@ def draw_sweep(plan: Plan, table: Table, folder: Path) -> list[Path]:
         for panel, block in zip(axes[0], blocks, strict=False):
             rows = {row.id: row for row in groups["measured", block].rows}
             _measured(panel, [row for row in plan.rows if row.block == block], rows, sweep)
-            panel.set_title(groups["measured", block].heading)
+            panel.set_title(figure_text(groups["measured", block].heading))
         for panel, group in zip(axes[0, len(blocks) :], printed, strict=True):
             _printed(panel, group.rows)
-            panel.set_title(group.heading)
+            panel.set_title(figure_text(group.heading))
         for panel in axes[0]:
-            panel.set_xlabel(sweep.label)
+            panel.set_xlabel(figure_text(sweep.label))
             panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
         axes[0, 0].set_ylabel("mean accuracy (%), 95 % interval")
         return save_figure(figure, table.name, table.title, table.watermark, folder)
@@ -58,7 +59,7 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
             curves.setdefault(plan.curve, []).append((place, rows[plan.id]))
     flat = curves.pop(None, [])
     places = [place for points in curves.values() for place, _ in points]
-    if places and max(places) > _LOGARITHMIC * min(places):
+    if places and 0 < _LOGARITHMIC * min(places) < max(places):
         panel.set_xscale("log")
         ticks = sorted(set(places))
         if len(ticks) <= _MOST_TICKS:
@@ -74,7 +75,7 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
             [e.mean for e in estimates if e],
             yerr=[e.half_width or 0 for e in estimates if e],
             # A point's label ends in a comma and the value that varies.
-            label=points[0][1].label.rpartition(",")[0],
+            label=figure_text(points[0][1].label.rpartition(",")[0]),
             **_LOOKS[index % len(_LOOKS)],
         )
     # The intervals of horizontal lines are drawn to the right of the curves.
@@ -98,7 +99,7 @@ def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
             continue
         if row.id.startswith("dual_lora"):
             place = float(row.id.rpartition("-")[2])
-            panel.errorbar(place, estimate.mean, label=row.label, **_LOOKS[0])
+            panel.errorbar(place, estimate.mean, label=figure_text(row.label), **_LOOKS[0])
             panel.set_xlim(0, 2 * place)
         else:
             others += 1
@@ -108,7 +109,7 @@ def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
 def _line(panel: Any, height: float, label: str, index: int) -> str:
     """Draw a horizontal line across the panel. Returns its colour."""
     color = f"C{index}"
-    panel.axhline(height, color=color, linestyle=_DASHES[index % len(_DASHES)], label=label)
+    panel.axhline(height, color=color, linestyle=_DASHES[index % len(_DASHES)], label=figure_text(label))
     return color
 
 

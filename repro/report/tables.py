@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from repro.analysis.finished import are_accuracies, items_of, runs_by_column, same_items
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows
-from repro.analysis.statistics import Estimate, mean_over_tasks, outcomes_array
+from repro.analysis.statistics import ACCURACIES, DIFFERENCES, Estimate, mean_over_tasks, outcomes_array
 from repro.plans.plan import Plan, PlannedRow
 from repro.runs.result import Result
 from repro.runs.states import RunState
@@ -28,6 +32,7 @@ class TableRow:
         runs: finished and expected runs; None for a row of the paper.
         collapsed: columns in which at least one run gave every item the same answer.
         averaged: the columns in the average; None if it is over all of the table's.
+        unequal: columns without a value, since seeds were tested on different numbers of items, with these.
         printed: digits of every value of a row of the paper, by column.
         bold: columns that the paper prints in bold; empty for our rows.
     """
@@ -39,6 +44,7 @@ class TableRow:
     runs: tuple[int, int] | None = None
     collapsed: frozenset[str] = frozenset()
     averaged: tuple[str, ...] | None = None
+    unequal: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     printed: Mapping[str, str] = field(default_factory=dict)
     bold: frozenset[str] = frozenset()
 
@@ -130,24 +136,24 @@ def _measured(
     """A row from its finished runs. A value is missing until one of its runs is done and has a score."""
     trains = row.specs[0].method.trains
     values: dict[str, Estimate | None] = {c: None for c in columns if trains or c != GAIN}
-    by_seed = {task: _scored(row, task, results) for task in tasks}
-    outcomes = {
-        task: outcomes_array([result.scores[task].outcomes for result in runs.values()])
-        for task, runs in by_seed.items()
-        if runs
-    }
-    values |= {task: mean_over_tasks([outcome]) for task, outcome in outcomes.items()}
+    by_seed = {task: runs for task, runs in runs_by_column(row, results).items() if runs}
+    items = {task: tuple(sorted(items_of(list(runs.values()), task))) for task, runs in by_seed.items()}
+    scored = [task for task in tasks if len(items.get(task, ())) == 1]
+    bounded = {task: are_accuracies(list(by_seed[task].values()), task) for task in scored}
+    for task in scored:
+        outcomes = _outcomes(list(by_seed[task].values()), task)
+        values[task] = mean_over_tasks([outcomes], ACCURACIES if bounded[task] else None)
+    every = all(bounded.values())
     # A mean over tasks uses the seeds that all tasks have.
-    seeds = sorted(set.intersection(*(set(by_seed[task]) for task in outcomes))) if outcomes else []
+    seeds = sorted(set.intersection(*(set(by_seed[task]) for task in scored))) if scored else []
     if seeds:
-        common = {task: [by_seed[task][seed] for seed in seeds] for task in outcomes}
-        after = {t: outcomes_array([r.scores[t].outcomes for r in runs]) for t, runs in common.items()}
+        common = {task: [by_seed[task][seed] for seed in seeds] for task in scored}
+        after = {task: _outcomes(runs, task) for task, runs in common.items()}
         if AVERAGE in values:
-            values[AVERAGE] = mean_over_tasks(list(after.values()))
-        every = [result for runs in common.values() for result in runs]
-        if GAIN in values and untrained is not None and _same_items([*every, untrained]):
-            before = {task: outcomes_array([untrained.scores[task].outcomes]) for task in after}
-            values[GAIN] = mean_over_tasks([after[task] - before[task] for task in after])
+            values[AVERAGE] = mean_over_tasks(list(after.values()), ACCURACIES if every else None)
+        if GAIN in values and untrained is not None and _pairs(common, untrained):
+            gains = [after[task] - _outcomes([untrained], task) for task in after]
+            values[GAIN] = mean_over_tasks(gains, DIFFERENCES if every else None)
     count = row.trainable_parameters
     millions = f"{count / 1e6:.2f}" if count >= 1e5 else f"{count / 1e6:.2g}"
     shown = f"{row.trainable_percent:.2f}" if unit == "percent" else millions
@@ -161,22 +167,18 @@ def _measured(
         collapsed=frozenset(
             name for result in finished for name, score in result.scores.items() if score.constant
         ),
-        averaged=tuple(outcomes) if len(outcomes) < len(tasks) else None,
+        averaged=tuple(scored) if len(scored) < len(tasks) else None,
+        unequal={task: counts for task, counts in items.items() if len(counts) > 1},
     )
 
 
-def _scored(row: PlannedRow, column: str, results: Mapping[str, Result | None]) -> dict[int, Result]:
-    """Finished runs with a score in this column, by seed."""
-    found = {spec.seed: results[spec.hash] for spec in row.specs_for(column)}
-    return {
-        seed: result
-        for seed, result in found.items()
-        if result is not None and column in result.scores and result.scores[column].value is not None
-    }
+def _outcomes(results: Sequence[Result], column: str) -> NDArray[np.float64]:
+    return outcomes_array([result.scores[column].outcomes for result in results])
 
 
-def _same_items(results: Sequence[Result]) -> bool:
-    return len({result.data_fingerprints["test"] for result in results}) == 1
+def _pairs(runs: Mapping[str, Sequence[Result]], untrained: Result) -> bool:
+    """Whether all runs and the untrained model have the same items."""
+    return all(task in untrained.scores and same_items([*own, untrained], task) for task, own in runs.items())
 
 
 def _paper_groups(printed: Sequence[PaperRow]) -> list[TableGroup]:
@@ -245,6 +247,13 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
         )
     if any(row.extra for row in plan.rows):
         notes.append(f"{EXTRA.strip()} added by this project; not in the paper's table.")
+    notes += [
+        f"{group.block}, {row.label}, {plan.columns[column]}: no value, since its seeds were tested on "
+        f"different numbers of items ({', '.join(map(str, counts))})."
+        for group in groups
+        for row in group.rows
+        for column, counts in row.unequal.items()
+    ]
     if any(row.collapsed for group in groups for row in group.rows):
         notes.append("* at least one run gave every item of this task the same answer.")
     return notes

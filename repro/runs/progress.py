@@ -42,7 +42,7 @@ class Watch:
         self._phase_began = (0.0, 0)
         self._logged = 0.0
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -12,6 +12,7 @@ from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
 from repro.runs.result import Result
 from repro.runs.store import Store
+from repro.text import one_line
 
 
 class State(StrEnum):
@@ -83,10 +84,10 @@ def run_state(spec: RunSpec, store: Store) -> RunState:
     try:
         result, failure = store.result(spec), store.failure(spec)
     except ConfigError as error:
-        return RunState(spec, State.UNREADABLE, detail=str(error))
+        return RunState(spec, State.UNREADABLE, detail=one_line(str(error)))
     if result is not None:
         return RunState(spec, State.DONE, result)
     if failure is not None:
         detail = f"{failure.error} (attempt {failure.attempts})"
-        return RunState(spec, State.FAILED, detail=detail, again=failure.again)
+        return RunState(spec, State.FAILED, detail=one_line(detail), again=failure.again)
     return RunState(spec, State.MISSING)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from repro.config import Frozen
 
 
@@ -39,3 +41,10 @@ class Diagnostics(Frozen):
     steps: tuple[int, ...]
     layers: dict[str, dict[str, tuple[float | None, ...]]]
     merge_errors: dict[str, dict[str, float]]
+
+    @model_validator(mode="after")
+    def _has_a_number_for_every_step(self) -> Diagnostics:
+        lengths = {len(values) for series in self.layers.values() for values in series.values()}
+        if not lengths <= {len(self.steps)} or (self.merge_errors and not self.steps):
+            raise ValueError(f"{len(self.steps)} steps, but series of {sorted(lengths)} numbers")
+        return self

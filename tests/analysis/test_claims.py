@@ -47,8 +47,8 @@ def test_p_values_are_the_textbook_s() -> None:
     assert estimate.p_below(0) + estimate.p_above(0) == pytest.approx(1)
 
 
-def test_without_spread_nothing_is_rejected() -> None:
-    for estimate in (Estimate(5.0, None, 1), mean_over_tasks([np.zeros((1, 9))])):
+def test_without_an_interval_nothing_is_rejected() -> None:
+    for estimate in (Estimate(5.0, None, 1), mean_over_tasks([np.full((1, 1), 100.0)])):
         assert estimate.p_below(0) == estimate.p_above(1) == 1
 
 

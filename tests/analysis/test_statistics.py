@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.statistics import mean_over_tasks, outcomes_array
+from repro.analysis.power import spread
+from repro.analysis.statistics import ACCURACIES, DIFFERENCES, mean_over_tasks, outcomes_array
 
 
 def test_one_run_of_one_task_is_the_textbook_interval_of_a_mean() -> None:
@@ -67,3 +68,63 @@ def test_runs_of_different_length_are_refused() -> None:
         outcomes_array(["101", "10"])
     with pytest.raises(ValueError, match=r"same runs, got \[1, 2\]"):
         mean_over_tasks([np.ones((1, 4)), np.ones((2, 4))])
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("items", [2, 4, 100])
+def test_all_wrong_and_all_right_have_the_exact_interval_of_a_binomial(
+    value: float, seeds: int, items: int
+) -> None:
+    """Seeds share their items, so three seeds that agree say no more than one."""
+    estimate = mean_over_tasks([np.full((seeds, items), value)], ACCURACIES)
+    exact = stats.binomtest(round(value / 100) * items, items).proportion_ci(0.95, "exact")
+    assert estimate.half_width == pytest.approx(100 * (exact.high - exact.low))
+
+
+@pytest.mark.parametrize("items", [2, 5, 12])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_row_better_in_every_item_is_the_sign_test(items: int, sign: int) -> None:
+    estimate = mean_over_tasks([np.full((1, items), sign * 100.0)], DIFFERENCES)
+    sides = [estimate.p_below(0), estimate.p_above(0)][::sign]
+    assert sides == [pytest.approx(stats.binomtest(items, items, alternative="greater").pvalue), 1.0]
+    assert 2 * sides[0] == pytest.approx(2.0 ** (1 - items))
+
+
+@pytest.mark.parametrize("values", [[100.0, 0.0], [0.0, 0.0], [100 / 3, 100 / 3]])
+def test_a_p_value_without_variance_covers_every_way_to_it(values: list[float]) -> None:
+    """Unlike items, a share of each of two tasks of five, that put the true mean `distance` lower."""
+    estimate = mean_over_tasks([np.full((1, 5), value) for value in values], ACCURACIES)
+    for distance in (1.0, 10.0, 24.0):
+        for share in np.linspace(0, 1, 101):
+            rest = distance - share * values[0] / 2
+            other = 0.0 if rest <= 0 else rest / (values[1] / 2) if values[1] else np.inf
+            if other <= 1:
+                chance = ((1 - share) * (1 - other)) ** 5
+                assert estimate.p_below(estimate.mean - distance) >= chance - 1e-12
+
+
+def test_rounding_is_no_variance() -> None:
+    """The mean of equal numbers may differ from them in its last digit."""
+    for size in (3, 7, 11):
+        assert mean_over_tasks([np.full((3, size), 100 / 3)]).error is None
+
+
+def test_a_projection_without_variance_is_exact_as_well() -> None:
+    tasks = [np.full((1, 6), 100.0)]
+    found, estimate = spread(tasks, DIFFERENCES), mean_over_tasks(tasks, DIFFERENCES)
+    assert found is not None
+    assert found.projected(100.0, 1).p_below(0) == pytest.approx(estimate.p_below(0))
+    assert found.projected(100.0, 1, more_items=2.0).p_below(0) == pytest.approx(2.0**-12)
+
+
+def test_equal_values_of_a_metric_without_limits_have_no_interval() -> None:
+    estimate = mean_over_tasks([np.zeros((1, 9))])
+    assert estimate.half_width is None
+    assert estimate.p_below(0) == estimate.p_above(1) == 1
+
+
+@pytest.mark.parametrize("tasks", [[np.ones((1, 0))], [np.ones((1, 4)), np.ones((1, 0))]])
+def test_no_items_are_refused(tasks: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="without items"):
+        mean_over_tasks(tasks)

@@ -1,0 +1,138 @@
+"""Tables at the edges of statistics: no run, no item, one item, unequal seeds, numbers that are none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from repro.analysis.claims import paired_difference
+from repro.analysis.finished import runs_by_column
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import Plan, expand
+from repro.plans.profile import load_profile
+from repro.plans.spec import RunSpec
+from repro.report.figures import draw_table
+from repro.report.formats import FORMATS, cell_texts
+from repro.report.output import _as_text
+from repro.report.tables import Table, TableRow, build_table
+from repro.runs.result import Result
+from repro.runs.states import RunState, State
+
+Outcomes = str | tuple[float, ...]
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return expand(load_experiment("table1"), load_profile("smoke"), [0, 1])
+
+
+def state(spec: RunSpec, outcomes: dict[str, Outcomes] | None) -> RunState:
+    """A run that is finished with these outcomes, without the fields that a table does not read."""
+    if outcomes is None:
+        return RunState(spec, State.MISSING)
+    scores = {
+        column: {
+            "metric": "accuracy", "value": 50.0, "items": len(found), "outcomes": found, "unparsed": 0.0,
+            "constant": False,
+        }
+        for column, found in outcomes.items()
+    }  # fmt: skip
+    from repro.benchmarks.base import TaskScore
+    from repro.runs.result import Environment, Evaluation
+
+    result = Result.model_construct(
+        hash=spec.hash,
+        slug=spec.slug,
+        scores={column: TaskScore.model_validate(score) for column, score in scores.items()},
+        evaluation=Evaluation(seconds=1.0, items=1, merged=False, scorer_version=1, predictions="p"),
+        environment=Environment(
+            commit=None, dirty=None, python="3", platform="l", hardware="cpu", threads=1, packages={}
+        ),
+        data_fingerprints={"test": "same"},
+        warnings=(),
+    )
+    return RunState(spec, State.DONE, result)
+
+
+def build(plan: Plan, outcomes: Callable[[RunSpec], dict[str, Outcomes] | None]) -> Table:
+    return build_table(plan, [state(spec, outcomes(spec)) for spec in plan.runs.values()])
+
+
+def texts(table: Table, label: str) -> list[str]:
+    rows: list[TableRow] = [row for group in table.groups if group.source == "measured" for row in group.rows]
+    return next(cell_texts(table, row) for row in rows if row.label == label)
+
+
+def everything_is_written(table: Table, folder: Path) -> str:
+    """Every format and the figure. Returns the text for the terminal."""
+    for render in FORMATS.values():
+        written = render(table)
+        assert "nan" not in written.replace("finance", "") and "inf " not in written
+    draw_table(table, folder)
+    return _as_text(table)
+
+
+EDGES: dict[str, tuple[Outcomes, str]] = {
+    "no items": ("", "-"),
+    "no values": ((), "-"),
+    "one item": ("1", "100.0"),
+    "all right": ("1111", "100.0"),
+    "all wrong": ("0000", "0.0"),
+    "one value": ((3.5,), "3.5"),
+    "equal values": ((2.0, 2.0, 2.0), "2.0"),
+    "no number": ((math.nan, 1.0), "-"),
+    "no limit": ((math.inf, 1.0), "-"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", EDGES)
+def test_an_edge_is_a_number_or_a_hole(plan: Plan, name: str, tmp_path: Path) -> None:
+    outcomes, shown = EDGES[name]
+    table = build(plan, lambda spec: {column: outcomes for column in spec.benchmark.columns})
+    everything_is_written(table, tmp_path)
+    assert set(texts(table, "LoRA")[2:10]) == {shown}
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_run_at_all_is_a_table_of_holes(plan: Plan, tmp_path: Path) -> None:
+    table = build(plan, lambda spec: None)
+    everything_is_written(table, tmp_path)
+    assert set(texts(table, "LoRA")[2:10]) == {"-"}
+
+
+@pytest.mark.parametrize("wrong", ["0000", "1111"])
+def test_an_average_without_variance_has_an_exact_interval(plan: Plan, wrong: str) -> None:
+    """Of eight tasks with four items, as of 32 items: 100 (1 - 0.025^(1 / 32)) = 10.9."""
+    table = build(plan, lambda spec: {column: wrong for column in spec.benchmark.columns})
+    assert texts(table, "LoRA")[10].endswith("± 10.9")
+
+
+def test_seeds_with_unequal_items_are_a_hole_with_a_line(plan: Plan, tmp_path: Path) -> None:
+    def outcomes(spec: RunSpec) -> dict[str, Outcomes]:
+        short = spec.seed == 1 and spec.method.name == "lora"
+        return {c: "10" if short and c == "boolq" else "1010" for c in spec.benchmark.columns}
+
+    table = build(plan, outcomes)
+    text = everything_is_written(table, tmp_path)
+    found = texts(table, "LoRA")
+    assert found[2] == "-" and set(found[3:10]) == {"50.0"} and "(of 7)" in found[10]
+    assert "LoRA, BoolQ: no value, since its seeds were tested on different numbers of items (2, 4)" in text
+    assert texts(table, "Dual LoRA")[2] == "50.0"
+
+
+def test_rows_with_unequal_items_are_not_paired(plan: Plan) -> None:
+    """One item would otherwise be compared with each of four."""
+    rows = {row.id: row for row in plan.rows}
+    items = {"lora": "1", "dual_lora": "1010"}
+    results = {
+        spec.hash: state(spec, {c: items[name] for c in spec.benchmark.columns}).result
+        for name in items
+        for spec in rows[name].specs
+    }
+    one, other = (runs_by_column(rows[name], results) for name in items)
+    assert paired_difference(one, other, list(rows["lora"].columns)) is None
+    assert paired_difference(one, one, list(rows["lora"].columns)) is not None
