@@ -114,8 +114,4 @@ def load_model_spec(name: str, experiments: Path = EXPERIMENTS) -> ModelSpec:
     Raises:
         ConfigError: there is no such model, or its file is wrong.
     """
-    folder = experiments / "models"
-    spec = load_named("model", name, folder, ModelSpec)
-    if spec.name != name:
-        raise ConfigError(f"{folder / name}.yaml: name: must equal the name of the file (got {spec.name!r})")
-    return spec
+    return load_named("model", name, experiments / "models", ModelSpec)

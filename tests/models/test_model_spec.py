@@ -50,7 +50,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
         ({"source": "package"}, "checkpoint is '', but the source is 'package'"),
         ({"targets": {"commonsense": ["query"]}}, "target 'query' is no linear module"),
         ({"architecture": {"model_type": "llama"}}, "needs the key"),
-        ({"name": "other"}, "name: must equal the name of the file .got 'other'"),
+        ({"name": "other"}, "name: must equal the name of the file, .tiny-llama. .got 'other'"),
         ({"chekpoint": ""}, "chekpoint: unknown key .*did you mean 'checkpoint'"),
     ],
 )
