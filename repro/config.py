@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema
 from repro.strict_yaml import load_strict
 
 T = TypeVar("T", bound=BaseModel)
+T_Item = TypeVar("T_Item")
 
 # Longer values (a whole mapping under a wrong key) would push the message off the screen.
 _SHOWN_CHARACTERS = 80
@@ -36,7 +37,7 @@ class ConfigError(ValueError):
 
 
 def _with_strict_scalars(schema: Any) -> Any:
-    """The schema with pydantic's strict mode for single values. For lists it would refuse what YAML and JSON have."""
+    """The schema with pydantic's strict mode for single values; for tuples it would refuse the lists of YAML."""
     if isinstance(schema, Mapping):
         strict = {"strict": True} if schema.get("type") in ("bool", "float", "int", "str") else {}
         # No file of settings needs more than 64 bits, and neither torch nor a float takes any number of them.
@@ -48,7 +49,7 @@ def _with_strict_scalars(schema: Any) -> Any:
 
 
 class Frozen(BaseModel):
-    """Base class of all settings: immutable, refuses unknown keys, infinite numbers, and values of another type.
+    """Base class of all settings: immutable, refuses unknown keys, infinite numbers, values of another type.
 
     A whole number may stand for a float, and a list for a tuple. Nothing else is converted: not a text or a
     truth value to a number, as pydantic would by default.
@@ -72,8 +73,8 @@ def added(default: Any, **constraints: Any) -> Any:
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]+", value) or value in (".", "..") or len(value) > _NAME_CHARACTERS:
         raise ValueError(
-            f"not a name (got {_shown(value)}; allowed: up to {_NAME_CHARACTERS} letters, digits, '.', '_' and "
-            "'-', since it becomes part of a path)"
+            f"not a name (got {_shown(value)}; allowed: up to {_NAME_CHARACTERS} letters, digits, '.', '_' "
+            "and '-', since it becomes part of a path)"
         )
     return value
 
@@ -89,8 +90,28 @@ def _line(value: str) -> str:
     return value
 
 
+def _experiment_name(value: str) -> str:
+    return _name(value.removeprefix("sweeps/")) and value
+
+
+ExperimentName = Annotated[str, AfterValidator(_experiment_name)]
+"""The name of an experiment, which may be in the folder `sweeps`."""
+
 Line = Annotated[str, AfterValidator(_line)]
 """A text that is printed, in tables for instance: one line, without control characters."""
+
+
+def differ(values: tuple[T_Item, ...]) -> tuple[T_Item, ...]:
+    """The values, which must differ.
+
+    Raises:
+        ValueError: one of them is given more than once.
+    """
+    repeated = next((value for value in values if values.count(value) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"{repeated!r} is given more than once; keep one")
+    return values
+
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed that every generator takes; numpy's is the narrowest."""
@@ -162,9 +183,9 @@ def read_yaml(path: Path) -> Any:
             f"{path}: line {line}: the byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from error
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "unknown"
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         reason = " ".join(filter(None, [error.context, error.problem]))
-        raise ConfigError(f"{path}: line {line}: not valid YAML: {reason}") from error
+        raise ConfigError(f"{path}: {where}not valid YAML: {reason}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-# Far above what a person writes. Aliases of aliases grow by a power with every line, and every level of nesting
-# takes a level of Python's stack.
+# Far above what a person writes. Aliases of aliases grow by a power with every line, and every level of
+# nesting takes a level of Python's stack.
 _NODES = 200_000
 _DEPTH = 50
 _DIGITS = 100
@@ -36,8 +36,8 @@ def load_strict(text: str) -> Any:
     """The content of a YAML document: mappings, lists, texts, numbers, booleans and null.
 
     Raises:
-        yaml.YAMLError: it is not valid YAML, has a key twice or one that is no text, a tag, an alias inside of
-            what it names, or is too large.
+        yaml.YAMLError: it is not valid YAML, has a key twice or one that is no text, a tag, an alias inside
+            of what it names, or is too large.
     """
     loader = _Loader(text)
     try:
@@ -95,7 +95,7 @@ _Loader.add_constructor(_TAG + "timestamp", _Loader.day)
 
 
 def _check(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """The node's size and depth with every alias written out. A node is looked at once, however often it is named."""
+    """Size and depth with every alias written out. A node is looked at once, however often it is named."""
     if id(node) in known:
         if known[id(node)] == _UNFINISHED:
             raise _Refused("an alias inside of what it names", node.start_mark)
@@ -130,7 +130,7 @@ def _check_keys(node: yaml.MappingNode) -> None:
         seen.add(key.value)
 
 
-def _check_text(node: yaml.ScalarNode) -> None:
+def _check_text(node: yaml.Node) -> None:
     try:
         node.value.encode()
     except UnicodeEncodeError as error:

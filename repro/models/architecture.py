@@ -1,4 +1,4 @@
-"""Which values the keys of an architecture may have, so that a description is refused and not the model built."""
+"""Which values the keys of an architecture may have: a description is refused before a model is built."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ from typing import Any
 
 _BLOCKS = ("num_hidden_layers", "n_layer")
 _SIZES = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("max_position_embeddings", "position_buckets", "conv_kernel_size", "n_positions", "n_embd", "n_head", "n_inner"),
+    *(
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    *(
+        "max_position_embeddings",
+        "position_buckets",
+        "conv_kernel_size",
+        "n_positions",
+        "n_embd",
+        "n_head",
+        "n_inner",
+    ),
 )
 _SWITCHES = (
     *("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache"),
@@ -47,7 +62,7 @@ def _problems(a: Mapping[str, Any]) -> Iterator[str]:
     if a.get("model_type") == "llama" and not wrong and {"hidden_size", "num_attention_heads"} <= set(a):
         head = a["hidden_size"] // a["num_attention_heads"]
         if head % 2:
-            yield f"num_attention_heads: a head of odd size, {head}, whose positions cannot be rotated in pairs"
+            yield f"num_attention_heads: heads of odd size, {head}, which cannot be rotated in pairs"
         if a.get("head_dim", head) != head:
             yield f"head_dim: {a['head_dim']} is not hidden_size / num_attention_heads, {head}"
 

@@ -83,7 +83,7 @@ def linear_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None
 
 
 def block_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None = None) -> list[LinearShape]:
-    """The linear maps of one block that `targets` selects, as in `linear_shapes`, named relative to the block.
+    """The linear maps of one block that `targets` selects, named relative to the block.
 
     Raises:
         ValueError: as in `linear_shapes`.

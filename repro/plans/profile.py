@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from repro.benchmarks.base import benchmark_families
-from repro.config import ConfigError, Frozen, Line, Name, Seed, load_named, names_in, one_of, parse
+from repro.config import ConfigError, Frozen, Line, Name, Seed, differ, load_named, names_in, one_of, parse
 from repro.models.spec import list_models
 from repro.paths import EXPERIMENTS
 from repro.plans.cluster import Cluster
@@ -16,17 +16,10 @@ from repro.plans.execution import Execution
 from repro.plans.settings import Settings
 
 
-def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if repeated:
-        raise ValueError(f"{repeated[0]} is given more than once; runs of one seed are one run")
-    return seeds
-
-
 class Seeds(Frozen):
     """Seeds of every trained row, each of them once."""
 
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(_differ)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(differ)]
 
 
 class FamilyProfile(Settings):

@@ -58,7 +58,9 @@ class Settings(TaskSettings):
             lines += [f"{place}benchmark.{line}" for line in found]
         trained = benchmark.headings() if benchmark.run_per_task else {}
         if self.tasks and not trained:
-            lines.append(f"tasks: {family} is trained on all of its tasks at once; write what is for all of them")
+            lines.append(
+                f"tasks: {family} is trained on all of its tasks at once; write what is for all of them"
+            )
         elif self.tasks:
             unknown = [name for name in self.tasks if name not in trained]
             lines += [f"tasks: {one_of(f'task of {family}', name, trained)}" for name in unknown]
@@ -83,11 +85,20 @@ def load_preset(name: str, model: str, experiments: Path = EXPERIMENTS) -> Setti
     Raises:
         ConfigError: there is no such preset, or it has no settings for the model.
     """
-    folder = experiments / "presets"
-    preset = load_named("preset", name, folder, Preset)
+    preset = load_named_preset(name, experiments)
     if model not in preset.models:
-        raise ConfigError(f"{folder / name}.yaml: {one_of('model of this preset', model, preset.models)}")
+        path = experiments / "presets" / f"{name}.yaml"
+        raise ConfigError(f"{path}: {one_of('model of this preset', model, preset.models)}")
     return preset.models[model]
+
+
+def load_named_preset(name: str, experiments: Path = EXPERIMENTS) -> Preset:
+    """A preset, for all of its models.
+
+    Raises:
+        ConfigError: there is no such preset, or its file is invalid.
+    """
+    return load_named("preset", name, experiments / "presets", Preset)
 
 
 def deep_merge(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -102,12 +102,12 @@ def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
         (
             "method",
             {"name": "lroa"},
-            r"table1.yaml, row lora, profile smoke: method.name: unknown method 'lroa'.*did you mean 'lora'",
+            r"table1.yaml, stand_in, row lora: method.name: unknown method 'lroa'.*did you mean 'lora'",
         ),
         (
             "method",
             {"name": "lora", "rnak": 3},
-            r"row lora, profile smoke: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
+            r"stand_in, row lora: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
         ),
         ("method", {"name": "lora", "rank": 0}, r"rank: .*greater than 0.*got 0"),
         (
