@@ -37,7 +37,7 @@ class ConfigError(ValueError):
 
 
 def _with_strict_scalars(schema: Any) -> Any:
-    """The schema with pydantic's strict mode for single values; for tuples it would refuse the lists of YAML."""
+    """The schema with pydantic's strict mode for single values; tuples would refuse the lists of YAML."""
     if isinstance(schema, Mapping):
         strict = {"strict": True} if schema.get("type") in ("bool", "float", "int", "str") else {}
         # No file of settings needs more than 64 bits, and neither torch nor a float takes any number of them.

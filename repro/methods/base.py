@@ -113,7 +113,7 @@ class Method(Frozen, ABC):
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The settings that are the inner size of a product of factors, which the smaller side of W0 bounds."""
+        """The settings that are inner sizes of products of factors, which the smaller side of W0 bounds."""
         return {} if self.printed_rank is None else {"rank": self.printed_rank}
 
     @property

@@ -2,8 +2,8 @@
 
 Settings are merged in this order, later ones override: experiment defaults, preset (for the model), profile
 (for the family), block, row, so that what an experiment says of its rows holds under every profile; within
-each, settings of one task override those of all tasks. The result is a `RunSpec` per row and seed (and per task,
-where tasks are trained separately), checked before anything runs.
+each, settings of one task override those of all tasks. The result is a `RunSpec` per row and seed (and per
+task, where tasks are trained separately), checked before anything runs.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def _check_preset(preset: str, experiment: Experiment, profile: Profile) -> None
     if replaced is not None:
         raise ConfigError(
             f"--preset {preset} has no effect: profile {profile.name} replaces the models of "
-            f"{experiment.name} by {replaced}, for which nothing is published; leave it out, or take --profile paper"
+            f"{experiment.name} by {replaced}; leave it out, or take a profile with the paper's models"
         )
     if all(row.preset for block in experiment.blocks for row in block.rows):
         raise ConfigError(f"--preset {preset} has no effect: every row of {experiment.name} has its own")
@@ -253,10 +253,14 @@ def _check_preset(preset: str, experiment: Experiment, profile: Profile) -> None
 def _check_names(experiment: Experiment) -> None:
     """Refuse names that there are not, also in rows that the profile replaces by others."""
     groups = [("stand_in", experiment.stand_in.rows), *((b.model, b.rows) for b in experiment.blocks)]
-    for preset in {experiment.preset, *(row.preset for _, rows in groups for row in rows)} - {None}:
-        load_named_preset(str(preset))
     for block in experiment.blocks:
         load_model_spec(block.model)
+    for preset in {experiment.preset, *(row.preset for _, rows in groups for row in rows)} - {None}:
+        published = load_named_preset(str(preset)).models
+        for model in {block.model for block in experiment.blocks} & set(published):
+            lines = published[model].unknown(experiment.family)
+            if lines:
+                raise ConfigError("\n".join(f"preset {preset}: models.{model}.{line}" for line in lines))
     for place, rows in groups:
         for row in rows:
             source = f"experiments/{experiment.name}.yaml, {place}, row {row.id}"

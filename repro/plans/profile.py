@@ -70,16 +70,16 @@ class Profile(Seeds):
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Profile:
-        known, lines = benchmark_families(), []
+        families, models, lines = benchmark_families(), list_models(), []
         for name, family in self.families.items():
-            if name not in known:
-                lines.append(f"families: {one_of('benchmark family', name, known)}")
+            if name not in families:
+                lines.append(f"families: {one_of('benchmark family', name, families)}")
                 continue
-            for place, settings in [(name, family), (f"{name}.local_data", family.local_data)]:
-                try:
-                    settings.check_family(name)
-                except ValueError as error:
-                    lines += [f"families.{place}.{line}" for line in str(error).splitlines()]
+            lines += [f"families.{name}.{line}" for line in family.unknown(name)]
+            lines += [f"families.{name}.local_data.{line}" for line in family.local_data.unknown(name)]
+            if family.model is not None and family.model not in models:
+                lines.append(f"families.{name}.model: {one_of('model', family.model, models)}")
+        lines += [f"models: {one_of('model', name, models)}" for name in self.models if name not in models]
         if lines:
             raise ValueError("\n".join(lines))
         for model in self.models:
@@ -129,12 +129,4 @@ def load_profile(name: str, experiments: Path = EXPERIMENTS) -> Profile:
     Raises:
         ConfigError: there is no such profile, or its file is invalid.
     """
-    profile = load_named("profile", name, experiments / "profiles", Profile)
-    models = list_models(experiments)
-    places = [("models", model) for model in profile.models]
-    places += [(f"families.{name}.model", f.model) for name, f in profile.families.items() if f.model]
-    unknown = [f"{place}: {one_of('model', model, models)}" for place, model in places if model not in models]
-    if unknown:
-        path = experiments / "profiles" / f"{name}.yaml"
-        raise ConfigError("\n".join(f"{path}: {line}" for line in unknown))
-    return profile
+    return load_named("profile", name, experiments / "profiles", Profile)

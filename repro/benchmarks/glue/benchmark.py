@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -44,7 +44,7 @@ class Glue(Benchmark):
     validates_by_score: ClassVar[bool] = True
 
     family: Literal["glue"] = "glue"
-    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = tuple(TASKS)  # type: ignore[assignment]
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = get_args(TaskName)
     source: Literal["local", "package", "hub"]
     train_size: int | None = Field(default=None, ge=1)
     test_size: int | None = Field(default=None, ge=1)
