@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -212,28 +212,33 @@ def one_of(kind: str, value: object, known: Iterable[str]) -> str:
     return f"unknown {kind} {_shown(value)}; known: {', '.join(names)}{_did_you_mean(value, names)}"
 
 
-def unknown_keys(
-    content: Mapping[str, Any], model_cls: type[BaseModel], hidden: Container[str] = ()
+def partial_problems(
+    content: Mapping[str, Any], model_cls: type[BaseModel], fixed: Container[str] = ()
 ) -> list[str]:
-    """One line for each key that `model_cls` does not have; `hidden` ones may not be given either."""
-    fields = sorted(name for name in model_cls.model_fields if name not in hidden)
-    return [
-        f"{key}: {_unknown_key(key, value, fields)}" for key, value in content.items() if key not in fields
-    ]
+    """One line for each key that `model_cls` lacks or that is `fixed`, and for each value that does not fit.
+
+    Other settings complete the content, so keys may be missing, and what keys say together is not checked.
+    """
+    lines = [f"{key}: cannot be set here" for key in content if key in fixed]
+    try:
+        model_cls.model_validate(content)
+    except ValidationError as error:
+        lines += _problems(error, model_cls, partial=True)
+    return lines
 
 
-def _unknown_key(key: object, value: object, fields: Sequence[str]) -> str:
-    return f"unknown key (got {_shown(value)}; allowed: {', '.join(fields)}{_did_you_mean(key, fields)})"
-
-
-def _problems(error: ValidationError, model_cls: type[BaseModel]) -> Iterator[str]:
+def _problems(error: ValidationError, model_cls: type[BaseModel], *, partial: bool = False) -> Iterator[str]:
     """One line per problem, `key: problem (got X; allowed: ...)`; no `key` if several are at fault."""
     for item in error.errors(include_url=False):
         location = item["loc"]
         key = f"{'.'.join(map(str, location))}: " if location else ""
         kind, got = item["type"], f"got {_shown(item['input'])}"
+        if partial and (not location or kind in ("missing", "union_tag_not_found")):
+            continue
         if kind == "extra_forbidden":
-            yield key + _unknown_key(location[-1], item["input"], _fields(model_cls, location[:-1]))
+            fields = _fields(model_cls, location[:-1])
+            hint = _did_you_mean(location[-1], fields)
+            yield f"{key}unknown key ({got}; allowed: {', '.join(fields)}{hint})"
         elif kind == "missing":
             yield f"{key}missing, and it has no default"
         elif kind == "literal_error":

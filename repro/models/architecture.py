@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,7 +31,16 @@ _SWITCHES = (
     *("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache"),
     *("relative_attention", "share_att_key", "position_biased_input"),
 )
+_NAMES = ("model_type", "hidden_act", "activation_function", "conv_act", "norm_rel_ebd")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_OTHERS = (
+    "type_vocab_size",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "rope_parameters",
+    "rope_theta",
+)
 # Far above any model, so that a slip is refused before a list of so many blocks is made.
 _MOST_BLOCKS, _LARGEST_SIZE = 1000, 10**8
 
@@ -48,6 +58,10 @@ def check_values(architecture: Mapping[str, Any]) -> None:
 
 def _problems(a: Mapping[str, Any]) -> Iterator[str]:
     wrong: set[str] = set()
+    known = (*_BLOCKS, *_SIZES, *_SWITCHES, *_NAMES, *_TOKENS, *_OTHERS)
+    for key in sorted(set(a) - set(known)):  # transformers has many more keys, and takes any
+        if close := difflib.get_close_matches(key, known, n=1, cutoff=0.9):
+            yield f"{key}: unknown key; did you mean {close[0]!r}?"
     for key, value in a.items():
         if (allowed := _allowed(key, value, a)) is not None:
             wrong.add(key)
@@ -77,6 +91,10 @@ def _allowed(key: str, value: Any, a: Mapping[str, Any]) -> str | None:
         return f"a whole number from 0 to {_LARGEST_SIZE:,}"
     if key in _SWITCHES and not isinstance(value, bool):
         return "true, false"
+    if key in _NAMES and not isinstance(value, str):
+        return "a text"
+    if key == "rope_parameters" and not isinstance(value, Mapping):
+        return "a mapping"
     if key in _TOKENS:
         size = a.get("vocab_size")
         last = size - 1 if isinstance(size, int) else _LARGEST_SIZE

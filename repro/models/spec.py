@@ -20,6 +20,9 @@ from repro.paths import EXPERIMENTS
 
 _CAUSAL = ("llama", "gpt2")
 
+# 256 bytes and four special tokens; see `repro.models.loading.byte_tokenizer`.
+_BYTES = 260
+
 # A description may come from a result file of somebody else: no checkpoint is a path to a folder.
 _CHECKPOINTS = {
     "hub": r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]*",
@@ -85,6 +88,10 @@ class ModelSpec(Frozen):
             raise ValueError(f"padding.side is {self.padding.side!r}, but a causal model pads on the left")
         for modules in self.targets.values():
             block_shapes(self.architecture, modules)
+        if self.source == "random" and self.architecture["vocab_size"] < _BYTES:
+            raise ValueError(
+                f"architecture.vocab_size: below the {_BYTES} tokens of a model without checkpoint"
+            )
         return self
 
     @property

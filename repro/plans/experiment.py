@@ -170,7 +170,7 @@ class Experiment(Frozen):
             raise ValueError(f"family: {one_of('benchmark family', self.family, families)}")
         benchmark, lines = families[self.family], []
         for place, settings in self._settings():
-            lines += [f"{place}: {line}" for line in settings.unknown(self.family)]
+            lines += [f"{place}: {line}" for line in settings.problems(self.family)]
             rule = settings.init_from if isinstance(settings, Row) else None
             if rule is not None and not benchmark.run_per_task:
                 lines.append(f"{place}: init_from: {self.family} is trained on all of its tasks at once")

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from repro.benchmarks.base import benchmark_families
-from repro.config import ConfigError, one_of, parse, unknown_keys
+from repro.config import ConfigError, one_of, parse, partial_problems
 from repro.methods.registry import METHODS
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import load_model_spec
@@ -254,11 +254,11 @@ def _check_names(experiment: Experiment) -> None:
     """Refuse names that there are not, also in rows that the profile replaces by others."""
     groups = [("stand_in", experiment.stand_in.rows), *((b.model, b.rows) for b in experiment.blocks)]
     for block in experiment.blocks:
-        load_model_spec(block.model)
+        load_model_spec(block.model).for_family(experiment.family)
     for preset in {experiment.preset, *(row.preset for _, rows in groups for row in rows)} - {None}:
         published = load_named_preset(str(preset)).models
         for model in {block.model for block in experiment.blocks} & set(published):
-            lines = published[model].unknown(experiment.family)
+            lines = published[model].problems(experiment.family)
             if lines:
                 raise ConfigError("\n".join(f"preset {preset}: models.{model}.{line}" for line in lines))
     for place, rows in groups:
@@ -267,11 +267,12 @@ def _check_names(experiment: Experiment) -> None:
             name = row.method["name"]
             if name not in METHODS:
                 raise ConfigError(f"{source}: method.name: {one_of('method', name, METHODS)}")
-            unknown = unknown_keys(row.method, METHODS[name])
+            lines = [f"method: {name}: {line}" for line in partial_problems(row.method, METHODS[name])]
             if row.init_from is not None:
-                unknown += unknown_keys(row.init_from.lora, METHODS["lora"])
-            if unknown:
-                raise ConfigError("\n".join(f"{source}: method: {name}: {line}" for line in unknown))
+                found = partial_problems(row.init_from.lora, METHODS["lora"], fixed=("name",))
+                lines += [f"init_from.lora.{line}" for line in found]
+            if lines:
+                raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
 
 
 def _told_apart(rows: Sequence[PlannedRow]) -> tuple[PlannedRow, ...]:

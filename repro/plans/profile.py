@@ -75,8 +75,8 @@ class Profile(Seeds):
             if name not in families:
                 lines.append(f"families: {one_of('benchmark family', name, families)}")
                 continue
-            lines += [f"families.{name}.{line}" for line in family.unknown(name)]
-            lines += [f"families.{name}.local_data.{line}" for line in family.local_data.unknown(name)]
+            lines += [f"families.{name}.{line}" for line in family.problems(name)]
+            lines += [f"families.{name}.local_data.{line}" for line in family.local_data.problems(name)]
             if family.model is not None and family.model not in models:
                 lines.append(f"families.{name}.model: {one_of('model', family.model, models)}")
         lines += [f"models: {one_of('model', name, models)}" for name in self.models if name not in models]

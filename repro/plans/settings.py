@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from repro.benchmarks.base import benchmark_families
-from repro.config import ConfigError, Frozen, Name, load_named, names_in, one_of, unknown_keys
+from repro.config import ConfigError, Frozen, Name, load_named, names_in, one_of, partial_problems
 from repro.methods.registry import METHODS
 from repro.paths import EXPERIMENTS
 from repro.training.spec import TrainingSpec
@@ -22,16 +22,16 @@ class TaskSettings(Frozen):
     training: dict[str, Any] = {}
     methods: dict[str, dict[str, Any]] = {}
 
-    def unknown(self, family: str) -> list[str]:
-        """One line for each name in these settings that there is not."""
+    def problems(self, family: str) -> list[str]:
+        """One line for each name that there is not, and for each value that does not fit, in this family."""
         lines = [
             f"benchmark.{line}"
-            for line in unknown_keys(self.benchmark, benchmark_families()[family], hidden=("family",))
+            for line in partial_problems(self.benchmark, benchmark_families()[family], fixed=("family",))
         ]
-        lines += [f"training.{line}" for line in unknown_keys(self.training, TrainingSpec)]
+        lines += [f"training.{line}" for line in partial_problems(self.training, TrainingSpec)]
         for name, settings in self.methods.items():
             if name in METHODS:
-                found = unknown_keys(settings, METHODS[name], hidden=("name",))
+                found = partial_problems(settings, METHODS[name], fixed=("name",))
                 lines += [f"methods.{name}.{line}" for line in found]
             else:
                 lines.append(f"methods: {one_of('method', name, METHODS)}")
@@ -47,8 +47,8 @@ class Settings(TaskSettings):
         """These settings, then the task's overrides if it has any."""
         return [self, self.tasks[task]] if task in self.tasks else [self]
 
-    def unknown(self, family: str) -> list[str]:
-        lines = super().unknown(family)
+    def problems(self, family: str) -> list[str]:
+        lines = super().problems(family)
         benchmark = benchmark_families()[family]
         if self.tasks and not benchmark.run_per_task:
             return [
@@ -57,7 +57,7 @@ class Settings(TaskSettings):
             ]
         known = benchmark.headings()
         for name, settings in self.tasks.items():
-            lines += [f"tasks.{name}.{line}" for line in settings.unknown(family)]
+            lines += [f"tasks.{name}.{line}" for line in settings.problems(family)]
             if name not in known:
                 lines.append(f"tasks: {one_of(f'task of {family}', name, known)}")
         return lines
