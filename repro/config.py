@@ -186,7 +186,7 @@ def read_yaml(path: Path) -> Any:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         reason = " ".join(filter(None, [error.context, error.problem]))
         raise ConfigError(f"{path}: {where}not valid YAML: {reason}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 

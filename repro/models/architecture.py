@@ -75,7 +75,7 @@ def _problems(a: Mapping[str, Any]) -> Iterator[str]:
             yield f"{parts}: {a[parts]} do not divide {whole}, {a[whole]}"
     if a.get("model_type") == "llama" and not wrong and {"hidden_size", "num_attention_heads"} <= set(a):
         head = a["hidden_size"] // a["num_attention_heads"]
-        if head % 2:
+        if head % 2 and a["hidden_size"] % a["num_attention_heads"] == 0:
             yield f"num_attention_heads: heads of odd size, {head}, which cannot be rotated in pairs"
         if a.get("head_dim", head) != head:
             yield f"head_dim: {a['head_dim']} is not hidden_size / num_attention_heads, {head}"
