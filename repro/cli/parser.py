@@ -137,9 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
-        raise argparse.ArgumentTypeError(
-            f"{text!r:.80} is not a list of seeds, 0 to {2**32 - 1}; for example, 0,1,2"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a list of seeds; for example, 0,1,2")
     return tuple(map(int, parts))
 
 
