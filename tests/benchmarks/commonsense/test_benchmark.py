@@ -15,7 +15,6 @@ from repro.benchmarks.commonsense.protocols import Cloze
 from repro.benchmarks.commonsense.records import TASKS, Record, Split, build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.sources import Sources
-from repro.training.data import DataError
 from repro.training.finetuning_data import FineTuningData
 from repro.training.spec import TrainingSpec
 from tests.tiny_models import run_context
