@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from repro.cli import cluster, experiments, pages
@@ -134,10 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds; for example, 0,1,2") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a list of seeds; for example, 0,1,2")
+    return tuple(map(int, parts))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -28,9 +28,7 @@ def load(options: argparse.Namespace) -> tuple[Plan, Store]:
     from repro.runs.store import Store
 
     experiment = load_experiment(options.experiment)
-    if options.preset:
-        experiment = experiment.model_copy(update={"preset": options.preset})
-    planned = expand(experiment, load_profile(options.profile), options.seeds)
+    planned = expand(experiment, load_profile(options.profile), options.seeds, preset=options.preset)
     return planned, Store(RESULTS / "runs")
 
 

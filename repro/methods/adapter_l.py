@@ -39,7 +39,7 @@ class AdapterL(PeftMethod):
     mergeable: ClassVar[bool] = False
 
     name: Literal["adapter_l"] = "adapter_l"
-    bottleneck_size: int = Field(default=224, gt=0)
+    bottleneck_size: int = Field(default=224, gt=0, le=2**17)
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> BottleneckConfig:
         from repro.adapters.bottleneck import BottleneckConfig

@@ -32,10 +32,10 @@ class AdapterP(PeftMethod):
     mergeable: ClassVar[bool] = False
 
     name: Literal["adapter_p"] = "adapter_p"
-    bottleneck_size: int = Field(default=256, gt=0)
+    bottleneck_size: int = Field(default=256, gt=0, le=2**17)
     scaling: float = 1.0
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: tuple[str, ...] = ("up_proj", "down_proj")
+    targets: tuple[str, ...] = Field(default=("up_proj", "down_proj"), min_length=1)
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> BottleneckConfig:
         from repro.adapters.bottleneck import BottleneckConfig

@@ -112,6 +112,11 @@ class Method(Frozen, ABC):
         return getattr(self, "rank", None)
 
     @property
+    def ranks(self) -> dict[str, int]:
+        """The settings that are inner sizes of products of factors, which the smaller side of W0 bounds."""
+        return {} if self.printed_rank is None else {"rank": self.printed_rank}
+
+    @property
     def calibration_examples(self) -> int:
         """Number of training examples that `calibrate` needs; most methods need none."""
         return 0

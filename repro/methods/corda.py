@@ -43,7 +43,7 @@ class CorDA(PeftMethod):
     rank: int = Field(default=128, gt=0)
     alpha: float = Field(default_factory=lambda settings: float(settings.get("rank", 0)), gt=0)
     component: Literal["ipm", "kpm"] = "ipm"
-    samples: int = Field(default=256, ge=1)
+    samples: int = Field(default=256, ge=1, le=10**6)
 
     @property
     def calibration_examples(self) -> int:

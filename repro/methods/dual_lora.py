@@ -88,6 +88,10 @@ class DualLoRA(PeftMethod):
     def printed_rank(self) -> int:
         return self.magnitude_rank
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {"magnitude_rank": self.magnitude_rank, "direction_rank": self.direction_rank}
+
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> DualLoraConfig:
         from repro.adapters.dual_lora import DualLoraConfig
 

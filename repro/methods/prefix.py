@@ -36,7 +36,7 @@ class Prefix(PeftMethod):
     mergeable: ClassVar[bool] = False
 
     name: Literal["prefix"] = "prefix"
-    virtual_tokens: int = Field(default=7, ge=1)
+    virtual_tokens: int = Field(default=7, ge=1, le=2**14)
     init_std: float = Field(default=0.02, gt=0)
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> PrefixTuningConfig:

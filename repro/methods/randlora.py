@@ -33,9 +33,13 @@ class RandLoRA(PeftMethod):
     )
 
     name: Literal["randlora"] = "randlora"
-    rank: int = Field(default=30, gt=0)
+    rank: int = Field(default=30, gt=0, le=2**15)
     alpha: float = Field(default_factory=twice_the_rank, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {}  # of one basis; above the smaller side there is one basis, which has full rank
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> RandLoraConfig:
         from peft import RandLoraConfig

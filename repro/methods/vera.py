@@ -30,9 +30,13 @@ class VeRA(PeftMethod):
     citation: ClassVar[str] = "Kopiczko et al., VeRA: Vector-based Random Matrix Adaptation (ICLR 2024)"
 
     name: Literal["vera"] = "vera"
-    rank: int = Field(default=256, gt=0)
+    rank: int = Field(default=256, gt=0, le=2**15)
     initial_scale: float = Field(default=0.1, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {}  # of fixed factors; what is trained are scales, and the paper's 1024 is above 768
 
     def peft_config(self, targets: Sequence[str], task_type: str, model: nn.Module) -> VeraConfig:
         from peft import VeraConfig

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from repro.models.architecture import check_values
+
 
 class LinearShape(NamedTuple):
     """One linear map. Its W0 is (out_features, in_features) as in the paper, even if stored transposed."""
@@ -70,7 +72,21 @@ def linear_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None
     As in peft, a target is a module's path or the end of it. Without targets: every linear map of a block.
 
     Raises:
-        ValueError: the architecture is not supported or incomplete, or a target selects nothing.
+        ValueError: the architecture is not supported, incomplete or impossible, or a target selects nothing.
+    """
+    layout, selected = _layout(architecture), block_shapes(architecture, targets)
+    return [
+        LinearShape(f"{layout.prefix}.{block}.{linear.name}", linear.out_features, linear.in_features)
+        for block in range(layout.blocks)
+        for linear in selected
+    ]
+
+
+def block_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None = None) -> list[LinearShape]:
+    """The linear maps of one block that `targets` selects, named relative to the block.
+
+    Raises:
+        ValueError: as in `linear_shapes`.
     """
     layout = _layout(architecture)
     names = [linear.name for linear in layout.linears]
@@ -80,15 +96,10 @@ def linear_shapes(architecture: Mapping[str, Any], targets: Sequence[str] | None
                 f"target {target!r} is no linear module of a {architecture['model_type']} block; "
                 f"known: {', '.join(names)}"
             )
-    selected = [
+    return [
         linear
         for linear in layout.linears
         if targets is None or any(_selects(target, linear.name) for target in targets)
-    ]
-    return [
-        LinearShape(f"{layout.prefix}.{block}.{linear.name}", linear.out_features, linear.in_features)
-        for block in range(layout.blocks)
-        for linear in selected
     ]
 
 
@@ -96,7 +107,7 @@ def base_parameters(architecture: Mapping[str, Any]) -> int:
     """Number of parameters of the pretrained model, with a language model's head, without a classifier's.
 
     Raises:
-        ValueError: the architecture is not supported or incomplete.
+        ValueError: the architecture is not supported, incomplete or impossible.
     """
     return _layout(architecture).parameters()
 
@@ -105,7 +116,7 @@ def surroundings(architecture: Mapping[str, Any]) -> Surroundings:
     """What a model computes besides the linear maps of its blocks.
 
     Raises:
-        ValueError: the architecture is not supported or incomplete.
+        ValueError: the architecture is not supported, incomplete or impossible.
     """
     layout = _layout(architecture)
     # The first map of a block is the query's in every architecture here.
@@ -121,8 +132,9 @@ def _selects(target: str, name: str) -> bool:
 
 def _layout(architecture: Mapping[str, Any]) -> _Layout:
     model_type = architecture.get("model_type")
-    if model_type not in _LAYOUTS:
+    if not isinstance(model_type, str) or model_type not in _LAYOUTS:
         raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(sorted(_LAYOUTS))}")
+    check_values(architecture)
     try:
         return _LAYOUTS[model_type](architecture)
     except KeyError as error:

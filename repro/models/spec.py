@@ -7,17 +7,28 @@ family adapts.
 
 from __future__ import annotations
 
+import re
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import ConfigError, Frozen, added, load_named, names_in
-from repro.models.shapes import base_parameters, linear_shapes
+from repro.config import ConfigError, Frozen, Line, Name, Seed, added, load_named, names_in
+from repro.models.shapes import block_shapes
 from repro.paths import EXPERIMENTS
 
 _CAUSAL = ("llama", "gpt2")
+
+# 256 bytes and four special tokens; see `repro.models.loading.byte_tokenizer`.
+_BYTES = 260
+
+# A description may come from a result file of somebody else: no checkpoint is a path to a folder.
+_CHECKPOINTS = {
+    "hub": r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]*",
+    "package": r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    "random": "",
+}
 
 
 class Padding(Frozen):
@@ -28,7 +39,7 @@ class Padding(Frozen):
         side: `left` for a causal model, whose next token must follow the text and not the padding.
     """
 
-    token: str
+    token: Line = Field(min_length=1)
     side: Literal["left", "right"]
 
 
@@ -52,27 +63,35 @@ class ModelSpec(Frozen):
         seed: for random weights. They replace a checkpoint, so they are the same in every run.
     """
 
-    name: str
+    name: Name
     source: Literal["hub", "package", "random"]
     checkpoint: str = ""
     file: str = ""
-    revision: str | None = None
+    revision: Name | None = None
     gated: bool = False
     architecture: dict[str, Any]
     padding: Padding
-    targets: dict[str, tuple[str, ...]] = Field(min_length=1)
+    targets: dict[Name, Annotated[tuple[Line, ...], Field(min_length=1)]] = Field(min_length=1)
     quantization: Literal["nf4"] | None = added(None)
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
         if (self.source == "random") != (self.checkpoint == ""):
             raise ValueError(f"checkpoint is {self.checkpoint!r}, but the source is {self.source!r}")
+        if not re.fullmatch(_CHECKPOINTS[self.source], self.checkpoint):
+            raise ValueError(f"checkpoint {self.checkpoint!r} is no id of the source {self.source!r}")
+        place = PurePosixPath(self.file)
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"file {self.file!r} is outside of the package; name a path inside of it")
         if self.causal and self.padding.side != "left":
             raise ValueError(f"padding.side is {self.padding.side!r}, but a causal model pads on the left")
-        base_parameters(self.architecture)
         for modules in self.targets.values():
-            linear_shapes(self.architecture, modules)
+            block_shapes(self.architecture, modules)
+        if self.source == "random" and self.architecture["vocab_size"] < _BYTES:
+            raise ValueError(
+                f"architecture.vocab_size: below the {_BYTES} tokens of a model without checkpoint"
+            )
         return self
 
     @property
@@ -119,8 +138,4 @@ def load_model_spec(name: str, experiments: Path = EXPERIMENTS) -> ModelSpec:
     Raises:
         ConfigError: there is no such model, or its file is wrong.
     """
-    folder = experiments / "models"
-    spec = load_named("model", name, folder, ModelSpec)
-    if spec.name != name:
-        raise ConfigError(f"{folder / name}.yaml: name: must equal the name of the file (got {spec.name!r})")
-    return spec
+    return load_named("model", name, experiments / "models", ModelSpec)

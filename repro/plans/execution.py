@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from repro.config import Frozen
+from repro.config import ConfigError, Frozen
+from repro.models.shapes import base_parameters, linear_shapes
+from repro.plans.spec import RunSpec
 
 
 class Execution(Frozen):
@@ -34,8 +36,8 @@ class Execution(Frozen):
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = Field(default=1, ge=1)
-    nodes: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1, le=1024)
+    nodes: int = Field(default=1, ge=1, le=1024)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     micro_batch_size: int = Field(default=16, ge=1)
     gradient_checkpointing: bool = False
@@ -67,3 +69,25 @@ class Execution(Frozen):
         counts = [(self.processes, "device"), (examples, "example"), (passes, "pass")]
         words = (f"{n} {word}{'' if n == 1 else 'es' if word == 'pass' else 's'}" for n, word in counts)
         return f"batch {batch_size} = {some}{' x '.join(words)}"
+
+
+def check_execution(spec: RunSpec, execution: Execution) -> None:
+    """Refuse an execution that does not fit the run.
+
+    Raises:
+        ConfigError: `fsdp` is asked to shard weights that train, or that are quantised.
+    """
+    if not execution.sharded:
+        return
+    shapes = linear_shapes(spec.model.architecture, spec.adapted_modules)
+    weights = base_parameters(spec.model.architecture)
+    if spec.method.trainable_parameters(shapes, weights) == weights:
+        raise ConfigError(
+            f"{spec.slug}: execution.strategy fsdp shards frozen weights, and {spec.method.name} trains all "
+            "of them; set strategy: ddp, and gradient_checkpointing: true if the memory does not suffice"
+        )
+    if spec.model.quantization is not None:
+        raise ConfigError(
+            f"{spec.slug}: execution.strategy fsdp cannot shard a model of quantization "
+            f"{spec.model.quantization}; set strategy: ddp, or leave the quantization out"
+        )

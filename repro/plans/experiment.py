@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from repro.config import ConfigError, Frozen, one_of, parse, read_yaml
+from repro.benchmarks.base import benchmark_families
+from repro.config import (
+    ConfigError,
+    ExperimentName,
+    Frozen,
+    Line,
+    Name,
+    check_name,
+    one_of,
+    parse,
+    read_yaml,
+)
 from repro.methods.registry import METHODS
 from repro.paths import EXPERIMENTS
 from repro.plans.grid import check_axes, nested, points
@@ -30,7 +42,7 @@ class InitRule(Frozen):
     """
 
     task: str
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = Field(min_length=1)
     reading: Literal["own", "merged_lora"] = "own"
     lora: dict[str, Any] = {}
 
@@ -48,18 +60,20 @@ class Row(Settings):
         extra: whether the row is this project's addition, without a counterpart in the paper's table.
     """
 
-    id: str
+    id: Name
     method: dict[str, Any]
-    label: str | None = None
+    label: Line | None = None
     extra: bool = False
-    targets: tuple[str, ...] | None = None
-    preset: str | None = None
+    targets: tuple[Line, ...] | None = Field(default=None, min_length=1)
+    preset: Name | None = None
     init_from: InitRule | None = None
     vary: tuple[dict[str, tuple[Any, ...]], ...] = ()
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> Row:
         check_axes(self.vary)
+        if not isinstance(self.method.get("name"), str):
+            raise ValueError(f"method.name: missing, or no text (known: {', '.join(METHODS)})")
         return self
 
     def points(self) -> list[Row]:
@@ -82,7 +96,7 @@ class Row(Settings):
 class Block(Settings):
     """The rows of one base model."""
 
-    model: str
+    model: Name
     rows: tuple[Row, ...] = Field(min_length=1)
 
 
@@ -100,8 +114,8 @@ class Sweep(Frozen):
         label: label of the x axis.
     """
 
-    x: str
-    label: str
+    x: Line
+    label: Line
 
 
 class RankAnalysis(Frozen):
@@ -112,8 +126,14 @@ class RankAnalysis(Frozen):
         random_rank: rank r1 = r2 of its factors.
     """
 
-    random_size: int = Field(gt=1)
+    random_size: int = Field(gt=1, le=2**16)
     random_rank: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> RankAnalysis:
+        if self.random_rank > self.random_size:
+            raise ValueError(f"random_rank {self.random_rank} is above random_size, {self.random_size}")
+        return self
 
 
 class Experiment(Frozen):
@@ -129,19 +149,46 @@ class Experiment(Frozen):
         paper_notes: what a reader must know about the paper's own rows.
     """
 
-    name: str
-    title: str
+    name: ExperimentName
+    title: Line
     family: str
-    preset: str | None = None
+    preset: Name | None = None
     params: Literal["percent", "millions"] = "percent"
-    axes: tuple[str, ...]
-    footnotes: dict[str, str] = {}
-    paper_notes: tuple[str, ...] = ()
+    axes: tuple[Line, ...]
+    footnotes: dict[Line, Line] = {}
+    paper_notes: tuple[Line, ...] = ()
     sweep: Sweep | None = None
     ranks: RankAnalysis | None = None
     defaults: Settings
     blocks: tuple[Block, ...] = Field(min_length=1)
     stand_in: StandIn
+
+    @model_validator(mode="after")
+    def _settings_are_the_family_s(self) -> Experiment:
+        families = benchmark_families()
+        if self.family not in families:
+            raise ValueError(f"family: {one_of('benchmark family', self.family, families)}")
+        benchmark, lines = families[self.family], []
+        for place, settings in self._settings():
+            lines += [f"{place}: {line}" for line in settings.problems(self.family)]
+            rule = settings.init_from if isinstance(settings, Row) else None
+            if rule is not None and not benchmark.run_per_task:
+                lines.append(f"{place}: init_from: {self.family} is trained on all of its tasks at once")
+            elif rule is not None:
+                known = benchmark.headings()
+                unknown = [task for task in (rule.task, *rule.tasks) if task not in known]
+                lines += [f"{place}: init_from: {one_of('task', task, known)}" for task in unknown]
+        if lines:
+            raise ValueError("\n".join(lines))
+        return self
+
+    def _settings(self) -> Iterator[tuple[str, Settings]]:
+        """All settings, each with its place in the file."""
+        yield "defaults", self.defaults
+        groups: list[tuple[str, Block | StandIn]] = [("stand_in", self.stand_in)]
+        for place, group in groups + [(f"block {block.model}", block) for block in self.blocks]:
+            yield place, group
+            yield from ((f"{place}, row {row.id}", row) for row in group.rows)
 
     @model_validator(mode="after")
     def _rows_are_told_apart(self) -> Experiment:
@@ -161,8 +208,13 @@ def list_experiments(experiments: Path = EXPERIMENTS) -> list[str]:
     return sorted(path.relative_to(experiments).with_suffix("").as_posix() for path in files)
 
 
-def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:
+def load_experiment(
+    name: str, experiments: Path = EXPERIMENTS, *, shared_by: tuple[str, ...] = ()
+) -> Experiment:
     """Read an experiment. Its `defaults` may name another experiment, to share its defaults.
+
+    Args:
+        shared_by: experiments that are being read: each takes its defaults from the next, the last from this.
 
     Raises:
         ConfigError: there is no such experiment, or its file is invalid.
@@ -172,8 +224,17 @@ def load_experiment(name: str, experiments: Path = EXPERIMENTS) -> Experiment:
     path = experiments / f"{name}.yaml"
     content = _current_keys(read_yaml(path), path)
     if isinstance(content, dict) and isinstance(shared := content.get("defaults"), str):
-        content = content | {"defaults": load_experiment(shared, experiments).defaults.model_dump()}
-    return parse(content, Experiment, str(path))
+        chain = (*shared_by, name)
+        if shared in chain:
+            raise ConfigError(f"{path}: defaults: {' -> '.join([*chain, shared])} never ends; write them out")
+        if shared not in list_experiments(experiments):
+            known = one_of("experiment", shared, list_experiments(experiments))
+            raise ConfigError(f"{path}: defaults: {known}")
+        defaults = load_experiment(shared, experiments, shared_by=chain).defaults
+        content = content | {"defaults": defaults.model_dump()}
+    experiment = parse(content, Experiment, str(path))
+    check_name(experiment, name, path)
+    return experiment
 
 
 def _current_keys(content: Any, path: Path) -> Any:

@@ -1,8 +1,9 @@
 """An experiment under a profile: its rows, cells and runs, and whether its rows may be compared.
 
-Settings are merged in this order, later ones override: experiment defaults, block, preset (for the model),
-profile (for the family), row; within each, settings of one task override those of all tasks. The result is a
-`RunSpec` per row and seed (and per task, where tasks are trained separately), checked before anything runs.
+Settings are merged in this order, later ones override: experiment defaults, preset (for the model), profile
+(for the family), block, row, so that what an experiment says of its rows holds under every profile; within
+each, settings of one task override those of all tasks. The result is a `RunSpec` per row and seed (and per
+task, where tasks are trained separately), checked before anything runs.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 from repro.benchmarks.base import benchmark_families
-from repro.config import ConfigError, one_of, parse
+from repro.config import ConfigError, one_of, parse, partial_problems
 from repro.methods.registry import METHODS
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import load_model_spec
-from repro.plans.execution import Execution
+from repro.plans.execution import Execution, check_execution
 from repro.plans.experiment import Block, Experiment, Row
-from repro.plans.profile import Profile
-from repro.plans.settings import Settings, deep_merge, load_preset
+from repro.plans.profile import Profile, Seeds
+from repro.plans.settings import Settings, deep_merge, load_named_preset, load_preset
 from repro.plans.spec import InitFrom, RunSpec, flatten
 
 
@@ -170,6 +171,15 @@ class Plan:
         if lines:
             raise ConfigError("\n".join(lines))
 
+    def check_execution(self) -> None:
+        """Refuse what cannot be executed in the profile's way.
+
+        Raises:
+            ConfigError: see `repro.plans.execution.check_execution`.
+        """
+        for row in self.rows:
+            check_execution(row.specs[0], self.execution(row.specs[0]))
+
     def _blocks(self) -> dict[str, list[PlannedRow]]:
         blocks: dict[str, list[PlannedRow]] = {}
         for row in self.rows:
@@ -182,12 +192,14 @@ def expand(
     profile: Profile,
     seeds: Sequence[int] | None = None,
     *,
+    preset: str | None = None,
     local_data: bool | None = None,
 ) -> Plan:
     """Expand an experiment under a profile and check it.
 
     Args:
         seeds: replace the profile's seeds.
+        preset: replaces the experiment's preset.
         local_data: whether to apply the profile's settings for local data; None applies them if
             REPRO_DATA_DIR is set.
 
@@ -196,7 +208,12 @@ def expand(
     """
     if local_data is None:
         local_data = bool(os.environ.get("REPRO_DATA_DIR"))
+    used_seeds = profile.seeds if seeds is None else parse({"seeds": tuple(seeds)}, Seeds, "--seeds").seeds
     family = profile.family(experiment.family)
+    if preset is not None:
+        _check_preset(preset, experiment, profile)
+        experiment = experiment.model_copy(update={"preset": preset})
+    _check_names(experiment)
     if family.model is None:
         blocks = experiment.blocks
     else:
@@ -207,7 +224,7 @@ def expand(
             profile,
             block,
             point,
-            seeds=seeds or profile.seeds,
+            seeds=used_seeds,
             curve=row.id if row.vary else None,
             local_data=local_data,
         )
@@ -217,7 +234,46 @@ def expand(
     )
     planned = Plan(experiment, profile, _told_apart(rows), local_data)
     planned.check_fairness()
+    planned.check_execution()
     return planned
+
+
+def _check_preset(preset: str, experiment: Experiment, profile: Profile) -> None:
+    """Refuse a preset that somebody asks for and that changes nothing."""
+    load_named_preset(preset)
+    replaced = profile.family(experiment.family).model
+    if replaced is not None:
+        raise ConfigError(
+            f"--preset {preset} has no effect: profile {profile.name} replaces the models of "
+            f"{experiment.name} by {replaced}; leave it out, or take a profile with the paper's models"
+        )
+    if all(row.preset for block in experiment.blocks for row in block.rows):
+        raise ConfigError(f"--preset {preset} has no effect: every row of {experiment.name} has its own")
+
+
+def _check_names(experiment: Experiment) -> None:
+    """Refuse names that there are not, also in rows that the profile replaces by others."""
+    groups = [("stand_in", experiment.stand_in.rows), *((b.model, b.rows) for b in experiment.blocks)]
+    for block in experiment.blocks:
+        load_model_spec(block.model).for_family(experiment.family)
+    for preset in {experiment.preset, *(row.preset for _, rows in groups for row in rows)} - {None}:
+        published = load_named_preset(str(preset)).models
+        for model in {block.model for block in experiment.blocks} & set(published):
+            lines = published[model].problems(experiment.family)
+            if lines:
+                raise ConfigError("\n".join(f"preset {preset}: models.{model}.{line}" for line in lines))
+    for place, rows in groups:
+        for row in rows:
+            source = f"experiments/{experiment.name}.yaml, {place}, row {row.id}"
+            name = row.method["name"]
+            if name not in METHODS:
+                raise ConfigError(f"{source}: method.name: {one_of('method', name, METHODS)}")
+            lines = [f"method: {name}: {line}" for line in partial_problems(row.method, METHODS[name])]
+            if row.init_from is not None:
+                found = partial_problems(row.init_from.lora, METHODS["lora"], fixed=("name",))
+                lines += [f"init_from.lora.{line}" for line in found]
+            if lines:
+                raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
 
 
 def _told_apart(rows: Sequence[PlannedRow]) -> tuple[PlannedRow, ...]:
@@ -243,10 +299,7 @@ def _planned_row(
 ) -> PlannedRow:
     family = profile.family(experiment.family)
     source = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
-    method_name = row.method.get("name")
-    if method_name not in METHODS:
-        raise ConfigError(f"{source}: method.name: {one_of('method', method_name, METHODS)}")
-    method = METHODS[method_name]
+    method = METHODS[row.method["name"]]
     preset_name = row.preset or experiment.preset
     preset = load_preset(preset_name, block.model) if preset_name and family.model is None else Settings()
     model = load_model_spec(block.model).for_family(experiment.family)
@@ -256,7 +309,7 @@ def _planned_row(
 
     def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
         local = family.local_data if local_data else Settings()
-        parts: list[Settings] = [experiment.defaults, block, preset, family, local, row]
+        parts: list[Settings] = [experiment.defaults, preset, family, local, block, row]
         layers = [layer for part in parts for layer in part.layers(task)]
         alone = {"tasks": [task]} if task else {}
         content = {
@@ -288,10 +341,6 @@ def _planned_row(
     if benchmark_families()[experiment.family].run_per_task:
         tasks = list(spec(None, seeds[0], row.method).benchmark.columns)
     specs = tuple(started(task, seed) for task in tasks for seed in used)
-    try:
-        linear_shapes(model.architecture, specs[0].adapted_modules)
-    except ValueError as error:
-        raise ConfigError(f"{source}: targets: {error}") from error
     return PlannedRow(block.model, row.id, row.label or method.label, specs, curve, row.extra)
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from repro.config import ConfigError, Frozen, load_named, names_in, parse
+from repro.benchmarks.base import benchmark_families
+from repro.config import ConfigError, Frozen, Line, Name, Seed, differ, load_named, names_in, one_of, parse
+from repro.models.spec import list_models
 from repro.paths import EXPERIMENTS
 from repro.plans.cluster import Cluster
 from repro.plans.execution import Execution
 from repro.plans.settings import Settings
+
+
+class Seeds(Frozen):
+    """Seeds of every trained row, each of them once."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(differ)]
 
 
 class FamilyProfile(Settings):
@@ -23,7 +31,7 @@ class FamilyProfile(Settings):
         local_data: settings that override these if there is a local data folder.
     """
 
-    model: str | None = None
+    model: Name | None = None
     execution: dict[str, Any] = {}
     local_data: Settings = Settings()
 
@@ -41,33 +49,44 @@ class ModelProfile(Frozen):
     cluster: dict[str, Any] = {}
 
 
-class Profile(Frozen):
+class Profile(Seeds):
     """The scale of a reproduction: models, amount of data, seeds, and how runs are executed.
 
     Attributes:
         purpose, cost: a few words each, for the README and the tables' notes.
         watermark: printed above every table of this profile if its numbers are meaningless.
-        seeds: seeds of every trained row.
         cluster: SLURM resources of a run.
         models: overrides for single models.
     """
 
-    name: str
-    purpose: str
-    cost: str
-    watermark: str | None = None
-    seeds: tuple[int, ...] = Field(min_length=1)
-    families: dict[str, FamilyProfile]
+    name: Name
+    purpose: Line
+    cost: Line
+    watermark: Line | None = None
+    families: dict[str, FamilyProfile] = Field(min_length=1)
     execution: Execution = Execution()
     cluster: Cluster = Cluster()
-    models: dict[str, ModelProfile] = {}
+    models: dict[Name, ModelProfile] = {}
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Profile:
-        for name in self.models:
-            self.cluster_for(name)
-            for family in self.families:
-                self.execution_for(family, name)
+        families, models, lines = benchmark_families(), list_models(), []
+        for name, family in self.families.items():
+            if name not in families:
+                lines.append(f"families: {one_of('benchmark family', name, families)}")
+                continue
+            lines += [f"families.{name}.{line}" for line in family.problems(name)]
+            lines += [f"families.{name}.local_data.{line}" for line in family.local_data.problems(name)]
+            if family.model is not None and family.model not in models:
+                lines.append(f"families.{name}.model: {one_of('model', family.model, models)}")
+        lines += [f"models: {one_of('model', name, models)}" for name in self.models if name not in models]
+        if lines:
+            raise ValueError("\n".join(lines))
+        for model in self.models:
+            self.cluster_for(model)
+        for name in self.families:
+            for model in [*self.models, ""]:
+                self.execution_for(name, model)
         return self
 
     def family(self, name: str) -> FamilyProfile:

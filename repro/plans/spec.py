@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from repro.benchmarks.base import Benchmark, parse_benchmark
-from repro.config import Frozen, added
-from repro.methods.base import Method
+from repro.config import Frozen, Line, Seed, added
+from repro.methods.base import Method, MethodError
 from repro.methods.registry import parse_method
+from repro.models.shapes import block_shapes
 from repro.models.spec import ModelSpec
 from repro.training.spec import TrainingSpec
 
@@ -66,9 +68,57 @@ class RunSpec(Frozen):
     version: int = Field(default_factory=_version)
     benchmark: Annotated[SerializeAsAny[Benchmark], BeforeValidator(parse_benchmark)]
     training: TrainingSpec
-    seed: int = Field(ge=0)
-    targets: tuple[str, ...] | None = added(None)
+    seed: Seed
+    targets: tuple[Line, ...] | None = added(None, min_length=1)
     init_from: InitFrom | None = added(None)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RunSpec:
+        task = self.benchmark.model_task
+        if (task == "causal_lm") != self.model.causal:
+            kind = "a causal model" if self.model.causal else "an encoder"
+            raise ValueError(f"model {self.model.name} is {kind}, and {self.benchmark.family} needs {task}")
+        try:
+            shapes = block_shapes(self.model.architecture, self.adapted_modules)
+            self.method.adapted(shapes)
+        except (ValueError, MethodError) as error:
+            raise ValueError(f"targets: {error}") from error
+        self._check_training()
+        smallest = min((min(shape.out_features, shape.in_features), shape.name) for shape in shapes)
+        for key, rank in self.method.ranks.items():
+            if rank > smallest[0]:
+                raise ValueError(
+                    f"method.{key}: {rank} is no low rank (allowed: up to {smallest[0]}, the smaller side of "
+                    f"{smallest[1]} in {self.model.name})"
+                )
+        return self
+
+    def _check_training(self) -> None:
+        """Refuse a training for which there is too little data, as far as its size is known without it."""
+        training, benchmark, method = self.training, self.benchmark, self.method
+        if not method.trains or (len(benchmark.columns) > 1 and benchmark.run_per_task):
+            return
+        if training.selection == "best_validation_score" and not benchmark.validates_by_score:
+            raise ValueError(
+                f"training.selection: {benchmark.family} has no validation score; take best_validation_loss"
+            )
+        if training.selection != "last" and getattr(benchmark, "validation_size", 1) == 0:
+            raise ValueError(
+                f"training.selection: {training.selection} needs a benchmark.validation_size above 0"
+            )
+        if getattr(benchmark, "source", "local") == "local":
+            return
+        examples = benchmark.training_size(training).examples
+        if examples < 1:
+            raise ValueError("benchmark.validation_size: it leaves no example to train on; lower it")
+        if method.calibration_examples > examples:
+            raise ValueError(
+                f"method: {method.name} starts from {method.calibration_examples} training examples, and "
+                f"there are {examples}; ask for fewer"
+            )
+        steps, every = training.steps(examples), training.validation_interval(examples)
+        if training.selection != "last" and every is not None and every > steps:
+            raise ValueError(f"training.validate_every: {every} is above the number of steps, {steps}")
 
     @property
     def adapted_modules(self) -> tuple[str, ...]:
@@ -82,9 +132,17 @@ class RunSpec(Frozen):
 
     @property
     def slug(self) -> str:
-        """Readable folder name that ends in the hash."""
+        """Readable folder name that ends in the hash.
+
+        Raises:
+            ValueError: a part of it is no name.
+        """
         what = f"{self.benchmark.family}-{self.task}" if self.task else self.benchmark.family
-        return f"{what}--{self.model.name}--{self.method.name}--seed{self.seed}--{self.hash}"
+        slug = f"{what}--{self.model.name}--{self.method.name}--seed{self.seed}--{self.hash}"
+        # It becomes a path. Names are checked when they are read; a copy with changes is not.
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", slug):
+            raise ValueError(f"{slug!r} cannot name a folder")
+        return slug
 
     @property
     def task(self) -> str:

@@ -16,9 +16,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 
 from repro.benchmarks.base import TaskScore
-from repro.config import ConfigError
-from repro.models.shapes import base_parameters, linear_shapes
-from repro.plans.execution import Execution
+from repro.plans.execution import Execution, check_execution
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
@@ -83,28 +81,6 @@ def execute(
     result = store.result(spec)
     assert result is not None  # written, or an error was raised
     return result
-
-
-def check_execution(spec: RunSpec, execution: Execution) -> None:
-    """Refuse an execution that does not fit the run.
-
-    Raises:
-        ConfigError: `fsdp` is asked to shard weights that train, or that are quantised.
-    """
-    if not execution.sharded:
-        return
-    shapes = linear_shapes(spec.model.architecture, spec.adapted_modules)
-    weights = base_parameters(spec.model.architecture)
-    if spec.method.trainable_parameters(shapes, weights) == weights:
-        raise ConfigError(
-            f"{spec.slug}: execution.strategy fsdp shards frozen weights, and {spec.method.name} trains all "
-            "of them; set strategy: ddp, and gradient_checkpointing: true if the memory does not suffice"
-        )
-    if spec.model.quantization is not None:
-        raise ConfigError(
-            f"{spec.slug}: execution.strategy fsdp cannot shard a model of quantization "
-            f"{spec.model.quantization}; set strategy: ddp, or leave the quantization out"
-        )
 
 
 def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch: Path, link: Link) -> None:

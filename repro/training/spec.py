@@ -19,21 +19,24 @@ def _interval(value: Any) -> Any:
     raise ValueError(f"not an interval (got {value!r}; allowed: a number of steps from 1 on, epoch, null)")
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainingSpec(Frozen):
     """The hyperparameters of a training.
 
     `batch_size` is the effective one: examples per optimiser step, over all devices and micro-batches.
     """
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=10**4)
+    batch_size: int = Field(ge=1, le=10**6)
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     # Warm-up as a share of all steps; replaces `warmup_steps`.
     warmup_ratio: float | None = added(None, ge=0, lt=1)
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     # transformers' Trainer clips at 1.0 by default, so every code base that the paper builds on did.
     gradient_clip: float | None = Field(default=1.0, gt=0)

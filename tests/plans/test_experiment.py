@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repro.config import ConfigError
+from repro.config import ConfigError, parse
 from repro.paths import EXPERIMENTS
 from repro.plans.experiment import Experiment, list_experiments, load_experiment
 from repro.plans.plan import expand
@@ -72,7 +72,7 @@ def content() -> dict:
 
 
 def _plan(content: dict) -> None:
-    expand(Experiment.model_validate(content), load_profile("smoke"))
+    expand(parse(content, Experiment, "table1.yaml"), load_profile("smoke"))
 
 
 def test_rows_that_differ_outside_the_axes_are_refused(content: dict) -> None:
@@ -102,12 +102,12 @@ def test_a_footnote_without_a_difference_is_not_shown(content: dict) -> None:
         (
             "method",
             {"name": "lroa"},
-            r"table1.yaml, row lora, profile smoke: method.name: unknown method 'lroa'.*did you mean 'lora'",
+            r"table1.yaml, stand_in, row lora: method.name: unknown method 'lroa'.*did you mean 'lora'",
         ),
         (
             "method",
             {"name": "lora", "rnak": 3},
-            r"row lora, profile smoke: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
+            r"stand_in, row lora: method: lora: rnak: unknown key \(got 3.*did you mean 'rank'",
         ),
         ("method", {"name": "lora", "rank": 0}, r"rank: .*greater than 0.*got 0"),
         (
@@ -171,3 +171,122 @@ def test_targets_that_are_no_linear_maps_of_the_model_are_refused_before_anythin
         ConfigError, match=r"row lora, profile smoke: targets: target 'output' is no linear module"
     ):
         expand(broken, load_profile("smoke"))
+
+
+def _edited(content: dict, key: str, value: object) -> None:
+    """Put a value at a dotted key, whose numbers are places in lists."""
+    *path, last = (int(part) if part.isdecimal() else part for part in key.split("."))
+    for part in path:
+        content = content[part]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("defaults.training.epochs", True, "epochs: .*got True"),
+        ("defaults.training.learning_rate", "on", "learning_rate: .*got 'on'"),
+        ("defaults.training.learning_rate", float("inf"), "learning_rate: .*got inf"),
+        ("defaults.training.learning_rte", 1, "did you mean 'learning_rate'"),
+        ("defaults.benchmark.tasks", [], "tasks: .*at least 1"),
+        ("defaults.benchmark.tasks", ["boolq", "boolq"], "'boolq' is given more than once"),
+        ("defaults.benchmark.sorce", "hub", "did you mean 'source'"),
+        ("defaults.benchmark.family", "glue", "family: cannot be set here"),
+        ("defaults.methods", {"lroa": {}}, "did you mean 'lora'"),
+        ("defaults.methods", {"lora": {"rnak": 1}}, "did you mean 'rank'"),
+        ("defaults.methods", {"lora": {"name": "dora"}}, "name: cannot be set here"),
+        ("defaults.tasks", {"boolq": {}}, "trains on all of its tasks at once"),
+        ("stand_in.rows.2.method.rank", 33, "method.rank: 33 is no low rank .*up to 32"),
+        ("stand_in.rows.2.method.rank", 10**8, "is no low rank"),
+        ("stand_in.rows.2.method.rank", True, "rank: .*got True"),
+        ("stand_in.rows.2.method.alpha", float("inf"), "alpha: .*got inf"),
+        ("stand_in.rows.2.method.name", ["lora"], "method.name: missing, or no text"),
+        ("stand_in.rows.2.targets", [], "targets: .*at least 1"),
+        ("stand_in.rows.2.id", "a/b", "id: not a name"),
+        ("stand_in.rows.2.label", "a\nb", "label: holds the character"),
+        ("stand_in.rows.2.preset", "lora-papre", "did you mean 'lora-paper'"),
+        (
+            "stand_in.rows.2.init_from",
+            {"task": "boolq", "tasks": ["piqa"]},
+            "init_from: commonsense is trained",
+        ),
+        ("stand_in.rows.2.vary", [{"method": [1]}, {"method.rank": [2]}], "'method' holds another key"),
+        ("stand_in.rows.2.vary", [{"id": ["a", "b"]}], "'id' cannot vary"),
+        ("stand_in.rows.2.vary", [{"method.rank": list(range(9999))}, {"method.alpha": [1, 2, 3]}], "20,000"),
+        # These are replaced under the profile, and refused all the same.
+        ("blocks.0.model", "lama-7b", "did you mean 'llama-7b'"),
+        ("blocks.0.rows.0.method", {"name": "lroa"}, "did you mean 'lora'"),
+        ("blocks.0.rows.0.training", {"epochs": "3"}, "epochs: .*got '3'"),
+        ("title", "a\nb", "title: holds the character"),
+        ("family", "comonsense", "did you mean 'commonsense'"),
+        ("name", "../../x", "name: not a name"),
+        ("name", "other", "name: must equal the name of the file, 'table1'"),
+        ("defaults", "table1", "table1 -> table1 never ends"),
+        ("defaults", "tabel1", "defaults: unknown experiment 'tabel1'; .*did you mean 'table1'"),
+    ],
+)
+def test_a_slip_is_refused_when_planning(
+    tmp_path: Path, content: dict, key: str, value: object, message: str
+) -> None:
+    _edited(content, key, value)
+    (tmp_path / "table1.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=message):
+        expand(load_experiment("table1", tmp_path), load_profile("smoke"))
+
+
+def test_defaults_in_a_circle_are_refused(tmp_path: Path, content: dict) -> None:
+    for name, other in [("a", "b"), ("b", "a")]:
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content | {"name": name, "defaults": other}))
+    with pytest.raises(ConfigError, match="a -> b -> a never ends"):
+        load_experiment("a", tmp_path)
+
+
+def test_what_an_experiment_says_of_its_rows_wins_over_the_profile(content: dict) -> None:
+    content["stand_in"]["benchmark"] = {"test_per_task": 3}
+    planned = expand(Experiment.model_validate(content), load_profile("smoke"))
+    assert planned.rows[0].specs[0].benchmark.test_per_task == 3  # the profile has 4
+
+
+@pytest.mark.parametrize("seeds", [(0, 0), (-1,), (2**32,), (), (True,), ("0",)])
+def test_seeds_that_no_run_could_have_are_refused(seeds: tuple) -> None:
+    with pytest.raises(ConfigError, match=r"--seeds: seeds"):
+        expand(load_experiment("table1"), load_profile("smoke"), seeds)
+
+
+def test_a_preset_without_effect_is_refused() -> None:
+    experiment = load_experiment("table2")
+    with pytest.raises(ConfigError, match="--preset lora-scripts has no effect: profile laptop replaces"):
+        expand(experiment, load_profile("laptop"), preset="lora-scripts")
+    with pytest.raises(ConfigError, match="did you mean 'lora-scripts'"):
+        expand(experiment, load_profile("laptop"), preset="lora-scirpts")
+    with pytest.raises(ConfigError, match="unknown model of this preset"):
+        expand(load_experiment("table1"), load_profile("paper"), preset="lora-scripts")
+    assert expand(experiment, load_profile("paper"), preset="lora-scripts").runs != (
+        expand(experiment, load_profile("paper")).runs
+    )
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "training", "message"),
+    [
+        ({"evaluated": "held_out", "test_per_task": None}, {}, "held_out needs test_per_task"),
+        ({"train_per_task": 10**6}, {}, "boolq has 1,612 training records"),
+        ({"validation_size": 32}, {}, "leaves no example to train on"),
+        ({"validation_size": 0}, {"selection": "best_validation_loss"}, "needs a benchmark.validation_size"),
+        ({}, {"selection": "best_validation_score"}, "commonsense has no validation score"),
+        ({}, {"selection": "best_validation_loss", "validate_every": 99}, "above the number of steps, 4"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_would(
+    content: dict, benchmark: dict, training: dict, message: str
+) -> None:
+    content["stand_in"] |= {"benchmark": benchmark, "training": training}
+    with pytest.raises(ConfigError, match=message):
+        _plan(content)
+
+
+def test_a_plan_refuses_an_execution_that_does_not_fit() -> None:
+    profile = load_profile("smoke")
+    sharded = profile.execution.model_copy(update={"devices": 2, "strategy": "fsdp"})
+    with pytest.raises(ConfigError, match="fft trains all of them"):
+        expand(load_experiment("table1"), profile.model_copy(update={"execution": sharded}))

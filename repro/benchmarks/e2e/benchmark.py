@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import StoredPrediction, by_id, read_predictions
-from repro.config import added
+from repro.config import Seed, added
 from repro.training.data import batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -66,7 +66,20 @@ class E2E(Benchmark):
     no_repeat_ngram: int = Field(default=4, ge=0)
     max_new_tokens: int = Field(default=64, ge=1)
     allowed_overlap: float = added(ALLOWED, ge=0, le=1)
-    data_seed: int = 0
+    data_seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _sentences_suffice(self) -> E2E:
+        available = self._available[0]
+        if self.source != "local" and (self.train_size or 1) > available:
+            raise ValueError(
+                f"train_size: {self.train_size} (allowed: up to {available}, all of {self.source!r})"
+            )
+        return self
+
+    @property
+    def _available(self) -> tuple[int, float, float]:
+        return _SYNTHETIC if self.source == "synthetic" else _OFFICIAL
 
     @classmethod
     def headings(cls) -> dict[str, str]:
@@ -88,7 +101,7 @@ class E2E(Benchmark):
         )
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
-        available, text, completion = _SYNTHETIC if self.source == "synthetic" else _OFFICIAL
+        available, text, completion = self._available
         examples = min(self.train_size or available, available)
         predicted = completion if training.loss_on == "completion" else text - 1
         return TrainingSize(examples, examples * text, examples * predicted, self.max_tokens)

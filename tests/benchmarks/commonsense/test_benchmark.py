@@ -225,7 +225,7 @@ def test_held_out_records_are_not_trained_on_and_leave_the_training_as_it_is(
     assert not any(f"{record.question}" in trained for record in scored)
     # Without a size, everything else is trained on: 9 - 3 records of three tasks.
     assert len(texts(data(test_per_task=3, evaluated="held_out").train_dataloader(), tokenizer)) == 18
-    with pytest.raises(DataError, match="held_out needs test_per_task"):
+    with pytest.raises(ValueError, match="held_out needs test_per_task"):
         data(evaluated="held_out")
 
 
