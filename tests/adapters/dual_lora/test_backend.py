@@ -53,7 +53,7 @@ def test_one_can_have_torch_compute(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     assert choose(FACTORS, WEIGHT) is plain
     monkeypatch.setenv("REPRO_KERNEL", "fortran")
-    with pytest.raises(ValueError, match="REPRO_KERNEL='fortran' is not possible, it must be auto or torch"):
+    with pytest.raises(ValueError, match="must be auto or torch"):
         choose(FACTORS, WEIGHT)
 
 
