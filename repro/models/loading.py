@@ -71,10 +71,15 @@ def check_available(spec: ModelSpec) -> None:
     if spec.source == "package":
         package_file(spec)
     elif spec.source == "hub":
-        from huggingface_hub import hf_hub_download
+        import huggingface_hub
 
+        cached = huggingface_hub.try_to_load_from_cache(
+            spec.checkpoint, "config.json", revision=spec.revision
+        )
+        if isinstance(cached, str):
+            return
         try:
-            hf_hub_download(spec.checkpoint, "config.json", revision=spec.revision)
+            huggingface_hub.hf_hub_download(spec.checkpoint, "config.json", revision=spec.revision)
         except Exception as error:  # offline, gated, renamed: of many unrelated classes
             raise _not_loaded(spec, error) from error
 

@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 
+from pydantic import ValidationError
+
 from repro import variables
 from repro.config import ConfigError
 from repro.models.loading import check_available
@@ -52,13 +54,19 @@ def check_wandb() -> None:
 
     try:
         server = wandb.setup().settings.base_url
+        _check_server(mode, server)
         known = wandb.login(prompt=False)
+    except ConfigError:
+        raise
     except Exception as error:  # of many kinds: pydantic's, its own
         raise ConfigError(f"WANDB_MODE is {mode!r}, and {_line(error)}; mend it, {_WITHOUT}") from error
     if not known:
         raise ConfigError(
             f"WANDB_MODE is {mode!r}, and nobody is logged in at {server}; run `wandb login`, {_WITHOUT}"
         )
+
+
+def _check_server(mode: str, server: str) -> None:
     try:
         urllib.request.urlopen(server, timeout=_PATIENCE).close()
     except urllib.error.HTTPError:
@@ -72,4 +80,7 @@ def check_wandb() -> None:
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors(include_url=False)[0]
+        return f"its setting {'.'.join(map(str, problem['loc']))} is not possible: {problem['msg']}"
     return " ".join(str(error).split())[:200]

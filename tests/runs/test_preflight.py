@@ -74,6 +74,8 @@ class _Wandb:
 )
 def test_online_wants_a_login_and_a_server(known: bool, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
+    if not known:
+        monkeypatch.setattr(preflight, "_check_server", lambda mode, server: None)
     monkeypatch.setitem(sys.modules, "wandb", _Wandb(known))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=rf"\A[^\n]*{reason}[^\n]*WANDB_MODE=offline, or use --no-wandb\Z"):
         preflight.check_wandb()
@@ -90,7 +92,10 @@ def test_online_wants_a_login_and_a_server(known: bool, reason: str, monkeypatch
 def test_a_model_that_is_not_there_is_said_without_loading_it(
     changes: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    def offline(*arguments: object, **settings: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     spec: ModelSpec = load_model_spec("tiny-llama").model_copy(update=changes)
     with pytest.raises(ConfigError, match=reason):
         check_available(spec)
