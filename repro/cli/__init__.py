@@ -10,12 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from repro.cli.parser import build_parser
-from repro.config import ConfigError
-from repro.files import describe_fault, storage_fault
-from repro.runs.interruption import on_stop_signal, stop
-from repro.text import lines
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point.
@@ -30,19 +24,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # "?" for what an ASCII terminal or pipe cannot show
     try:
         try:
-            return _main(arguments)
+            return _execute(arguments)
         finally:
-            sys.stdout.flush()
+            # What is printed and not yet written would fail after the end, where nobody can answer.
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:  # closed by whoever started this
+                    stream.flush()
+    except KeyboardInterrupt:  # while the packages were imported
+        return 130
     except BrokenPipeError:  # the reader (head, less) was closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return 0
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def _execute(arguments: Sequence[str] | None) -> int:
+    from repro.cli.parser import build_parser
+    from repro.config import ConfigError
+    from repro.files import describe_fault, storage_fault
+    from repro.runs.interruption import on_stop_signal, stop
+    from repro.text import lines
+
     options = build_parser().parse_args(arguments)
     try:
         with on_stop_signal(stop):
-            return int(options.verb(options))
+            _check_machine()
+            status = int(options.verb(options))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
     except ConfigError as error:
         print(f"repro: {lines(str(error))}", file=sys.stderr)
         return 2
@@ -53,7 +62,30 @@ def _main(arguments: Sequence[str] | None) -> int:
         raise
     except OSError as error:
         fault = storage_fault(error)
-        if fault is None:  # a bug
+        if fault is not None:
+            line = describe_fault(fault, error.filename)
+        elif error.filename is not None:  # a folder that is no folder, a loop of links
+            line = f"{error.filename}: {error.strerror}"
+        else:  # a bug
             raise
-        print(f"repro: {describe_fault(fault, error.filename)}", file=sys.stderr)
+        print(f"repro: {line}", file=sys.stderr)
         return 2
+
+
+def _check_machine() -> None:
+    """Check the environment's variables and folders, before any verb loads anything."""
+    from repro import variables
+
+    for hint in variables.check():
+        print(f"repro: {hint}", file=sys.stderr)
+    from repro.paths import check_experiments
+
+    check_experiments()
+
+
+def _write_no_more() -> None:
+    """Let the interpreter's last flush go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())

@@ -83,6 +83,7 @@ def execute_task(options: argparse.Namespace) -> int:
     from repro.slurm.commands import requeue_this_task, restarts
 
     plan, store = load(options)
+    _check_data(plan, options)
     spec = plan.run(options.run)
     nodes = plan.profile.execution_for(spec.benchmark.family, spec.model.name).nodes
     if nodes > 1 and this_node() > 0:
@@ -100,6 +101,25 @@ def execute_task(options: argparse.Namespace) -> int:
         print(f"told to stop{what}", file=sys.stderr)
         return 130
     return 0 if store.is_done(spec) else 1
+
+
+def _check_data(plan: Plan, options: argparse.Namespace) -> None:
+    """Say where a run is planned only with, or only without, local data, and its task has it otherwise.
+
+    Raises:
+        ConfigError: this is so.
+    """
+    from repro import variables
+    from repro.config import ConfigError
+
+    if options.run in plan.runs or options.run not in load(options, local_data=not plan.local_data)[0].runs:
+        return
+    before, now = ("without", "with") if plan.local_data else ("with", "without")
+    raise ConfigError(
+        f"run {options.run!r} was planned {before} {variables.DATA}, and this task is {now} it; "
+        f"{'unset' if plan.local_data else 'set'} it, for instance where the site gives tasks an environment "
+        "of their own, or submit again"
+    )
 
 
 def _join(nodes: int) -> int:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from repro.slurm.submissions import Submissions
 
 
-def load(options: argparse.Namespace) -> tuple[Plan, Store]:
-    """The plan selected by the options, and the store of this machine's runs."""
+def load(options: argparse.Namespace, *, local_data: bool | None = None) -> tuple[Plan, Store]:
+    """The plan selected by the options, and the store of this machine's runs.
+
+    Args:
+        local_data: see `repro.plans.plan.expand`.
+    """
     from repro.paths import RESULTS
     from repro.plans.experiment import load_experiment
     from repro.plans.plan import expand
@@ -28,7 +32,8 @@ def load(options: argparse.Namespace) -> tuple[Plan, Store]:
     from repro.runs.store import Store
 
     experiment = load_experiment(options.experiment)
-    planned = expand(experiment, load_profile(options.profile), options.seeds, preset=options.preset)
+    profile = load_profile(options.profile)
+    planned = expand(experiment, profile, options.seeds, preset=options.preset, local_data=local_data)
     return planned, Store(RESULTS / "runs")
 
 
@@ -36,16 +41,21 @@ def execute_here(
     profile: Profile, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace, group: str
 ) -> None:
     """Execute runs in this process, one after the other, and show their progress."""
-    check_writable(store.folder)  # before torch is loaded and anything is trained
+
+    def execution(spec: RunSpec) -> Execution:
+        settings = profile.execution_for(spec.benchmark.family, spec.model.name)
+        return settings.model_copy(update={"wandb": settings.wandb and not options.no_wandb})
+
+    # Before torch is loaded and anything is trained.
+    from repro.runs.preflight import check_machine
+
+    check_writable(store.folder)
+    check_machine(specs, map(execution, specs))
 
     from rich.console import Console
 
     from repro.runs.local import run_here
     from repro.runs.progress import Watch
-
-    def execution(spec: RunSpec) -> Execution:
-        settings = profile.execution_for(spec.benchmark.family, spec.model.name)
-        return settings.model_copy(update={"wandb": settings.wandb and not options.no_wandb})
 
     run_here(
         specs,

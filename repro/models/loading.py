@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from repro.config import ConfigError, one_of
 from repro.models.gpt2 import split_attention_inputs
 from repro.models.head import without_head
-from repro.models.packages import checkpoint_folder
+from repro.models.packages import checkpoint_folder, package_file
 from repro.models.quantization import quantize
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import ModelSpec
@@ -60,6 +60,28 @@ def load_model(
     # Adapters save this as the name of their base. A local cache folder would be useless on other machines.
     model.name_or_path = model.config._name_or_path = spec.checkpoint or spec.name
     return model.eval()
+
+
+def check_available(spec: ModelSpec) -> None:
+    """Check, without loading a model, that its package or its hub checkpoint is there.
+
+    Raises:
+        ConfigError: it is not installed, not in the hub's cache while offline, or gated.
+    """
+    if spec.source == "package":
+        package_file(spec)
+    elif spec.source == "hub":
+        import huggingface_hub
+
+        cached = huggingface_hub.try_to_load_from_cache(
+            spec.checkpoint, "config.json", revision=spec.revision
+        )
+        if isinstance(cached, str):
+            return
+        try:
+            huggingface_hub.hf_hub_download(spec.checkpoint, "config.json", revision=spec.revision)
+        except Exception as error:  # offline, gated, renamed: of many unrelated classes
+            raise _not_loaded(spec, error) from error
 
 
 def meta_model(spec: ModelSpec, task: Task) -> PreTrainedModel:
@@ -121,16 +143,18 @@ def _from_pretrained(auto_class: Any, spec: ModelSpec, **settings: Any) -> Any:
     try:
         return auto_class.from_pretrained(spec.checkpoint, revision=spec.revision, **settings)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        page = f"https://huggingface.co/{spec.checkpoint}"
-        advice = (
-            f"it is gated: accept its licence at {page}, then run `hf auth login` or set HF_TOKEN"
-            if spec.gated
-            else f"without a network, run `hf download {spec.checkpoint}` on a machine that has one"
-        )
-        raise ConfigError(
-            f"model {spec.name}: {spec.checkpoint} cannot be loaded ({reason}); {advice}"
-        ) from error
+        raise _not_loaded(spec, error) from error
+
+
+def _not_loaded(spec: ModelSpec, error: Exception) -> ConfigError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    page = f"https://huggingface.co/{spec.checkpoint}"
+    advice = (
+        f"it is gated: accept its licence at {page}, then run `hf auth login` or set HF_TOKEN"
+        if spec.gated
+        else f"without a network, run `hf download {spec.checkpoint}` on a machine that has one"
+    )
+    return ConfigError(f"model {spec.name}: {spec.checkpoint} cannot be loaded ({reason}); {advice}")
 
 
 def _check_architecture(model: PreTrainedModel, spec: ModelSpec) -> None:

@@ -26,18 +26,28 @@ def checkpoint_folder(spec: ModelSpec) -> Path:
     Raises:
         ConfigError: the package is not installed, or lacks the file.
     """
-    package = _package(spec)
-    file = Path(str(package.locate_file(spec.file)))
-    if not file.exists():
-        raise ConfigError(
-            f"model {spec.name}: the package {spec.checkpoint} {package.version} has no {spec.file}"
-        )
+    package, file = _package(spec), package_file(spec)
     if file.suffix != ".gguf":
         return file
     folder = user_cache_path("dual-lora-repro") / f"{spec.checkpoint}-{package.version}"
     if not folder.exists():
         _convert(file, folder)
     return folder
+
+
+def package_file(spec: ModelSpec) -> Path:
+    """The file or folder of the model inside its package.
+
+    Raises:
+        ConfigError: the package is not installed, or lacks the file.
+    """
+    package = _package(spec)
+    file = Path(str(package.locate_file(spec.file)))
+    if not file.exists():
+        raise ConfigError(
+            f"model {spec.name}: the package {spec.checkpoint} {package.version} has no {spec.file}"
+        )
+    return file
 
 
 def _package(spec: ModelSpec) -> Distribution:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from repro.config import Frozen
 
-_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}")
-_MEMORY = re.compile(r"\d+[KMGT]?")
-_GPUS = re.compile(r"(\w+:)?\d+")
+_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}", re.ASCII)
+_MEMORY = re.compile(r"\d+[KMGT]?", re.ASCII)
+_GPUS = re.compile(r"([\w.-]+:)?\d+", re.ASCII)
 
 
 def _time(value: Any) -> Any:
@@ -40,6 +41,35 @@ def _gpus(value: Any) -> Any:
     )
 
 
+def one_line(value: str) -> str:
+    """The text, which a batch script can hold in one line.
+
+    Raises:
+        ValueError: it is blank, or has a newline or another character that cannot be printed.
+    """
+    if not value.strip() or not value.isprintable():
+        raise ValueError(
+            f"not possible in a batch script (got {value!r}; allowed: printable characters, and at least one "
+            "that is no space)"
+        )
+    return value
+
+
+def _option(value: str) -> str:
+    """An option whose quotes are closed and which begins with a hyphen."""
+    one_line(value)
+    try:
+        whole = shlex.split(value)[0].startswith("-")
+    except ValueError:  # an open quote
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"not an option of sbatch (got {value!r}; allowed: one that begins with a hyphen, with every "
+            "quote closed, for instance --qos=long)"
+        )
+    return value
+
+
 class Cluster(Frozen):
     """The SLURM resources of one run.
 
@@ -54,11 +84,12 @@ class Cluster(Frozen):
         notice: seconds before the time limit at which a run is told to stop. A training step and a checkpoint
             must fit. SLURM checks once a minute, so the signal may come up to a minute earlier.
         restarts: how often a run is requeued; after that a person has to restart it.
-        options: further sbatch options, for instance `--constraint=a100` or `--qos=long`.
+        options: further sbatch options, for instance `--constraint=a100` or `--qos=long`. Words are separated
+            and quoted as in a shell, which replaces nothing in them.
     """
 
-    partition: str | None = None
-    account: str | None = None
+    partition: Annotated[str, AfterValidator(one_line)] | None = None
+    account: Annotated[str, AfterValidator(one_line)] | None = None
     time: Annotated[str | None, BeforeValidator(_time)] = None
     nodes: int = Field(default=1, ge=1)
     gpus: Annotated[str, BeforeValidator(_gpus)] = "0"
@@ -67,4 +98,4 @@ class Cluster(Frozen):
     concurrent: int | None = Field(default=None, ge=1)
     notice: int = Field(default=120, ge=1)
     restarts: int = Field(default=100, ge=0)
-    options: tuple[Annotated[str, Field(pattern=r"^-\S.*$")], ...] = ()
+    options: tuple[Annotated[str, AfterValidator(_option)], ...] = ()

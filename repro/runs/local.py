@@ -76,5 +76,6 @@ def _failure(spec: RunSpec, store: Store, error: Exception) -> Failure:
         attempts=1 + (earlier.attempts if earlier else 0),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
-        again=fault is not None,
+        # What a person has to mend elsewhere (data, a model, an adapter, the profile) is no fault of the run.
+        again=fault is not None or isinstance(error, ConfigError),
     )

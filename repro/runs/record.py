@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -58,10 +58,14 @@ class Tested:
     peak: int | None
 
 
-def record(job: Job, built: Built, trained: Trained, tested: Tested) -> None:
-    """Keep the adapter and the snapshots, write the result, and remove the checkpoints."""
+def record(job: Job, built: Built, trained: Trained, tested: Tested, warnings: Sequence[str] = ()) -> None:
+    """Keep the adapter and the snapshots, write the result, and remove the checkpoints.
+
+    Args:
+        warnings: what else a reader of the result should know.
+    """
     adapter_bytes = _keep_adapter(job)
-    result = _result(job, built, trained, tested, adapter_bytes)
+    result = _result(job, built, trained, tested, adapter_bytes, warnings)
     if trained.diagnosing.found is not None:
         write_json(job.folder / DIAGNOSTICS, trained.diagnosing.found)
     job.store.write_result(job.spec, result)
@@ -77,7 +81,9 @@ def _keep_adapter(job: Job) -> int:
     return size
 
 
-def _result(job: Job, built: Built, trained: Trained, tested: Tested, adapter_bytes: int) -> Result:
+def _result(
+    job: Job, built: Built, trained: Trained, tested: Tested, adapter_bytes: int, warnings: Sequence[str]
+) -> Result:
     spec, execution, module = job.spec, job.execution, built.module
     several = {
         "devices": execution.processes,
@@ -111,7 +117,12 @@ def _result(job: Job, built: Built, trained: Trained, tested: Tested, adapter_by
         model_revision=built.revision,
         data_fingerprints=built.data.fingerprints,
         environment=environment().model_copy(update=several),
-        warnings=(*built.data.warnings, *score_warnings(tested.scores), *_memory_warnings(job, built)),
+        warnings=(
+            *built.data.warnings,
+            *score_warnings(tested.scores),
+            *_memory_warnings(job, built),
+            *warnings,
+        ),
     )
 
 

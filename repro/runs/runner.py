@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
 
 from repro.benchmarks.base import TaskScore
 from repro.plans.execution import Execution, check_execution
@@ -31,8 +31,9 @@ from repro.runs.record import Tested, Trained, record
 from repro.runs.result import Result
 from repro.runs.starting import check_ready
 from repro.runs.store import Store
-from repro.runs.trainer import lightning_trainer, wandb_logger, watched_metric
+from repro.runs.trainer import lightning_trainer, watched_metric
 from repro.runs.usage import Usage
+from repro.runs.wandb_log import wandb_log
 from repro.training import collectives
 from repro.training.diagnosing import Diagnosing
 from repro.training.finetuning import FineTuning, trained_state
@@ -106,18 +107,18 @@ def _run(job: Job) -> None:
     L.seed_everything(job.spec.seed, workers=True, verbose=False)
     built = build(job)
     logs = job.execution.wandb and job.leads
-    with wandb_logger(job.spec, job.folder, job.group) if logs else nullcontext() as logger:
-        trained = _train(job, built, usage, timer, logger)
+    with wandb_log(job.spec, job.folder, job.group) if logs else nullcontext() as log:
+        trained = _train(job, built, usage, timer, log)
         other_scores = _select(job, built, trained)
         tested = _test(job, built, trained, other_scores)
-        if tested is not None and logger is not None:
-            scores = {f"test/{name}": score.value for name, score in tested.scores.items()}
-            logger.experiment.summary.update(scores)
+        if tested is not None and log is not None:
+            log.summarise({f"test/{name}": score.value for name, score in tested.scores.items()})
+    warnings = [f"Weights & Biases has not all of this run: {log.problem}"] if log and log.problem else []
     if tested is not None:
-        record(job, built, trained, tested)
+        record(job, built, trained, tested, warnings)
 
 
-def _train(job: Job, built: Built, usage: Usage, timer: Timer, logger: WandbLogger | None) -> Trained:
+def _train(job: Job, built: Built, usage: Usage, timer: Timer, logger: Logger | None) -> Trained:
     """Train the module, from its last checkpoint if there is one; nothing of a method without training."""
     spec, execution = job.spec, job.execution
     diagnosing = Diagnosing(0 if built.mesh else execution.diagnostics, built.steps)

@@ -1,16 +1,14 @@
-"""Lightning's trainer as a run uses it, its checkpoints, and the W&B run beside it."""
+"""Lightning's trainer as a run uses it, and its checkpoints."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from repro.plans.execution import Execution
@@ -31,7 +29,7 @@ def lightning_trainer(
     *,
     validate_every: int | None = None,
     callbacks: Sequence[L.Callback] = (),
-    logger: WandbLogger | None = None,
+    logger: Logger | None = None,
     link: Link | None = None,
 ) -> L.Trainer:
     """A single-device trainer; `collectives` synchronises the ranks.
@@ -90,26 +88,3 @@ def watched_metric(spec: RunSpec) -> tuple[str, Literal["min", "max"]] | None:
     if spec.training.validate_every and spec.benchmark.validates_by_score:
         return "validation/score", "max"
     return None
-
-
-@contextmanager
-def wandb_logger(spec: RunSpec, folder: Path, group: str) -> Iterator[WandbLogger]:
-    """Lightning's logger around a W&B run, offline unless `WANDB_MODE` says otherwise.
-
-    An error inside closes the W&B run as failed.
-    """
-    import wandb
-
-    with wandb.init(
-        project="dual-lora-repro",
-        group=group,
-        name=spec.slug,
-        # The run's own hash, so that a resumed run continues its W&B run and starts no second one.
-        id=spec.hash,
-        resume="allow",
-        dir=folder,
-        config=spec.model_dump(mode="json"),
-        mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
-    ) as run:
-        yield WandbLogger(experiment=run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from repro.runs.states import RunState, State, run_states, to_execute
 from repro.runs.store import Store
 from repro.slurm import commands
 from repro.slurm.arrays import Array, Place, make_arrays
-from repro.slurm.script import batch_script
+from repro.slurm.script import batch_script, environment_of_tasks
 from repro.slurm.submissions import Submissions
 
 
@@ -77,6 +78,7 @@ def submit(
                 logs=submissions.script(name).parent.resolve(),
                 cluster=needs,
                 command=command,
+                environment=environment_of_tasks(os.environ),
             )
             after = ids[array.after] if isinstance(array.after, Array) else array.after
             job = None

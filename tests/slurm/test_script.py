@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from repro.config import ConfigError
 from repro.plans.cluster import Cluster
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
-from repro.slurm.script import batch_script
+from repro.plans.spec import RunSpec
+from repro.slurm.script import batch_script, environment_of_tasks
 
 GOLDEN = """\
 #!/usr/bin/env bash
@@ -28,6 +34,7 @@ GOLDEN = """\
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --qos=long
+#SBATCH '--comment=a # b' --exclusive
 set -euo pipefail
 
 runs=(
@@ -35,6 +42,8 @@ runs=(
   [2]={second.hash}  # tiny-llama randlora seed 0
 )
 export OMP_NUM_THREADS=8
+export REPRO_DATA_DIR='/shared/my data'
+export WANDB_MODE=offline
 # exec, so that SLURM's signals reach the run itself.
 exec /opt/python -m repro.cli task table1 --profile paper "${{runs[$SLURM_ARRAY_TASK_ID]}}"
 """
@@ -44,7 +53,7 @@ def test_the_script_is_this_one() -> None:
     first, second = list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:2]
     cluster = Cluster(
         partition="gpu", account="lab", time="1-12:00:00", gpus="a100:1", cpus=8, memory="64G", concurrent=16,
-        notice=300, options=("--qos=long",),
+        notice=300, options=("--qos=long", "--comment='a # b' --exclusive"),
     )  # fmt: skip
     script = batch_script(
         {0: first, 2: second},
@@ -52,13 +61,14 @@ def test_the_script_is_this_one() -> None:
         logs=Path("/shared/my results/slurm/repro-table1-paper-0a1b2c3d"),
         cluster=cluster,
         command=["/opt/python", "-m", "repro.cli", "task", "table1", "--profile", "paper"],
+        environment={"REPRO_DATA_DIR": "/shared/my data", "WANDB_MODE": "offline"},
     )
     assert script == GOLDEN.format(first=first, second=second)
 
 
 def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_run() -> None:
     runs = dict(enumerate(expand(load_experiment("table1"), load_profile("smoke")).runs.values()))
-    script = batch_script(runs, name="n", logs=Path("/logs"), cluster=Cluster(), command=["echo", "run of"])
+    script = _script(runs, command=["echo", "run of"])
     for option in ("--partition", "--account", "--time", "--mem", "--gpus", "%"):
         assert f"{option}=" not in script
     assert "#SBATCH --array=0-8\n" in script
@@ -75,7 +85,7 @@ def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_ru
 def test_a_run_on_several_nodes_has_a_launcher_on_each() -> None:
     runs = dict(enumerate(list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:1]))
     cluster = Cluster(nodes=2, gpus="a100:4", cpus=8)
-    script = batch_script(runs, name="n", logs=Path("/logs"), cluster=cluster, command=["repro", "task"])
+    script = _script(runs, cluster=cluster, command=["repro", "task"])
     options = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
     assert {"--nodes=2", "--gpus-per-node=a100:4", "--signal=USR1@120"} < set(options)
     done = subprocess.run(
@@ -91,7 +101,7 @@ def test_a_run_on_several_nodes_has_a_launcher_on_each() -> None:
         text=True,
         check=True,
     )
-    flags = "--nodes=2 --ntasks-per-node=1 --cpus-per-task=8 --kill-on-bad-exit=1"
+    flags = "--export=ALL --nodes=2 --ntasks-per-node=1 --cpus-per-task=8 --kill-on-bad-exit=1"
     assert done.stdout == f"node3 10007: {flags} repro task {runs[0].hash}\n"
 
 
@@ -99,3 +109,58 @@ _FAKES = """\
 scontrol() { [ "$*" = "show hostnames node[3-4]" ] && printf 'node3\\nnode4\\n'; }
 srun() { echo "$(printenv MASTER_ADDR) $(printenv MASTER_PORT): $*"; }
 """
+
+
+def test_logs_are_written_to_a_folder_with_slurms_own_sign() -> None:
+    assert "#SBATCH --output=/a/100%%/%a.log\n" in _script({}, logs=Path("/a/100%"))
+
+
+@pytest.mark.parametrize("folder", ["/a\n#SBATCH --wrap=x", "/a\rb", "/a\\b", "/a\udcff"])
+def test_a_folder_that_a_script_cannot_name_is_refused(folder: str) -> None:
+    with pytest.raises(ConfigError, match=r"\A[^\n]*(not possible in a batch script|backslash)[^\n]*\Z"):
+        _script({}, logs=Path(folder))
+
+
+def test_tasks_get_what_they_need_of_the_environment_and_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "REPRO_DATA_DIR": "my data; $(touch x)",
+        "REPRO_KERNEL": "torch",
+        "REPRO_OTHER": "x",
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_API_KEY": "secret",
+        "HF_TOKEN": "secret",
+        "PATH": "/usr/bin",
+    }
+    found = environment_of_tasks(given)
+    assert found == {
+        "REPRO_DATA_DIR": f"{tmp_path}/my data; $(touch x)",
+        "REPRO_KERNEL": "torch",
+        "HF_HUB_OFFLINE": "1",
+    }
+    runs = dict(enumerate(list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:1]))
+    script = _script(runs, environment=found, command=["printenv", "REPRO_DATA_DIR"])
+    # Not `printenv REPRO_DATA_DIR HASH`, which would look for a second variable.
+    done = subprocess.run(
+        ["bash", "-c", script.replace(' "${runs[$SLURM_ARRAY_TASK_ID]}"', "")],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{tmp_path}/my data; $(touch x)\n"
+
+
+@pytest.mark.parametrize("value", ["offline\ntouch x", "offline\0", "\udcff", "a\u2028b"])
+def test_a_value_that_a_script_cannot_hold_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="WANDB_MODE: not possible in a batch script"):
+        environment_of_tasks({"WANDB_MODE": value})
+
+
+def _script(runs: Mapping[int, RunSpec], **changes: Any) -> str:
+    settings: dict[str, Any] = {
+        "name": "n", "logs": Path("/logs"), "cluster": Cluster(), "command": ["echo"], "environment": {}
+    }  # fmt: skip
+    return batch_script(runs, **settings | changes)

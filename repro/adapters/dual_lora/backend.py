@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repro import variables
+
 from . import c_kernels, plain
 from .rule import Rule
 
 # Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
 TRITON_DEVICES = {"cuda"}
-
-# With `torch`, torch computes everything: to repeat a run of a machine that has no compiler.
-VARIABLE = "REPRO_KERNEL"
 
 # The dtypes of inputs and outputs. The kernels compute in fp32, so fp64 is left to torch.
 _TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
@@ -38,11 +37,9 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     into C, and where the environment variable REPRO_KERNEL is `torch`.
 
     Raises:
-        ValueError: the variable is neither `auto` nor `torch`.
+        ConfigError: the variable is neither `auto` nor `torch`.
     """
-    wanted = os.environ.get(VARIABLE, "auto")
-    if wanted not in ("auto", "torch"):
-        raise ValueError(f"{VARIABLE}={wanted!r} is not possible, it must be auto or torch.")
+    wanted = variables.kernel()
     rules, factors = list(rules), list(factors)
     tensors = [*factors, *others]
     devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
@@ -68,14 +65,14 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
 @contextmanager
 def torch_only() -> Iterator[None]:
     """Let torch compute everything."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = "torch"
+    before = os.environ.get(variables.KERNEL)
+    os.environ[variables.KERNEL] = "torch"
     try:
         yield
     finally:
-        os.environ.pop(VARIABLE)
+        os.environ.pop(variables.KERNEL)
         if before is not None:
-            os.environ[VARIABLE] = before
+            os.environ[variables.KERNEL] = before
 
 
 @cache

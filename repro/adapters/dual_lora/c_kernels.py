@@ -62,8 +62,7 @@ def usable() -> bool:
         _library(Rule(), torch.float32)
     except OSError as error:
         warnings.warn(
-            f"Dual LoRA computes with torch, more slowly, because its kernels cannot be compiled: {error}. "
-            "Set CC to a C compiler with OpenMP.",
+            f"Dual LoRA computes with torch, more slowly, because its kernels cannot be compiled: {error}.",
             stacklevel=2,
         )
         return False
@@ -154,8 +153,12 @@ def _library(rule: Rule, dtype: torch.dtype) -> ctypes.CDLL:
     library = compiler.load(
         Path(__file__).with_suffix(".c"), flags + (["BF16"] if dtype == torch.bfloat16 else [])
     )
-    library.updated_weight.argtypes = [POINTER(_Term), c_void_p, c_long, c_void_p]
-    library.updated_weight.restype = None
-    library.gradients.argtypes = [POINTER(_Term), c_void_p, c_long, *[c_void_p] * 5, c_long, c_void_p]
-    library.gradients.restype = c_int
+    try:
+        updated_weight, gradients = library.updated_weight, library.gradients
+    except AttributeError as error:
+        raise OSError(f"the compiled library lacks a function ({error}); set CC to a C compiler") from error
+    updated_weight.argtypes = [POINTER(_Term), c_void_p, c_long, c_void_p]
+    updated_weight.restype = None
+    gradients.argtypes = [POINTER(_Term), c_void_p, c_long, *[c_void_p] * 5, c_long, c_void_p]
+    gradients.restype = c_int
     return library

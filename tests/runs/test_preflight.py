@@ -1,0 +1,179 @@
+"""What the machine lacks is said before a run starts, and leaves no failure; W&B fails no run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import WandbLogger
+
+from repro.cli import main
+from repro.config import ConfigError
+from repro.models.loading import check_available
+from repro.models.spec import ModelSpec, load_model_spec
+from repro.plans.experiment import load_experiment
+from repro.plans.plan import expand
+from repro.plans.profile import load_profile
+from repro.runs import preflight, wandb_log
+from repro.runs.bases import BaseModels
+from repro.runs.runner import execute
+from repro.runs.store import Store
+from repro.runs.wandb_log import WandbLog
+
+RUN = ["run", "table1", "--profile", "smoke", "--rows", "lora"]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("repro.paths.RESULTS", tmp_path / "results")
+    # Nobody is logged in, whoever runs the tests.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"WANDB_MODE": "offlien"}, "WANDB_MODE is 'offlien'; allowed: online, offline, disabled"),
+        ({"WANDB_MODE": ""}, "WANDB_MODE is ''; allowed"),
+        ({"REPRO_DATA_DIR": "/nowhere"}, "REPRO_DATA_DIR is '/nowhere': No such file or directory"),
+    ],
+)
+def test_a_run_does_not_start(
+    variables: dict[str, str],
+    reason: str,
+    results: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(RUN) == 2
+    assert capsys.readouterr().err.startswith(f"repro: {reason}")
+    assert not list(results.rglob("failure.json"))
+
+
+class _Wandb:
+    """In the place of the package."""
+
+    class setup:
+        class settings:
+            base_url = "http://127.0.0.1:9"
+
+    def __init__(self, known: bool) -> None:
+        self.login = lambda prompt: known
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"), [(False, "nobody is logged in at http"), (True, "127.0.0.1:9 does not answer")]
+)
+def test_online_wants_a_login_and_a_server(known: bool, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    if not known:
+        monkeypatch.setattr(preflight, "_check_server", lambda mode, server: None)
+    monkeypatch.setitem(sys.modules, "wandb", _Wandb(known))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=rf"\A[^\n]*{reason}[^\n]*WANDB_MODE=offline, or use --no-wandb\Z"):
+        preflight.check_wandb()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"source": "hub", "checkpoint": "nobody/nothing"}, "nobody/nothing cannot be loaded"),
+        ({"source": "hub", "checkpoint": "nobody/nothing", "gated": True}, "it is gated"),
+        ({"source": "package", "checkpoint": "no-such-package"}, "which is not installed"),
+    ],
+)
+def test_a_model_that_is_not_there_is_said_without_loading_it(
+    changes: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*arguments: object, **settings: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    spec: ModelSpec = load_model_spec("tiny-llama").model_copy(update=changes)
+    with pytest.raises(ConfigError, match=reason):
+        check_available(spec)
+
+
+class _Logger:
+    """A logger of which one method raises or hangs."""
+
+    def __init__(self, fault: str, what: Callable[[], None]) -> None:
+        self._fault, self._what = fault, what
+        self.experiment = self.summary = self
+        self._do("init")
+
+    def _do(self, name: str) -> None:
+        if name == self._fault:
+            self._what()
+
+    def log_metrics(self, metrics: object, step: object) -> None:
+        self._do("log")
+
+    def update(self, values: object) -> None:
+        self._do("summary")
+
+    def finish(self, exit_code: int) -> None:
+        self._do("finish")
+
+
+def _raise() -> None:
+    raise RuntimeError("no\nserver")
+
+
+def _exit() -> None:
+    raise SystemExit(1)
+
+
+def _hang() -> None:
+    time.sleep(30)
+
+
+@pytest.mark.parametrize("fault", ["init", "log", "summary", "finish"])
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [(_raise, "RuntimeError: no server"), (_exit, "SystemExit: 1"), (_hang, "it did not end within 0.2 s")],
+)
+def test_a_log_that_fails_or_hangs_is_a_line(
+    fault: str, what: Callable[[], None], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_log, "_PATIENCE", 0.2)
+    log = WandbLog(lambda: _Logger(fault, what))  # type: ignore[arg-type, return-value]
+    log.log_metrics({"loss": 1.0}, 1)
+    log.summarise({"score": 1.0})
+    log.close(failed=False)
+    assert log.problem == problem
+
+
+def test_a_log_that_cannot_start_is_a_warning_of_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(**settings: object) -> WandbLogger:
+        raise OSError("no room")
+
+    monkeypatch.setattr("wandb.init", start)
+    experiment, profile = load_experiment("table1"), load_profile("smoke")
+    spec = expand(experiment, profile).only(["lora"]).rows[0].specs[0]
+    execution = profile.execution_for("commonsense", "tiny-llama")
+    assert execution.wandb
+    result = execute(spec, store=Store(tmp_path), execution=execution, bases=BaseModels(), group="test")
+    assert result.warnings[-1] == "Weights & Biases has not all of this run: OSError: no room"
+
+
+def test_what_a_person_has_to_mend_is_tried_again_by_the_same_command(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(*arguments: object) -> None:
+        raise ConfigError("the hub cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("repro.runs.bases.load_model", unreachable)
+        assert main([*RUN, "--no-wandb"]) == 1
+    assert "the hub cannot be reached (attempt 1); the same command" in capsys.readouterr().err
+    assert main([*RUN, "--no-wandb"]) == 0
