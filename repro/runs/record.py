@@ -18,8 +18,9 @@ from repro.runs.callbacks import Probing
 from repro.runs.checkpointing import Checkpoints
 from repro.runs.environment import environment
 from repro.runs.job import Job
+from repro.runs.json_files import write_json
 from repro.runs.result import Evaluation, Probe, Result, Training, score_warnings
-from repro.runs.store import DIAGNOSTICS, PREDICTIONS, write_json
+from repro.runs.store import DIAGNOSTICS, PREDICTIONS
 from repro.runs.usage import Usage
 from repro.training.diagnosing import Diagnosing
 from repro.training.out_of_memory import halved

@@ -12,11 +12,12 @@ from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
+from repro.runs.json_files import write_json
 from repro.runs.measurements import Measured, Measurement, Ratio, read_speed, speed_file
 from repro.runs.reference import import_runs, reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
-from repro.runs.store import PREDICTIONS, Store, write_json
+from repro.runs.store import PREDICTIONS, Store
 
 LAPTOP = load_profile("laptop")
 
