@@ -35,7 +35,7 @@ from repro.analysis.power import Spread, spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks, outcomes_array
 from repro.config import ConfigError
 from repro.plans.plan import Plan, PlannedRow
-from repro.runs.measurements import Measured, Measurement, read_speed
+from repro.runs.measurements import Measured, Measurement, usable_speed
 from repro.runs.result import Result
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
@@ -168,7 +168,7 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
     Raises:
         ConfigError: a claim's patterns match no rows.
     """
-    speed = read_speed(store.folder.parent)
+    speed = usable_speed(store.folder.parent)
     plans = {name: plans[name] for name in ledger.experiments}
     states = {
         name: {state.spec.hash: state for state in run_states(planned, store)}

@@ -27,23 +27,23 @@ def damaged_files(states: Iterable[RunState], store: Store) -> list[str]:
     return list(lines)
 
 
-def damaged_extras(experiments: Iterable[Experiment], results: Path) -> list[str]:
-    """A line for every damaged file that belongs to no run: the benchmark, and ranks of random factors."""
+def damaged_speed(results: Path) -> list[str]:
+    """A line if the benchmark is damaged."""
+    return list(_lines(partial(read_speed, results)))
+
+
+def damaged_random_ranks(experiments: Iterable[Experiment], results: Path) -> list[str]:
+    """A line for every damaged file with the ranks of random factors that the experiments show."""
     random = {
         (wanted.random_size, wanted.random_rank)
         for experiment in experiments
         if (wanted := experiment.ranks) is not None
     }
-    return list(
-        _lines(
-            partial(read_speed, results),
-            *(partial(known_random_ranks, *sizes, results) for sizes in sorted(random)),
-        )
-    )
+    return list(_lines(*(partial(known_random_ranks, *sizes, results) for sizes in sorted(random))))
 
 
 def _lines(*reads: Callable[[], object]) -> dict[str, None]:
-    lines = {}
+    lines: dict[str, None] = {}
     for read in reads:
         try:
             read()

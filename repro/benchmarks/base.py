@@ -104,6 +104,11 @@ class Benchmark(Frozen):
     def note(self) -> str:
         """Protocol, source and sizes of the data, as a sentence for the table's notes."""
 
+    @property
+    @abstractmethod
+    def prediction(self) -> type[Frozen]:
+        """What one stored prediction must be, to be scored."""
+
     @abstractmethod
     def training_size(self, training: TrainingSpec) -> TrainingSize:
         """The size of one epoch, computed without the data, from known set sizes and mean lengths."""

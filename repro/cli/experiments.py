@@ -134,35 +134,29 @@ def _rerun(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """`score`: score the stored predictions again with the current scorers."""
-    from repro.runs.result import score_warnings
+    from repro.runs.rescoring import rescored
     from repro.runs.states import State, run_states
+    from repro.runs.store import RunBusy
 
     plan, store = load(options)
-    states = run_states(plan, store)
-    problems = [f"unreadable: {state.detail}" for state in states if state.state is State.UNREADABLE]
-    for state in states:
-        if state.result is None:
+    problems = []
+    for state in run_states(plan, store):
+        spec, before = state.spec, state.result
+        if state.state is State.DAMAGED:
+            problems.append(f"damaged: {state.detail}")
+        if before is None:
             continue
-        benchmark = state.spec.benchmark
         try:
-            predictions = store.predictions(state.spec)
-        except ConfigError as error:
-            problems.append(f"not scored: {error}")
+            with store.claimed(spec):
+                after = rescored(spec, before, store, note=lambda line: print(line, file=sys.stderr))
+                store.write_result(spec, after)
+        except (ConfigError, RunBusy) as error:
+            problems.append(f"not scored: {spec.slug}: {error}")
             continue
-        scores = benchmark.score(predictions)
-        changed = sum(scores[name] != state.result.scores.get(name) for name in scores)
-        evaluation = state.result.evaluation.model_copy(update={"scorer_version": benchmark.scorer_version})
-        renewed = {
-            "scores": scores,
-            "evaluation": evaluation,
-            "warnings": tuple(score_warnings(scores)),
-        }
-        store.write_result(state.spec, state.result.model_copy(update=renewed))
-        scored = f"scored with version {benchmark.scorer_version}"
-        print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} scores changed")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
+        changed = sum(score != before.scores[name] for name, score in after.scores.items())
+        scored = f"scored with version {spec.benchmark.scorer_version}"
+        print(f"{spec.slug}: {scored}, {changed} of {len(after.scores)} scores changed")
+    return tell(problems)
 
 
 def render(options: argparse.Namespace) -> int:
@@ -211,10 +205,10 @@ def _failed(states: Sequence[RunState]) -> list[str]:
 
 def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
     """Print and write the table or figure. Returns a line for every file that could not be used for it."""
-    from repro.analysis.damaged_files import damaged_files
+    from repro.analysis.damaged_files import damaged_files, damaged_random_ranks
     from repro.paths import RESULTS
     from repro.report.output import write_experiment
 
     text, written = write_experiment(plan, states, store, RESULTS)
     print(f"\n{text}\n\nwritten: " + ", ".join(short(path) for path in written))
-    return damaged_files(states, store)
+    return damaged_files(states, store) + damaged_random_ranks([plan.experiment], RESULTS)

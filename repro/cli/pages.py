@@ -45,7 +45,7 @@ def show_claims(options: argparse.Namespace) -> int:
     """`claims`: the paper's statements, tested on a profile's finished runs or on the paper's own numbers."""
     from repro.analysis.claims import score_claims
     from repro.analysis.claims_on_paper import claims_on_paper
-    from repro.analysis.damaged_files import damaged_extras, damaged_files
+    from repro.analysis.damaged_files import damaged_files, damaged_speed
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
     from repro.plans.experiment import load_experiment
@@ -64,14 +64,14 @@ def show_claims(options: argparse.Namespace) -> int:
     scored = score_claims(ledger, plans, store)
     _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
     states = (state for planned in plans.values() for state in run_states(planned, store))
-    return tell([*damaged_files(states, store), *damaged_extras([], RESULTS)])
+    return tell([*damaged_files(states, store), *damaged_speed(RESULTS)])
 
 
 def write_report(options: argparse.Namespace) -> int:
     """`report`: one HTML page of a profile's results."""
     from repro.analysis.audit import audit_items
     from repro.analysis.claims import score_claims
-    from repro.analysis.damaged_files import damaged_extras, damaged_files
+    from repro.analysis.damaged_files import damaged_files, damaged_speed
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
     from repro.plans.experiment import list_experiments, load_experiment
@@ -93,12 +93,12 @@ def write_report(options: argparse.Namespace) -> int:
     )
     print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
     states = (state for _, found in stand for state in found)
-    return tell([*damaged_files(states, store), *damaged_extras([], RESULTS)])
+    return tell([*damaged_files(states, store), *damaged_speed(RESULTS)])
 
 
 def write_reference(options: argparse.Namespace) -> int:
     """`reference`: results/README.md and the pages it links, from the committed runs."""
-    from repro.analysis.damaged_files import damaged_extras, damaged_files
+    from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.paths import REFERENCE
     from repro.plans.profile import load_profile
     from repro.report.output import write_experiment, write_text
@@ -123,7 +123,8 @@ def write_reference(options: argparse.Namespace) -> int:
         print(f"written: {short(write_text(path, text))}")
     states = (state for found in page.states.values() for state in found)
     experiments = (planned.experiment for planned in page.plans.values())
-    return tell([*problems, *damaged_files(states, store), *damaged_extras(experiments, REFERENCE)])
+    problems += damaged_files(states, store) + damaged_speed(REFERENCE)
+    return tell([*problems, *damaged_random_ranks(experiments, REFERENCE)])
 
 
 def renew_readme(options: argparse.Namespace) -> int:

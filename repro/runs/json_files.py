@@ -19,7 +19,7 @@ from repro.files import write_whole
 T = TypeVar("T", bound=Frozen)
 
 # Bytes. A result of the paper's profile, with its losses and outcomes, has 2 MB.
-_LARGEST = 2**26
+LARGEST = 2**26
 
 # Characters of a file's own words in a message.
 _SHOWN = 400
@@ -38,7 +38,7 @@ def read_json(path: Path, model_cls: type[T], remedy: str = "delete it to run ag
         DamagedFile: there is one, but it cannot be understood. The message ends with `remedy`.
     """
     try:
-        content = read_regular(path, _LARGEST)
+        content = read_regular(path)
         if content is None:
             return None
         strict_json(content)  # pydantic would take the last of two equal keys
@@ -60,12 +60,12 @@ def write_json(path: Path, content: Frozen) -> None:
     write_whole(path, f"{text}\n".encode())
 
 
-def read_regular(path: Path, largest: int) -> bytes | None:
+def read_regular(path: Path, largest: int = LARGEST) -> bytes | None:
     """The content of an ordinary file; None if there is nothing of that name.
 
     Raises:
         ValueError: it is a folder, a device, a pipe or a link to nothing, it is larger than `largest` bytes,
-            or the system cannot read it.
+            or the system cannot read it. The message does not name it.
     """
     try:
         found = path.stat()

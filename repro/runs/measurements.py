@@ -8,7 +8,7 @@ from statistics import median
 from pydantic import Field, FiniteFloat
 
 from repro.config import Frozen
-from repro.runs.json_files import read_json
+from repro.runs.json_files import DamagedFile, read_json
 from repro.runs.result import Environment
 
 
@@ -87,3 +87,11 @@ def read_speed(results: Path) -> Measured | None:
         DamagedFile: there is a file, but it cannot be understood.
     """
     return read_json(speed_file(results), Measured, "`repro bench` writes it again")
+
+
+def usable_speed(results: Path) -> Measured | None:
+    """The benchmark of a results folder; None if there is none, or a damaged one."""
+    try:
+        return read_speed(results)
+    except DamagedFile:
+        return None

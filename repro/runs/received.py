@@ -48,8 +48,8 @@ def _spec(result: Result) -> RunSpec:
     commit, version = result.environment.commit or "unknown", result.spec.get("version")
     if version != SPEC_VERSION:
         raise ConfigError(
-            f"its spec has version {version!r}, this code knows {SPEC_VERSION} alone; the code that made it is "
-            f"commit {commit}"
+            f"its spec has version {version!r}, this code knows {SPEC_VERSION} alone; it was made by "
+            f"the code of commit {commit}"
         )
     spec = parse(result.spec, RunSpec, "spec")
     if spec.hash != result.hash:
@@ -69,8 +69,10 @@ def _faults(spec: RunSpec, result: Result) -> Iterator[str]:
     other = "best" if spec.training.selection == "last" else "last"
     if set(result.other_scores) - {other}:
         yield f"other_scores of {', '.join(result.other_scores)}; its spec allows those of {other} alone"
-    for name, scores in {"scores": result.scores, **result.other_scores}.items():
-        yield from _wrong_scores(name, spec, scores, result.evaluation.items)
+    yield from (f"probe {p.name!r} failed" for p in result.probes if p.distance > p.tolerance)
+    yield from _wrong_scores("scores", spec, result.scores, result.evaluation.items)
+    for rule, scores in result.other_scores.items():
+        yield from _wrong_scores(f"other_scores.{rule}", spec, scores, result.evaluation.items)
 
 
 def _wrong_scores(name: str, spec: RunSpec, scores: Mapping[str, TaskScore], items: int) -> Iterator[str]:

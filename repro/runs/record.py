@@ -98,6 +98,7 @@ def _result(job: Job, built: Built, trained: Trained, tested: Tested, adapter_by
             merged=built.merge is not None,
             scorer_version=spec.benchmark.scorer_version,
             predictions=PREDICTIONS,
+            batch_tokens=halved(execution.evaluation_tokens, module.test_halvings),
         ),
         probes=tuple(
             Probe(name=name, distance=distance, tolerance=module.probe_tolerance)

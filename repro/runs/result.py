@@ -44,13 +44,10 @@ class Environment(Frozen):
 
 
 class Probe(Frozen):
-    """An invariance that must hold before a number is believed: `distance` may not exceed `tolerance`.
-
-    The distance of predictions that are no numbers is none either.
-    """
+    """An invariance that must hold before a number is believed: `distance` may not exceed `tolerance`."""
 
     name: str
-    distance: float
+    distance: Amount
     tolerance: Amount
 
 

@@ -61,8 +61,8 @@ class Store:
         """
         if not _FOLDER.fullmatch(spec.slug):
             raise ConfigError(
-                f"a run's folder cannot be called {one_line(spec.slug)!r}; its model's name may have letters, "
-                "digits, '.', '_' and '-'"
+                f"a run's folder cannot be called {one_line(spec.slug)!r}; its model's name may have "
+                "letters, digits, '.', '_' and '-'"
             )
         return self.folder / spec.slug
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
+from repro.benchmarks.commonsense.predictions import prediction_class
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
 from repro.benchmarks.commonsense.sources import SOURCES
-from repro.config import added
+from repro.config import Frozen, added
 from repro.training.data import DataError, batches_by_tokens, fingerprint, fingerprints, select
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class Commonsense(Benchmark):
             f"{trained} and {tested} records of each task, from the source '{self.source}' "
             f"({SOURCES.get(self.source).note}); accuracy (%) under {protocol}."
         )
+
+    @property
+    def prediction(self) -> type[Frozen]:
+        return prediction_class(self.protocol)
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
         examples, tokens, predicted = 0, 0.0, 0.0

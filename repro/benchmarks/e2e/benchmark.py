@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
+from repro.benchmarks.e2e.predictions import Sentence
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import SOURCES
+from repro.config import Frozen
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -77,6 +79,10 @@ class E2E(Benchmark):
             f"penalty {self.length_penalty:g}, no repeated {self.no_repeat_ngram}-grams, "
             f"up to {self.max_new_tokens} new tokens."
         )
+
+    @property
+    def prediction(self) -> type[Frozen]:
+        return Sentence
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
         available, text, completion = _SYNTHETIC if self.source == "synthetic" else _OFFICIAL

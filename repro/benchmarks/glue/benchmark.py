@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
+from repro.benchmarks.glue.predictions import Logits
 from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import SOURCES
+from repro.config import Frozen
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
 
 if TYPE_CHECKING:
@@ -88,6 +90,10 @@ class Glue(Benchmark):
             f"{trained} training and {tested} validation records of each task, from the source "
             f"'{self.source}' ({SOURCES.get(self.source).note}); where validation epochs select, {chosen}."
         )
+
+    @property
+    def prediction(self) -> type[Frozen]:
+        return Logits
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
         # The package has only validation sets, and half of each is trained on.
