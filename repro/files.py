@@ -74,6 +74,14 @@ def remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the permissions of the umask: safetensors writes for their owner alone."""
+    mask = os.umask(0o077)  # it can be read only by setting it
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)
+
+
 def check_writable(folder: Path) -> None:
     """Check that a folder is writable, so that a run fails at once and not after an hour of training.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from repro.config import ConfigError
+from repro.files import follow_umask
 from repro.models.spec import ModelSpec
 
 
@@ -67,6 +68,7 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        follow_umask(unfinished)
         os.rename(unfinished, folder)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)

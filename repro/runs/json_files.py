@@ -6,23 +6,16 @@ A results folder may come from somebody else, or from a disk that lost a part of
 from __future__ import annotations
 
 import json
-import stat
-from collections import Counter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from repro.config import ConfigError, Frozen
 from repro.files import write_whole
+from repro.reading import one_line, read_regular, strict_json
 
 T = TypeVar("T", bound=Frozen)
-
-# Bytes. A result of the paper's profile, with its losses and outcomes, has 2 MB.
-LARGEST = 2**26
-
-# Characters of a file's own words in a message.
-_SHOWN = 400
 
 
 class DamagedFile(ConfigError):
@@ -58,51 +51,3 @@ def write_json(path: Path, content: Frozen) -> None:
     """Write a typed file whole or not at all."""
     text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False)
     write_whole(path, f"{text}\n".encode())
-
-
-def read_regular(path: Path, largest: int = LARGEST) -> bytes | None:
-    """The content of an ordinary file; None if there is nothing of that name.
-
-    Raises:
-        ValueError: it is a folder, a device, a pipe or a link to nothing, it is larger than `largest` bytes,
-            or the system cannot read it. The message does not name it.
-    """
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-            raise ValueError("it is no ordinary file")
-        if found.st_size > largest:
-            raise ValueError(f"it has {found.st_size:,} bytes, at most {largest:,} are read")
-        return path.read_bytes()
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise ValueError("it is a link to nothing") from None
-        return None
-    except OSError as error:
-        raise ValueError(f"it cannot be read: {error.strerror}") from error
-
-
-def strict_json(content: bytes) -> Any:
-    """Content in JSON.
-
-    Raises:
-        ValueError: it is not valid UTF-8 or JSON, holds a key twice, or is nested beyond Python's limit.
-    """
-    try:
-        return json.loads(content.decode(), object_pairs_hook=_once)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def one_line(text: str) -> str:
-    """Words of a file as a part of a message: one line that moves no cursor, and not too long."""
-    shown = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}..."
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice!r} stands in it twice")
-    return found

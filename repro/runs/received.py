@@ -11,7 +11,8 @@ from pathlib import Path
 from repro.benchmarks.base import TaskScore
 from repro.config import ConfigError, parse
 from repro.plans.spec import SPEC_VERSION, RunSpec
-from repro.runs.json_files import DamagedFile, one_line, read_json
+from repro.reading import one_line
+from repro.runs.json_files import DamagedFile, read_json
 from repro.runs.result import Result
 
 # Largest difference between a value and the mean of its outcomes: a mean of digits is exact, pseudo-values

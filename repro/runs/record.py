@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from torch.optim import Optimizer
 
 from repro.benchmarks.base import TaskScore
+from repro.files import follow_umask
 from repro.optimizers.state_bytes import adamw_state_bytes, state_bytes
 from repro.runs.build import Built
 from repro.runs.callbacks import Probing
@@ -74,6 +75,7 @@ def _keep_adapter(job: Job) -> int:
     size = sum(file.stat().st_size for file in job.adapter.rglob("*") if file.is_file())
     if 0 < size <= job.execution.keep_adapter_mb * 2**20:
         shutil.rmtree(job.folder / "adapter", ignore_errors=True)  # of a run whose result was deleted
+        follow_umask(job.adapter)
         job.adapter.rename(job.folder / "adapter")
     return size
 

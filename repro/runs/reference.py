@@ -16,7 +16,8 @@ from repro.plans.experiment import Experiment, list_experiments, load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
-from repro.runs.json_files import DamagedFile, read_regular
+from repro.reading import read_regular
+from repro.runs.json_files import DamagedFile
 from repro.runs.measurements import read_speed, speed_file
 from repro.runs.result import Environment
 from repro.runs.states import State, run_state

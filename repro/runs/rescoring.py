@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from repro.benchmarks.base import TaskScore
 from repro.plans.spec import RunSpec
-from repro.runs.json_files import DamagedFile, one_line
+from repro.reading import one_line
+from repro.runs.json_files import DamagedFile
 from repro.runs.result import Result, score_warnings
 from repro.runs.store import Store
 from repro.training.finetuning import Prediction

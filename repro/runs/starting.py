@@ -91,7 +91,10 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
             f"profile, delete {folder.parent} and run it again"
         )
     model, _ = starting_model(spec, store, bases)
-    return spec.method.load(model, folder, spec.adapted_modules, spec.benchmark.model_task)
+    try:
+        return spec.method.load(model, folder, spec.adapted_modules, spec.benchmark.model_task)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; move or delete {folder.parent} to run it again") from error
 
 
 def _check_done(spec: RunSpec, store: Store) -> None:

@@ -9,7 +9,8 @@ from statistics import median
 
 from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
-from repro.runs.json_files import DamagedFile, one_line
+from repro.reading import one_line
+from repro.runs.json_files import DamagedFile
 from repro.runs.result import Result
 from repro.runs.store import Store
 

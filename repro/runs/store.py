@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from repro.config import ConfigError
 from repro.files import remove_partial, write_whole
 from repro.plans.spec import RunSpec
-from repro.runs.json_files import DamagedFile, one_line, read_json, read_regular, strict_json, write_json
+from repro.reading import one_line, read_regular, strict_json
+from repro.runs.json_files import DamagedFile, read_json, write_json
 from repro.runs.received import read_result
 from repro.runs.result import Failure, Result
 from repro.training.diagnostics import Diagnostics
