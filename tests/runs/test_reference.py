@@ -29,7 +29,17 @@ def result() -> Result:
 
 def _put(store: Store, spec: RunSpec, result: Result, **environment: object) -> None:
     changed = result.environment.model_copy(update=environment)
-    own = {"hash": spec.hash, "slug": spec.slug, "spec": spec.model_dump(mode="json"), "environment": changed}
+    score = next(iter(result.scores.values()))
+    benchmark = spec.benchmark
+    items = score.items * (1 if benchmark.shares_items else len(benchmark.columns))
+    own = {
+        "hash": spec.hash,
+        "slug": spec.slug,
+        "spec": spec.model_dump(mode="json"),
+        "environment": changed,
+        "scores": dict.fromkeys(benchmark.columns, score),
+        "evaluation": result.evaluation.model_copy(update={"items": items}),
+    }
     store.write_result(spec, result.model_copy(update=own))
 
 
