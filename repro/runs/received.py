@@ -5,6 +5,7 @@ A result is only a file. It may be cut short, edited, of another version, or rec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def _spec(result: Result) -> RunSpec:
 
 def _faults(spec: RunSpec, result: Result) -> Iterator[str]:
     """What contradicts itself in a result."""
+    # Parsing takes `false` for 0; what reads the mapping itself would not.
+    if json.dumps(result.spec, sort_keys=True) != json.dumps(spec.model_dump(mode="json"), sort_keys=True):
+        yield "its spec has a value of another type than its own"
     if result.slug != spec.slug:
         yield f"it says that it is {result.slug!r}, its spec is {spec.slug}"
     if result.training.steps != len(result.training.losses):
