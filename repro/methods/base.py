@@ -338,8 +338,11 @@ class PeftMethod(Method):
 # The seed of matrices that are drawn again when a model is loaded; it is in no other file.
 _DRAWN = "projection_prng_key"
 
-# Entries of a saved configuration that are no settings of the method.
-_OF_NO_SETTING = ("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version")
+# Entries of a saved configuration that are no settings of the method. peft adds names of its own to
+# `modules_to_save`; which modules were saved, the tensors' names say.
+_OF_NO_SETTING = (
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision"
+)  # fmt: skip
 
 
 def _sorted(value: Any) -> Any:
