@@ -103,7 +103,9 @@ def test_a_result_of_another_version_is_refused(
     assert store.result(spec) == result
     path = store.directory(spec) / "result.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 2', 1))
-    with pytest.raises(ConfigError, match=r"not a valid result of version 1 \(version: .*move or delete .* to run"):
+    with pytest.raises(
+        ConfigError, match=r"not a valid result of version 1 \(version: .*move or delete .* to run"
+    ):
         store.result(spec)
 
 
