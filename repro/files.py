@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,13 +41,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder, since a rename across disks is a copy and not atomic.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
-        with os.fdopen(handle, "wb") as file:
+        # The umask says who may read and write it: files of `tempfile` would be the user's alone.
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}"
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp creates files that only the user can read; results are meant to be shared.
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except Exception as error:
         fault = storage_fault(error)
@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -72,6 +72,14 @@ def remove_partial(folder: Path) -> None:
     """Remove partial files of killed processes, from a folder that no other process writes to."""
     for path in folder.glob(f".*{_PARTIAL}"):
         path.unlink(missing_ok=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the permissions of the umask: safetensors writes for their owner alone."""
+    mask = os.umask(0o077)  # it can be read only by setting it
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)
 
 
 def check_writable(folder: Path) -> None:

@@ -158,7 +158,7 @@ def test_an_unreadable_result_is_reported_and_the_rest_rendered(
     assert _run() == 1
     output = capsys.readouterr()
     assert "not a valid result" in output.err
-    assert "delete it to run again" in output.err
+    assert "to run it again" in output.err
     assert "Dual LoRA" in output.out
 
 

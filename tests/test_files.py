@@ -10,7 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from repro.files import check_writable, describe_fault, remove_partial, storage_fault, whole_file, write_whole
+from repro.files import (
+    check_writable,
+    describe_fault,
+    follow_umask,
+    remove_partial,
+    storage_fault,
+    whole_file,
+    write_whole,
+)
 
 
 def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
@@ -21,7 +29,18 @@ def test_a_file_takes_its_name_when_it_is_complete(tmp_path: Path) -> None:
         file.flush()
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_files_have_the_permissions_of_the_umask(mask: int, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "tensors")
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "file", b"new")
+        follow_umask(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -44,7 +44,7 @@ from repro.analysis.statistics import (
 )
 from repro.config import ConfigError
 from repro.plans.plan import Plan, PlannedRow
-from repro.runs.measurements import Measured, Measurement, read_speed
+from repro.runs.measurements import Measured, Measurement, usable_speed
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
 
@@ -176,7 +176,7 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
     Raises:
         ConfigError: a claim's patterns match no rows.
     """
-    speed = read_speed(store.folder.parent)
+    speed = usable_speed(store.folder.parent)
     plans = {name: plans[name] for name in ledger.experiments}
     states = {
         name: {state.spec.hash: state for state in run_states(planned, store)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -14,6 +15,7 @@ from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, PlannedRow, expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
+from repro.runs.json_files import DamagedFile
 from repro.runs.store import Store
 
 # Sizes that differ by less than 0.5 % count as equal, since the paper prints three digits.
@@ -125,8 +127,12 @@ def _ranks(ranks: Ranks, planned: Plan, store: Store) -> Iterator[Fact]:
 
 
 def _trained(row: PlannedRow, part: str, store: Store) -> list[Rank]:
-    known = [known_run_ranks(spec, store) for spec in row.specs]
-    return [rank for run in known if run is not None for rank in run.trained if rank.part == part]
+    found: list[Rank] = []
+    for spec in row.specs:
+        with suppress(DamagedFile):  # `repro.analysis.damaged_files` names it
+            known = known_run_ranks(spec, store)
+            found += [] if known is None else [rank for rank in known.trained if rank.part == part]
+    return found
 
 
 def _mean_rank(ranks: Sequence[Rank]) -> float:
@@ -148,6 +154,8 @@ def _unchanged(unchanged: Unchanged, planned: Plan, store: Store) -> Iterator[Fa
 
 
 def _last_shares(store: Store, spec: RunSpec) -> list[float]:
-    looks = store.diagnostics(spec)
+    looks = None
+    with suppress(DamagedFile):  # `repro.analysis.damaged_files` names it
+        looks = store.diagnostics(spec)
     series = [] if looks is None else [layer.get("unchanged") for layer in looks.layers.values()]
     return [values[-1] for values in series if values and values[-1] is not None]

@@ -7,7 +7,8 @@ from typing import Literal
 
 from repro.config import Frozen
 from repro.plans.spec import RunSpec
-from repro.runs.store import RANKS, Store, read_json
+from repro.runs.json_files import read_json
+from repro.runs.store import RANKS, Store
 
 
 class Rank(Frozen):

@@ -8,8 +8,9 @@ from repro.analysis.known_ranks import RandomRanks, RunRanks, known_random_ranks
 from repro.analysis.rank import random_update, ranks
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
+from repro.runs.json_files import write_json
 from repro.runs.starting import trained_model, untrained_model
-from repro.runs.store import RANKS, Store, write_json
+from repro.runs.store import RANKS, Store
 
 
 def run_ranks(spec: RunSpec, store: Store, bases: BaseModels) -> RunRanks:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from pydantic import FiniteFloat
+
 from repro.config import ConfigError, Frozen, one_of, parse
 
 if TYPE_CHECKING:
@@ -36,10 +38,10 @@ class TaskScore(Frozen):
     """
 
     metric: str
-    value: float | None
+    value: FiniteFloat | None
     items: int
-    outcomes: str | tuple[float, ...]
-    unparsed: float
+    outcomes: str | tuple[FiniteFloat, ...]
+    unparsed: FiniteFloat
     constant: bool
     missing: str = ""
 
@@ -68,6 +70,7 @@ class Benchmark(Frozen):
         scorer_version: raised whenever the same predictions would get another score.
         run_per_task: whether every task is trained separately; then a run's settings name one in `tasks`.
         validates_by_score: whether validation gives a score, by which weights can be selected.
+        shares_items: whether all columns are scores of the same items, and not each of its own.
         averaged: whether the mean over the columns is meaningful.
         decimals: by column, where more than one is printed.
     """
@@ -77,6 +80,7 @@ class Benchmark(Frozen):
     scorer_version: ClassVar[int]
     run_per_task: ClassVar[bool] = False
     validates_by_score: ClassVar[bool] = False
+    shares_items: ClassVar[bool] = False
     averaged: ClassVar[bool] = True
     decimals: ClassVar[dict[str, int]] = {}
 

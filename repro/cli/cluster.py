@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from repro.cli.shared import execute_here, load, submissions
+from repro.cli.shared import execute_here, load, submissions, tell
 from repro.runs.interruption import Interrupted, on_stop_signal
 from repro.runs.node import this_node
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def submit_runs(options: argparse.Namespace) -> int:
     """`submit`: submit missing runs as SLURM arrays, or print the scripts."""
+    from repro.analysis.damaged_files import damaged_files
+    from repro.runs.states import run_states
     from repro.slurm.submit import submit
 
     plan, store = load(options)
@@ -45,7 +47,7 @@ def submit_runs(options: argparse.Namespace) -> int:
         else:
             print(f"job {array.job}: {array.name}, {array.tasks} tasks{waits}")
     print(f"{count} runs {'would be ' if options.dry_run else ''}submitted", file=sys.stderr)
-    return 0
+    return tell(damaged_files(run_states(plan, store), store))
 
 
 def _cluster(plan: Plan, spec: RunSpec, options: argparse.Namespace) -> Cluster:
@@ -80,6 +82,7 @@ def cancel_runs(options: argparse.Namespace) -> int:
 
 def execute_task(options: argparse.Namespace) -> int:
     """`task`: execute one run inside a SLURM job, and requeue it if it is told to stop."""
+    from repro.runs.states import State, run_state
     from repro.slurm.commands import requeue_this_task, restarts
 
     plan, store = load(options)
@@ -87,7 +90,7 @@ def execute_task(options: argparse.Namespace) -> int:
     spec = plan.run(options.run)
     nodes = plan.profile.execution_for(spec.benchmark.family, spec.model.name).nodes
     if nodes > 1 and this_node() > 0:
-        return 0 if store.is_done(spec) else _join(nodes)
+        return 0 if run_state(spec, store).state is State.DONE else _join(nodes)
     print(f"start {restarts() + 1}: {spec.slug}", file=sys.stderr)
     try:
         execute_here(plan.profile, [spec], store, options, plan.experiment.name)
@@ -100,7 +103,7 @@ def execute_task(options: argparse.Namespace) -> int:
         what = ": requeued, to continue from the last checkpoint" if requeued else " for good, not requeued"
         print(f"told to stop{what}", file=sys.stderr)
         return 130
-    return 0 if store.is_done(spec) else 1
+    return 0 if run_state(spec, store).state is State.DONE else 1
 
 
 def _check_data(plan: Plan, options: argparse.Namespace) -> None:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from repro.cli.shared import execute_here, load, short, submissions
+from repro.cli.shared import execute_here, load, short, submissions, tell
 from repro.config import ConfigError
 
 if TYPE_CHECKING:
+    from repro.plans.execution import Execution
     from repro.plans.plan import Plan
+    from repro.plans.spec import RunSpec
     from repro.runs.states import RunState
     from repro.runs.store import Store
 
@@ -37,6 +39,7 @@ def show_names(options: argparse.Namespace) -> int:
 
 def show_plan(options: argparse.Namespace) -> int:
     """`plan`: the runs with their states, and the estimated cost."""
+    from repro.analysis.damaged_files import damaged_files
     from repro.analysis.estimates import estimate
     from repro.analysis.gpu import load_gpu
     from repro.report.costs import describe_costs
@@ -48,7 +51,7 @@ def show_plan(options: argparse.Namespace) -> int:
     states = run_states(plan, store)
     costs = describe_costs(plan, estimate(states, plan.execution), gpu)
     print(f"{describe_plan(plan, states)}\n\n{costs}")
-    return 0
+    return tell(damaged_files(states, store))
 
 
 def show_status(options: argparse.Namespace) -> int:
@@ -65,7 +68,7 @@ def show_status(options: argparse.Namespace) -> int:
     for state in states:
         print(f"{state.state:<11}{state.spec.slug}" + (f"  {state.detail}" if state.detail else ""))
     print(summarise(states))
-    return 1 if any(state.state in (State.FAILED, State.UNREADABLE) for state in states) else 0
+    return 1 if any(state.state in (State.FAILED, State.DAMAGED) for state in states) else 0
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,13 +92,10 @@ def run(options: argparse.Namespace) -> int:
     if specs:
         execute_here(plan.profile, specs, store, options, plan.experiment.name)
     states = run_states(plan, store)
-    problems = _problems(states)
+    problems = _failed(states)
     if plan.experiment.ranks is not None:
         problems += _analyse_ranks(plan, states, store)
-    _print_experiment(plan, states, store)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
+    return tell([*problems, *_print_experiment(plan, states, store)])
 
 
 def _rerun(options: argparse.Namespace) -> int:
@@ -104,11 +104,15 @@ def _rerun(options: argparse.Namespace) -> int:
     from repro.paths import RESULTS
     from repro.plans.profile import load_profile
     from repro.report.rerun import describe_rerun
-    from repro.runs.rerun import read_run
+    from repro.runs.rerun import executed_as, read_run
     from repro.runs.states import run_state
     from repro.runs.store import RESULT, Store
 
     spec, before = read_run(options.file)
+
+    def as_recorded(run: RunSpec, execution: Execution) -> Execution:
+        return executed_as(before, execution) if run == spec else execution
+
     store = Store(RESULTS / "runs")
     if options.file.resolve() == (store.directory(spec) / RESULT).resolve():
         raise ConfigError(
@@ -119,11 +123,10 @@ def _rerun(options: argparse.Namespace) -> int:
     specs = [needed for needed in [*first, spec] if not store.is_done(needed)]
     print(f"{spec.slug}: {'executing' if specs else 'already done here, comparing'}", file=sys.stderr)
     if specs:
-        execute_here(load_profile(options.profile), specs, store, options, "rerun")
+        execute_here(load_profile(options.profile), specs, store, options, "rerun", as_recorded)
     state = run_state(spec, store)
     if state.result is None:
-        print("\n".join(_problems([state])) or f"{state.state}: {spec.slug}", file=sys.stderr)
-        return 1
+        return tell(_failed([state]) or [f"{state.state}: {state.detail or spec.slug}"])
     comparison = compare(before, state.result)
     print(describe_rerun(comparison))
     return 0 if comparison.within_tolerance else 1
@@ -131,35 +134,29 @@ def _rerun(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """`score`: score the stored predictions again with the current scorers."""
-    from repro.runs.result import score_warnings
+    from repro.runs.rescoring import rescored
     from repro.runs.states import State, run_states
+    from repro.runs.store import RunBusy
 
     plan, store = load(options)
-    states = run_states(plan, store)
-    problems = [f"unreadable: {state.detail}" for state in states if state.state is State.UNREADABLE]
-    for state in states:
-        if state.result is None:
+    problems = []
+    for state in run_states(plan, store):
+        spec, before = state.spec, state.result
+        if state.state is State.DAMAGED:
+            problems.append(f"damaged: {state.detail}")
+        if before is None:
             continue
-        benchmark = state.spec.benchmark
         try:
-            predictions = store.predictions(state.spec)
-        except ConfigError as error:
-            problems.append(f"not scored: {error}")
+            with store.claimed(spec):
+                after = rescored(spec, before, store, note=lambda line: print(line, file=sys.stderr))
+                store.write_result(spec, after)
+        except (ConfigError, RunBusy) as error:
+            problems.append(f"not scored: {spec.slug}: {error}")
             continue
-        scores = benchmark.score(predictions)
-        changed = sum(scores[name] != state.result.scores.get(name) for name in scores)
-        evaluation = state.result.evaluation.model_copy(update={"scorer_version": benchmark.scorer_version})
-        renewed = {
-            "scores": scores,
-            "evaluation": evaluation,
-            "warnings": tuple(score_warnings(scores)),
-        }
-        store.write_result(state.spec, state.result.model_copy(update=renewed))
-        scored = f"scored with version {benchmark.scorer_version}"
-        print(f"{state.spec.slug}: {scored}, {changed} of {len(scores)} scores changed")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return 1 if problems else 0
+        changed = sum(score != before.scores[name] for name, score in after.scores.items())
+        scored = f"scored with version {spec.benchmark.scorer_version}"
+        print(f"{spec.slug}: {scored}, {changed} of {len(after.scores)} scores changed")
+    return tell(problems)
 
 
 def render(options: argparse.Namespace) -> int:
@@ -167,8 +164,7 @@ def render(options: argparse.Namespace) -> int:
     from repro.runs.states import run_states
 
     plan, store = load(options)
-    _print_experiment(plan, run_states(plan, store), store)
-    return 0
+    return tell(_print_experiment(plan, run_states(plan, store), store))
 
 
 def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
@@ -176,6 +172,7 @@ def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list
     from repro.analysis.run_ranks import random_ranks, run_ranks
     from repro.quiet import quiet_libraries
     from repro.runs.bases import BaseModels
+    from repro.runs.store import RunWaits
 
     bases, problems = BaseModels(), []
     for state in states:
@@ -184,7 +181,7 @@ def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list
             try:
                 with quiet_libraries():
                     run_ranks(state.spec, store, bases)
-            except ConfigError as error:
+            except (ConfigError, RunWaits) as error:
                 problems.append(f"no ranks: {error}")
     wanted = plan.experiment.ranks
     assert wanted is not None
@@ -195,7 +192,7 @@ def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list
     return problems
 
 
-def _problems(states: Sequence[RunState]) -> list[str]:
+def _failed(states: Sequence[RunState]) -> list[str]:
     from repro.runs.states import State
 
     lines = []
@@ -203,14 +200,15 @@ def _problems(states: Sequence[RunState]) -> list[str]:
         if state.state is State.FAILED:
             how = "the same command executes it again" if state.again else "--retry-failed executes it again"
             lines.append(f"failed: {state.spec.slug}: {state.detail}; {how}")
-        elif state.state is State.UNREADABLE:
-            lines.append(f"unreadable: {state.detail}")
     return lines
 
 
-def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> None:
+def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
+    """Print and write the table or figure. Returns a line for every file that could not be used for it."""
+    from repro.analysis.damaged_files import damaged_files, damaged_random_ranks
     from repro.paths import RESULTS
     from repro.report.output import write_experiment
 
     text, written = write_experiment(plan, states, store, RESULTS)
     print(f"\n{text}\n\nwritten: " + ", ".join(short(path) for path in written))
+    return damaged_files(states, store) + damaged_random_ranks([plan.experiment], RESULTS)

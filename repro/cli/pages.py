@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from repro.cli.shared import short
-from repro.text import lines
+from repro.cli.shared import short, tell
 
 
 def draw_fig1(options: argparse.Namespace) -> int:
@@ -47,12 +45,14 @@ def show_claims(options: argparse.Namespace) -> int:
     """`claims`: the paper's statements, tested on a profile's finished runs or on the paper's own numbers."""
     from repro.analysis.claims import score_claims
     from repro.analysis.claims_on_paper import claims_on_paper
+    from repro.analysis.damaged_files import damaged_files, damaged_speed
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
     from repro.plans.experiment import load_experiment
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.report.claims import claims_page, paper_claims_page
+    from repro.runs.states import run_states
     from repro.runs.store import Store
 
     ledger = load_ledger()
@@ -60,14 +60,18 @@ def show_claims(options: argparse.Namespace) -> int:
         return _print_page("paper_claims", paper_claims_page(claims_on_paper(ledger)))
     profile = load_profile(options.profile)
     plans = {name: expand(load_experiment(name), profile) for name in ledger.experiments}
-    scored = score_claims(ledger, plans, Store(RESULTS / "runs"))
-    return _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
+    store = Store(RESULTS / "runs")
+    scored = score_claims(ledger, plans, store)
+    _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
+    states = (state for planned in plans.values() for state in run_states(planned, store))
+    return tell([*damaged_files(states, store), *damaged_speed(RESULTS)])
 
 
 def write_report(options: argparse.Namespace) -> int:
     """`report`: one HTML page of a profile's results."""
     from repro.analysis.audit import audit_items
     from repro.analysis.claims import score_claims
+    from repro.analysis.damaged_files import damaged_files, damaged_speed
     from repro.analysis.ledger import load_ledger
     from repro.paths import RESULTS
     from repro.plans.experiment import list_experiments, load_experiment
@@ -80,20 +84,21 @@ def write_report(options: argparse.Namespace) -> int:
 
     profile, store = load_profile(options.profile), Store(RESULTS / "runs")
     plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
+    stand = [(planned, run_states(planned, store)) for planned in plans.values()]
     page, problems = build_page(
-        [(planned, run_states(planned, store)) for planned in plans.values()],
+        stand,
         RESULTS / "figures" / profile.name,
         score_claims(load_ledger(), plans, store),
         audit_items(),
     )
     print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
-    for problem in problems:
-        print(lines(problem), file=sys.stderr)
-    return 1 if problems else 0
+    states = (state for _, found in stand for state in found)
+    return tell([*problems, *damaged_files(states, store), *damaged_speed(RESULTS)])
 
 
 def write_reference(options: argparse.Namespace) -> int:
     """`reference`: results/README.md and the pages it links, from the committed runs."""
+    from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.paths import REFERENCE
     from repro.plans.profile import load_profile
     from repro.report.output import write_experiment, write_text
@@ -103,9 +108,11 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.runs.store import Store
 
     profile, store = load_profile(options.profile), Store(REFERENCE / "runs")
+    problems: list[str] = []
     if options.add is not None:
         for line in import_runs(profile, Store(options.add / "runs"), store):
             print(line)
+            problems += [line] if line.startswith("damaged: ") else []
     page = ReferencePage(profile, reference_plans(profile, store), store)
     for name in page.finished:
         _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
@@ -114,16 +121,20 @@ def write_reference(options: argparse.Namespace) -> int:
         write_speed(page.speed, REFERENCE)
     for path, text in page_texts(page, REFERENCE.parent).items():
         print(f"written: {short(write_text(path, text))}")
-    return 0
+    states = (state for found in page.states.values() for state in found)
+    experiments = (planned.experiment for planned in page.plans.values())
+    problems += damaged_files(states, store) + damaged_speed(REFERENCE)
+    return tell([*problems, *damaged_random_ranks(experiments, REFERENCE)])
 
 
 def renew_readme(options: argparse.Namespace) -> int:
     """`readme`: the generated parts of README.md."""
     from repro.paths import ROOT
+    from repro.report.output import write_text
     from repro.report.readme import with_generated_parts
 
     path = ROOT / "README.md"
-    path.write_text(with_generated_parts(path.read_text(encoding="utf-8")), encoding="utf-8")
+    write_text(path, with_generated_parts(path.read_text(encoding="utf-8")))
     return 0
 
 

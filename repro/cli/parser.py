@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=cluster.execute_task)
 
     verb = verbs.add_parser(
-        "status", parents=[common], help="which runs are done, running, pending, missing, lost, failed"
+        "status", parents=[common], help="which runs are done, queued, missing, lost, failed or damaged"
     )
     verb.set_defaults(verb=experiments.show_status)
 

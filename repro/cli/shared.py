@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,13 +39,23 @@ def load(options: argparse.Namespace, *, local_data: bool | None = None) -> tupl
 
 
 def execute_here(
-    profile: Profile, specs: Sequence[RunSpec], store: Store, options: argparse.Namespace, group: str
+    profile: Profile,
+    specs: Sequence[RunSpec],
+    store: Store,
+    options: argparse.Namespace,
+    group: str,
+    adapted: Callable[[RunSpec, Execution], Execution] = lambda spec, execution: execution,
 ) -> None:
-    """Execute runs in this process, one after the other, and show their progress."""
+    """Execute runs in this process, one after the other, and show their progress.
+
+    Args:
+        adapted: changes the profile's execution settings of a run.
+    """
 
     def execution(spec: RunSpec) -> Execution:
         settings = profile.execution_for(spec.benchmark.family, spec.model.name)
-        return settings.model_copy(update={"wandb": settings.wandb and not options.no_wandb})
+        logged = settings.model_copy(update={"wandb": settings.wandb and not options.no_wandb})
+        return adapted(spec, logged)
 
     # Before torch is loaded and anything is trained.
     from repro.runs.preflight import check_machine
@@ -64,6 +75,14 @@ def execute_here(
         group=group,
         watch=Watch(len(specs), Console(stderr=True)),
     )
+
+
+def tell(problems: Iterable[str]) -> int:
+    """Print what went wrong, a line each. Returns the exit status: 1 if there is any."""
+    found = list(problems)
+    for problem in found:
+        print(lines(problem), file=sys.stderr)
+    return 1 if found else 0
 
 
 def short(path: Path) -> str:

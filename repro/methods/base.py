@@ -7,19 +7,22 @@ Random numbers come from torch's global generator, so set the seed before `attac
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from repro.config import Frozen
+from repro.config import ConfigError, Frozen
 from repro.models.head import head_modules, without_head
+from repro.models.saved import read_mapping, read_tensors
+from repro.reading import excerpt
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -268,11 +271,15 @@ class PeftMethod(Method):
         return sum(self.adapter_parameters(shape) for shape in self.adapted(shapes))
 
     def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
-        from peft import get_peft_model
-
         config = self.peft_config(targets, task_type.upper(), model)
         # By default peft trains only modules named like a classifier: DeBERTa's pooler would stay random.
         config.modules_to_save = head_modules(model) or None  # type: ignore[attr-defined]
+        return self.build(model, config)
+
+    def build(self, model: nn.Module, config: PeftConfig) -> PeftModel:
+        """The model with fresh adapters, in place."""
+        from peft import get_peft_model
+
         return get_peft_model(model, config)
 
     def adapted_layers(self, model: nn.Module) -> list[nn.Module]:
@@ -289,16 +296,63 @@ class PeftMethod(Method):
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
-        from peft import PeftModel
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        self.layer_class()  # imports our tuner, which registers it with peft in a new process
-        return PeftModel.from_pretrained(base_model, str(directory), is_trainable=True)
+        config = self.loading_config(base_model, directory, targets, task_type)
+        config.modules_to_save = head_modules(base_model) or None  # type: ignore[attr-defined]
+        model = self.build(base_model, config)
+        # peft itself would fill gaps with random weights, and fall back on a pickle.
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        tensors = read_tensors(directory / "adapter_model.safetensors", expected)
+        set_peft_model_state_dict(model, tensors)
+        return model
+
+    def loading_config(
+        self, model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
+    ) -> PeftConfig:
+        """The tuner's configuration for loading, from these settings; the saved one must agree with it.
+
+        Raises:
+            ConfigError: the saved one is missing or damaged, or of other settings.
+        """
+        import torch
+
+        path = directory / "adapter_config.json"
+        saved = read_mapping(path)
+        with torch.random.fork_rng(devices=[]):  # a seed that is drawn now counts for nothing
+            config = self.peft_config(targets, task_type.upper(), model)
+        config.modules_to_save = head_modules(model) or None  # type: ignore[attr-defined]
+        drawn = saved.get(_DRAWN)
+        if hasattr(config, _DRAWN) and type(drawn) is int and 0 <= drawn < 2**31:
+            setattr(config, _DRAWN, drawn)
+        for name, value in json.loads(json.dumps(config.to_dict(), default=list)).items():
+            # What is None here, peft fills in as it builds the model.
+            found = saved.get(name)
+            if value is not None and name not in _OF_NO_SETTING and _sorted(found) != _sorted(value):
+                shown = excerpt(repr(found))
+                raise ConfigError(f"{path}: not of these settings ({name} is {shown}, the run has {value!r})")
+        return config
 
     def merge(self, model: nn.Module) -> nn.Module:
         model = super().merge(model)
         # peft's own version also copies `weight`, which a head of several layers does not have.
         model.base_model._replace_module = _unwrap  # type: ignore[union-attr]
         return model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+
+
+# The seed of matrices that are drawn again when a model is loaded; it is in no other file.
+_DRAWN = "projection_prng_key"
+
+# Entries of a saved configuration that are no settings of the method. peft adds names of its own to
+# `modules_to_save`; which modules were saved, the tensors' names say.
+_OF_NO_SETTING = (
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision"
+)  # fmt: skip
+
+
+def _sorted(value: Any) -> Any:
+    """Names in a saved configuration are in no order."""
+    return sorted(value, key=repr) if isinstance(value, list) else value
 
 
 def _unwrap(parent: nn.Module, name: str, module: nn.Module, wrapper: nn.Module) -> None:

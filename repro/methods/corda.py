@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from repro.methods.base import MethodError, PeftMethod, stores_transposed
+from repro.models.saved import read_tensors
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftConfig, PeftModel
     from torch import Tensor, nn
 
     from repro.models.shapes import LinearShape
@@ -82,12 +83,15 @@ class CorDA(PeftMethod):
     def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
         if not any(hasattr(module, "eigens") for module in model.modules()):
             raise MethodError("corda: the model was not calibrated; call `calibrate` before `attach`")
-        attached = super().attach(model, targets, task_type)
-        for layer in self.adapted_layers(attached):
+        return super().attach(model, targets, task_type)
+
+    def build(self, model: nn.Module, config: PeftConfig) -> PeftModel:
+        built = super().build(model, config)
+        for layer in self.adapted_layers(built):
             for factor in ("A", "B"):
                 weight = getattr(layer, f"lora_{factor}")["default"].weight
                 layer.register_buffer(f"start_{factor}", weight.detach().clone())
-        return attached
+        return built
 
     def layer_class(self) -> type:
         from peft.tuners.lora import Linear
@@ -109,15 +113,11 @@ class CorDA(PeftMethod):
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
         import torch
-        from peft import PeftConfig, PeftModel
         from peft.tuners.lora import Linear as LoraLinear
-        from safetensors.torch import load_file
 
-        # Without a new decomposition: its result is in the file.
-        config = PeftConfig.from_pretrained(str(directory))
-        config.init_lora_weights, config.corda_config = True, None
-        model = PeftModel.from_pretrained(base_model, str(directory), config=config, is_trainable=True)
-        start = load_file(directory / _START)
+        model = super().load(base_model, directory, targets, task_type)
+        expected = {name: tensor for name, tensor in model.state_dict().items() if _is_start(name)}
+        start = read_tensors(directory / _START, expected)
         with torch.no_grad():
             for name, layer in model.named_modules():
                 if not isinstance(layer, LoraLinear):
@@ -130,6 +130,14 @@ class CorDA(PeftMethod):
                 for factor, tensor in (("A", a), ("B", b)):
                     layer.register_buffer(f"start_{factor}", tensor.to(weight.device))
         return model
+
+    def loading_config(
+        self, model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
+    ) -> PeftConfig:
+        config: Any = super().loading_config(model, directory, targets, task_type)
+        # Without a new decomposition: its result is in the file.
+        config.init_lora_weights, config.corda_config = True, None
+        return config
 
 
 def _is_start(name: str) -> bool:

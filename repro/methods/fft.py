@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from repro.methods.base import Method
+from repro.models.saved import read_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,8 +45,9 @@ class FullFineTuning(Method):
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
-        from safetensors.torch import load_model
-
         model = self.attach(base_model, targets, task_type)
-        load_model(model, str(directory / _FILE))
+        # Of tied weights the file has the first name alone, as safetensors' `save_model` chooses it.
+        first = {tensor.data_ptr(): name for name, tensor in sorted(model.state_dict().items(), reverse=True)}
+        expected = {name: model.state_dict()[name] for name in first.values()}
+        model.load_state_dict(read_tensors(directory / _FILE, expected), strict=False)
         return model

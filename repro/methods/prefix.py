@@ -65,14 +65,8 @@ class Prefix(PeftMethod):
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(base_model, str(directory))
-        # peft loads a prefix for inference only.
-        for name, parameter in model.named_parameters():
-            if "prompt_encoder" in name or "modules_to_save" in name:
-                parameter.requires_grad_(True)
-        return _installed(model, task_type)
+        loaded: Any = super().load(base_model, directory, targets, task_type)
+        return _installed(loaded.eval(), task_type)
 
     def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
         return []

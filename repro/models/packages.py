@@ -6,14 +6,15 @@ With a small model inside a package, the laptop profile needs no network except 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from repro.config import ConfigError
+from repro.files import follow_umask
 from repro.models.spec import ModelSpec
 
 
@@ -71,11 +72,13 @@ def _convert(file: Path, folder: Path) -> None:
     model.hf_quantizer = None  # type: ignore[assignment]
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}-"))
+    # As the umask says, and not for this user alone: the cache may be a group's.
+    unfinished = folder.parent / f"{folder.name}-{secrets.token_hex(4)}"
+    unfinished.mkdir(parents=True)
     try:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        follow_umask(unfinished)
         os.rename(unfinished, folder)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -30,10 +30,11 @@ DROPOUT_VERSION = 2
 
 def _version(fields: dict[str, Any]) -> int:
     """The version of a run with these fields. Runs without dropout keep theirs: nothing changed in them."""
-    method, model = fields.get("method"), fields.get("model")
-    if method is None or model is None or not method.trains:
+    if "method" not in fields or "model" not in fields:  # invalid, which is said elsewhere
         return SPEC_VERSION
-    return DROPOUT_VERSION if model.drops_out or getattr(method, "dropout", 0.0) > 0 else SPEC_VERSION
+    method, model = fields["method"], fields["model"]
+    drops_out = method.trains and (model.drops_out or getattr(method, "dropout", 0.0) > 0)
+    return DROPOUT_VERSION if drops_out else SPEC_VERSION
 
 
 class InitFrom(Frozen):
@@ -119,6 +120,11 @@ class RunSpec(Frozen):
         steps, every = training.steps(examples), training.validation_interval(examples)
         if training.selection != "last" and every is not None and every > steps:
             raise ValueError(f"training.validate_every: {every} is above the number of steps, {steps}")
+
+    @property
+    def current_version(self) -> int:
+        """The version that this code gives to such a run."""
+        return _version({"method": self.method, "model": self.model})
 
     @property
     def adapted_modules(self) -> tuple[str, ...]:

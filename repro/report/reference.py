@@ -28,7 +28,7 @@ from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
 from repro.report.tables import Table, build_table
-from repro.runs.measurements import read_speed
+from repro.runs.measurements import usable_speed
 from repro.runs.result import Result
 from repro.runs.states import RunState, run_states
 from repro.runs.store import Store
@@ -47,7 +47,7 @@ class ReferencePage:
         self.states = {name: run_states(planned, store) for name, planned in plans.items()}
         self.ledger = load_ledger()
         self.scored = score_claims(self.ledger, plans, store)
-        self.speed = read_speed(store.folder.parent)
+        self.speed = usable_speed(store.folder.parent)
 
     @property
     def finished(self) -> list[str]:

@@ -9,8 +9,8 @@ from repro.report.escapes import figure_text, markdown_text
 from repro.report.figures import pyplot, save_figure
 from repro.report.formats import markdown_table
 from repro.report.output import write_text
+from repro.runs.json_files import write_json
 from repro.runs.measurements import Measured, Measurement, Point, speed_file
-from repro.runs.store import write_json
 
 
 def write_speed(measured: Measured, results: Path) -> tuple[str, list[Path]]:

@@ -12,6 +12,7 @@ from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
 from repro.runs.environment import environment
+from repro.runs.json_files import DamagedFile
 from repro.runs.progress import Watch
 from repro.runs.result import Failure
 from repro.runs.runner import execute
@@ -49,7 +50,7 @@ def run_here(
                 )
             except RunBusy:
                 watch.end("another process works on it")
-            except RunWaits as error:
+            except (RunWaits, DamagedFile) as error:
                 watch.end(f"not started: {error}")
             except Exception as error:
                 failure = _failure(spec, store, error)

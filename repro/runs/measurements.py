@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+from pydantic import Field, FiniteFloat
+
 from repro.config import Frozen
+from repro.runs.json_files import DamagedFile, read_json
 from repro.runs.result import Environment
-from repro.runs.store import read_json
 
 
 class Ratio(Frozen):
     """How many times as much one case takes as another, round by round: what disturbs one disturbs both."""
 
-    rounds: tuple[float, ...]
+    rounds: tuple[FiniteFloat, ...] = Field(min_length=1)
 
     @property
     def median(self) -> float:
@@ -43,7 +45,7 @@ class Measurement(Frozen):
     name: str
     at: str
     ratio: Ratio
-    target: float | None = None
+    target: FiniteFloat | None = None
     higher_is_better: bool = False
     note: str = ""
 
@@ -61,8 +63,8 @@ class Point(Frozen):
     name: str
     tokens: int
     rank: int
-    milliseconds: float
-    kept_mib: float
+    milliseconds: FiniteFloat
+    kept_mib: FiniteFloat
 
 
 class Measured(Frozen):
@@ -82,6 +84,14 @@ def read_speed(results: Path) -> Measured | None:
     """The benchmark of a results folder, or None.
 
     Raises:
-        ConfigError: there is a file, but it cannot be understood.
+        DamagedFile: there is a file, but it cannot be understood.
     """
     return read_json(speed_file(results), Measured, "`repro bench` writes it again")
+
+
+def usable_speed(results: Path) -> Measured | None:
+    """The benchmark of a results folder; None if there is none, or a damaged one."""
+    try:
+        return read_speed(results)
+    except DamagedFile:
+        return None

@@ -12,14 +12,16 @@ from lightning.pytorch.callbacks import Timer
 from torch.optim import Optimizer
 
 from repro.benchmarks.base import TaskScore
+from repro.files import follow_umask
 from repro.optimizers.state_bytes import adamw_state_bytes, state_bytes
 from repro.runs.build import Built
 from repro.runs.callbacks import Probing
 from repro.runs.checkpointing import Checkpoints
 from repro.runs.environment import environment
 from repro.runs.job import Job
+from repro.runs.json_files import write_json
 from repro.runs.result import Evaluation, Probe, Result, Training, score_warnings
-from repro.runs.store import DIAGNOSTICS, PREDICTIONS, write_json
+from repro.runs.store import DIAGNOSTICS, PREDICTIONS
 from repro.runs.usage import Usage
 from repro.training.diagnosing import Diagnosing
 from repro.training.out_of_memory import halved
@@ -77,6 +79,7 @@ def _keep_adapter(job: Job) -> int:
     size = sum(file.stat().st_size for file in job.adapter.rglob("*") if file.is_file())
     if 0 < size <= job.execution.keep_adapter_mb * 2**20:
         shutil.rmtree(job.folder / "adapter", ignore_errors=True)  # of a run whose result was deleted
+        follow_umask(job.adapter)
         job.adapter.rename(job.folder / "adapter")
     return size
 
@@ -103,6 +106,7 @@ def _result(
             merged=built.merge is not None,
             scorer_version=spec.benchmark.scorer_version,
             predictions=PREDICTIONS,
+            batch_tokens=halved(execution.evaluation_tokens, module.evaluation_backoff),
         ),
         probes=tuple(
             Probe(name=name, distance=distance, tolerance=module.probe_tolerance)

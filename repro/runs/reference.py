@@ -7,17 +7,20 @@ the data of its committed runs, not those of the machine that renders it.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from repro.config import ConfigError
+from repro.files import write_whole
 from repro.plans.experiment import Experiment, list_experiments, load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
+from repro.reading import read_regular
+from repro.runs.json_files import DamagedFile
 from repro.runs.measurements import read_speed, speed_file
 from repro.runs.result import Environment
+from repro.runs.states import State, run_state
 from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
 
 
@@ -47,37 +50,47 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
             for spec in planned.runs.values():
                 wanted[spec.hash] = (spec, kept | wanted.get(spec.hash, (spec, set()))[1])
     for spec, names in wanted.values():
-        result = source.result(spec)
+        try:
+            result, committed = source.result(spec), target.result(spec)
+        except DamagedFile as error:
+            yield f"damaged: {error}"
+            continue
         if result is None:
             continue
         if not _clean(result.environment):
             yield f"refused: {spec.slug} was not executed from a clean checkout"
             continue
-        committed = target.result(spec)
         if committed is not None and committed != result:
             yield f"kept: {spec.slug} has another result already; delete its folder to renew it"
             continue
         for name in sorted(names):
             path = source.directory(spec) / name
-            if path.exists():
-                target.directory(spec).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target.directory(spec) / name)
+            try:
+                content = read_regular(path)
+            except ValueError as error:
+                yield f"damaged: {path}: {error}"
+                continue
+            if content is not None:
+                write_whole(target.directory(spec) / name, content)
         yield f"taken over: {spec.slug}"
     for path in source.folder.parent.glob("random-ranks-*.json"):
-        shutil.copyfile(path, target.folder.parent / path.name)
+        write_whole(target.folder.parent / path.name, path.read_bytes())
     yield from _take_over_speed(source.folder.parent, target.folder.parent)
 
 
 def _take_over_speed(source: Path, target: Path) -> Iterator[str]:
     """The benchmark, which renews an older one: times of another day are no result that could be repeated."""
-    speed = read_speed(source)
+    try:
+        speed = read_speed(source)
+    except DamagedFile as error:
+        yield f"damaged: {error}"
+        return
     if speed is None:
         return
     if not _clean(speed.environment):
         yield f"refused: {speed_file(source)} was not measured from a clean checkout"
         return
-    speed_file(target).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(speed_file(source), speed_file(target))
+    write_whole(speed_file(target), speed_file(source).read_bytes())
     yield f"taken over: {speed_file(source).name}"
 
 
@@ -106,13 +119,13 @@ def _done(planned: Plan, store: Store) -> Mapping[int, int]:
     """Finished runs that trained, by seed."""
     counts = {spec.seed: 0 for spec in planned.runs.values()}
     for spec in planned.runs.values():
-        counts[spec.seed] += spec.method.trains and store.is_done(spec)
+        counts[spec.seed] += spec.method.trains and run_state(spec, store).state is State.DONE
     return counts
 
 
 def _seeds(store: Store) -> list[int]:
     """Seeds of the store's runs."""
-    found = (re.search(r"--seed(\d+)--", path.name) for path in _folders(store))
+    found = (re.search(r"--seed([0-9]{1,9})--", path.name) for path in _folders(store))
     return sorted({int(match.group(1)) for match in found if match})
 
 

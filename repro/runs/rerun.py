@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repro.config import ConfigError, parse
-from repro.plans.spec import SPEC_VERSION, RunSpec
+from repro.config import ConfigError
+from repro.plans.execution import Execution
+from repro.plans.spec import RunSpec
+from repro.runs.received import read_result
 from repro.runs.result import Result
-from repro.runs.store import read_json
+
+_REMEDY = "a result is results/runs/<run>/result.json"
 
 
 def read_run(path: Path) -> tuple[RunSpec, Result]:
     """The spec and the result that a file holds.
 
     Raises:
-        ConfigError: it is no result file, its spec has another version, or its hash is not its spec's.
+        ConfigError: there is no such file, or it cannot be used (see `read_result`).
     """
-    result = read_json(path, Result)
-    if result is None:
-        raise ConfigError(f"{path}: there is no such file; a result is results/runs/<run>/result.json")
-    version = result.spec.get("version")
-    if version != SPEC_VERSION:
-        raise ConfigError(
-            f"{path}: its spec has version {version!r}, this code knows {SPEC_VERSION} alone; repeat it with "
-            f"the code that made it, commit {result.environment.commit or 'unknown'}"
-        )
-    spec = parse(result.spec, RunSpec, str(path))
-    if spec.hash != result.hash:
-        raise ConfigError(
-            f"{path}: it says that its hash is {result.hash}, its spec has {spec.hash}; the file was edited, "
-            f"or a default changed since commit {result.environment.commit or 'unknown'}"
-        )
-    return spec, result
+    read = read_result(path, _REMEDY)
+    if read is None:
+        raise ConfigError(f"{path}: there is no such file; {_REMEDY}")
+    return read
+
+
+def executed_as(result: Result, execution: Execution) -> Execution:
+    """This machine's execution settings, with those of a result that can change its numbers by rounding."""
+    recorded = {
+        "micro_batch_size": result.training.micro_batch_size,
+        "evaluation_tokens": result.evaluation.batch_tokens,
+    }
+    return execution.model_copy(update={name: size for name, size in recorded.items() if size is not None})

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat
 
 from repro.benchmarks.base import TaskScore
 from repro.config import Frozen
+
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[FiniteFloat, Field(ge=0)]
 
 # Raised, here and in `Result`, when a field changes its meaning: a reader refuses every other version.
 RESULT_VERSION = 1
@@ -32,9 +37,9 @@ class Environment(Frozen):
     python: str
     platform: str
     hardware: str
-    threads: int
+    threads: Count
     packages: dict[str, str]
-    devices: int = 1
+    devices: int = Field(default=1, ge=1)
     strategy: Literal["ddp", "fsdp"] | None = None
 
 
@@ -42,30 +47,31 @@ class Probe(Frozen):
     """An invariance that must hold before a number is believed: `distance` may not exceed `tolerance`."""
 
     name: str
-    distance: float
-    tolerance: float
+    distance: Amount
+    tolerance: Amount
 
 
 class Training(Frozen):
     """`seconds` of the optimisation and its validations; `tokens` without padding; `losses` a mean per step.
 
     Attributes:
+        validation_losses, validation_scores: by optimiser step; a loss may overflow.
         optimizer_state_bytes: of the tensors that the optimiser kept at the end.
         adamw_state_bytes: of those that AdamW would have kept for the same parameters.
         kernel: what computed the adapter, where the method has a choice.
         micro_batch_size: examples in one pass of one device, after whatever halving the memory asked for.
     """
 
-    steps: int
-    tokens: int
-    seconds: float
-    losses: tuple[float, ...]
-    validation_losses: tuple[tuple[int, float], ...]
-    validation_scores: tuple[tuple[int, float], ...] = ()
-    optimizer_state_bytes: int | None = None
-    adamw_state_bytes: int | None = None
+    steps: Count
+    tokens: Count
+    seconds: Amount
+    losses: tuple[FiniteFloat, ...]
+    validation_losses: tuple[tuple[Count, float], ...]
+    validation_scores: tuple[tuple[Count, FiniteFloat], ...] = ()
+    optimizer_state_bytes: Count | None = None
+    adamw_state_bytes: Count | None = None
     kernel: Literal["triton", "c", "torch"] | None = None
-    micro_batch_size: int | None = None
+    micro_batch_size: int | None = Field(default=None, ge=1)
 
 
 class Evaluation(Frozen):
@@ -74,18 +80,20 @@ class Evaluation(Frozen):
     Attributes:
         seconds: of the test pass, the probes before it among them.
         probing_seconds: of the probes alone; None where an older version did not take the time.
+        batch_tokens: largest number of tokens in one forward pass; None where an older version did not say.
     """
 
-    seconds: float
-    probing_seconds: float | None = None
-    items: int
+    seconds: Amount
+    probing_seconds: Amount | None = None
+    items: int = Field(ge=1)
     merged: bool
-    scorer_version: int
+    scorer_version: Count
     predictions: str
+    batch_tokens: int | None = Field(default=None, ge=1)
 
 
 class Result(Frozen):
-    """A finished run. Its presence means done.
+    """A finished run. Its presence means done. `repro.runs.received` checks one that is read.
 
     Attributes:
         scores: by column, of the weights that the spec's rule selects.
@@ -97,15 +105,15 @@ class Result(Frozen):
     slug: str
     spec: dict[str, Any]
     scores: dict[str, TaskScore]
-    other_scores: dict[str, dict[str, TaskScore]] = {}
+    other_scores: dict[Literal["last", "best"], dict[str, TaskScore]] = {}
     training: Training
     evaluation: Evaluation
     probes: tuple[Probe, ...]
-    trainable_parameters: int
-    adapted_layers: dict[str, int]
-    adapter_bytes: int
-    peak_memory_bytes: int | None
-    total_seconds: float
+    trainable_parameters: Count
+    adapted_layers: dict[str, Count]
+    adapter_bytes: Count
+    peak_memory_bytes: Count | None
+    total_seconds: Amount
     finished: str
     model_revision: str
     data_fingerprints: dict[str, str]
@@ -125,7 +133,7 @@ class Failure(Frozen):
     slug: str
     error: str
     traceback: str
-    attempts: int
+    attempts: Count
     when: str
     environment: Environment
     again: bool = False

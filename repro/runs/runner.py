@@ -164,6 +164,8 @@ def _select(job: Job, built: Built, trained: Trained) -> dict[str, dict[str, Tas
             module.load_state_dict(weights, strict=False)
             trained.trainer.test(module, datamodule=built.data, verbose=False)
             other_scores[rule] = benchmark.score(module.predictions)
+            if job.leads:
+                job.store.write_predictions(job.spec, module.predictions, rule)
             module.predictions = []
         module.load_state_dict(chosen, strict=False)
     if job.leads:

@@ -23,8 +23,8 @@ def check_ready(spec: RunSpec, store: Store) -> None:
     Raises:
         RunWaits: it is not.
     """
-    if spec.init_from is not None and not store.is_done(spec.init_from.run):
-        raise RunWaits(f"it starts from {spec.init_from.run.slug}, which is not done")
+    if spec.init_from is not None:
+        _check_done(spec.init_from.run, store)
 
 
 def starting_model(
@@ -83,12 +83,7 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
         RunWaits: the run is not done.
         ConfigError: it is done, but its adapter was not kept.
     """
-    try:
-        done = store.is_done(spec)
-    except ConfigError as error:
-        raise RunWaits(f"it starts from a run whose result cannot be used: {error}") from error
-    if not done:
-        raise RunWaits(f"it starts from {spec.slug}, which is not done")
+    _check_done(spec, store)
     folder = store.directory(spec) / "adapter"
     if not folder.exists():
         raise ConfigError(
@@ -96,7 +91,19 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
             f"profile, delete {folder.parent} and run it again"
         )
     model, _ = starting_model(spec, store, bases)
-    return spec.method.load(model, folder, spec.adapted_modules, spec.benchmark.model_task)
+    try:
+        return spec.method.load(model, folder, spec.adapted_modules, spec.benchmark.model_task)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; move or delete {folder.parent} to run it again") from error
+
+
+def _check_done(spec: RunSpec, store: Store) -> None:
+    try:
+        done = store.is_done(spec)
+    except ConfigError as error:
+        raise RunWaits(f"it starts from a run whose result cannot be used: {error}") from error
+    if not done:
+        raise RunWaits(f"it starts from {spec.slug}, which is not done")
 
 
 def _copy_what_fits(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from repro.config import ConfigError
 from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
+from repro.runs.json_files import DamagedFile
 from repro.runs.result import Result
 from repro.runs.store import Store
 from repro.text import one_line
@@ -18,8 +18,8 @@ from repro.text import one_line
 class State(StrEnum):
     """What the store says of a run; of an open one what SLURM's queue says (`repro.slurm`).
 
-    `unreadable`: there is a result file that cannot be understood. `lost`: a task of an array began the run
-    and left neither a result nor an error.
+    `damaged`: its result, or the record of its failure, cannot be used; it neither counts nor is replaced.
+    `lost`: a task of an array began the run and left neither a result nor an error.
     """
 
     DONE = "done"
@@ -28,7 +28,7 @@ class State(StrEnum):
     MISSING = "missing"
     LOST = "lost"
     FAILED = "failed"
-    UNREADABLE = "unreadable"
+    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def run_state(spec: RunSpec, store: Store) -> RunState:
     """Where one run stands."""
     try:
         result, failure = store.result(spec), store.failure(spec)
-    except ConfigError as error:
-        return RunState(spec, State.UNREADABLE, detail=one_line(str(error)))
+    except DamagedFile as error:
+        return RunState(spec, State.DAMAGED, detail=one_line(str(error)))
     if result is not None:
         return RunState(spec, State.DONE, result)
     if failure is not None:
-        detail = f"{failure.error} (attempt {failure.attempts})"
-        return RunState(spec, State.FAILED, detail=one_line(detail), again=failure.again)
+        detail = f"{one_line(failure.error)} (attempt {failure.attempts})"
+        return RunState(spec, State.FAILED, detail=detail, again=failure.again)
     return RunState(spec, State.MISSING)

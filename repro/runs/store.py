@@ -6,28 +6,38 @@ A run killed at any moment leaves every file whole or not at all. Its next start
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import re
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from repro.config import ConfigError, Frozen
+from repro.config import ConfigError
 from repro.files import remove_partial, write_whole
 from repro.plans.spec import RunSpec
-from repro.runs.result import RESULT_VERSION, Failure, Result
+from repro.reading import excerpt, read_regular, strict_json
+from repro.runs.json_files import DamagedFile, read_json, write_json
+from repro.runs.received import read_result
+from repro.runs.result import Failure, Result
 from repro.training.diagnostics import Diagnostics
 
-T = TypeVar("T", bound=Frozen)
-
 RESULT = "result.json"
+FAILURE = "failure.json"
 PREDICTIONS = "predictions.jsonl.gz"
 DIAGNOSTICS = "diagnostics.json"
 RANKS = "ranks.json"
+
+# A run's folder is named by its spec, which may come from a file of somebody else.
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}")
+
+# Bytes of predictions. Those of the paper's profile have 10 MB unpacked.
+_LARGEST = 2**28
 
 
 class RunBusy(RuntimeError):
@@ -45,65 +55,106 @@ class Store:
         self.folder = folder
 
     def directory(self, spec: RunSpec) -> Path:
-        """The run's own folder, which need not exist yet."""
+        """The run's own folder, which need not exist yet.
+
+        Raises:
+            ConfigError: its name would be a path.
+        """
+        if not _FOLDER.fullmatch(spec.slug):
+            raise ConfigError(
+                f"a run's folder cannot be called {excerpt(spec.slug)!r}; its model's name may have "
+                "letters, digits, '.', '_' and '-'"
+            )
         return self.folder / spec.slug
 
     def result(self, spec: RunSpec) -> Result | None:
         """The finished run, or None.
 
         Raises:
-            ConfigError: there is a result file, but it cannot be understood, or is that of another run.
+            DamagedFile: there is a result file, but it cannot be used (see `read_result`), or is that of
+                another run.
         """
         path = self.directory(spec) / RESULT
-        result = read_json(path, Result)
-        if result is not None and result.hash != spec.hash:
-            raise ConfigError(f"{path}: the result of another run, {result.slug}; delete it to run again")
+        remedy = _again(path)
+        read = read_result(path, remedy)
+        if read is None:
+            return None
+        found, result = read
+        if found.hash != spec.hash:
+            raise DamagedFile(f"{path}: the result of another run, {found.slug}; {remedy}")
         return result
 
     def failure(self, spec: RunSpec) -> Failure | None:
-        """What broke the run the last time, or None: a result outlives any failure."""
+        """What broke the run the last time, or None: a result outlives any failure.
+
+        Raises:
+            DamagedFile: there is a file, but it cannot be understood, or is that of another run.
+        """
         if (self.directory(spec) / RESULT).exists():
             return None
-        return read_json(self.directory(spec) / "failure.json", Failure)
+        path = self.directory(spec) / FAILURE
+        failure = read_json(path, Failure)
+        if failure is not None and failure.hash != spec.hash:
+            raise DamagedFile(f"{path}: of another run, {excerpt(failure.slug)}; delete it to run again")
+        return failure
 
     def is_done(self, spec: RunSpec) -> bool:
         return self.result(spec) is not None
 
-    def predictions(self, spec: RunSpec) -> list[dict[str, Any]]:
+    def predictions(self, spec: RunSpec, rule: str | None = None) -> list[dict[str, Any]]:
         """Stored predictions of a finished run, one a test item.
 
+        Args:
+            rule: of the weights that were not selected, `last` or `best`; None for those that were.
+
         Raises:
-            ConfigError: the file is missing or damaged.
+            DamagedFile: the file is missing or damaged, or a line is no mapping.
         """
-        path = self.directory(spec) / PREDICTIONS
+        path = self.predictions_file(spec, rule)
+        number = 0
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                return [json.loads(line) for line in file]
-        except (OSError, EOFError, ValueError) as error:
-            raise ConfigError(
-                f"{path}: cannot be read ({error}); delete {path.parent} to run it again"
+            packed = read_regular(path, _LARGEST)
+            if packed is None:
+                raise ValueError("there is no such file")
+            predictions = []
+            for number, line in enumerate(_unpacked(packed).splitlines(), 1):  # noqa: B007
+                prediction = strict_json(line)
+                if not isinstance(prediction, dict):
+                    raise ValueError("it is no mapping")
+                predictions.append(prediction)
+            return predictions
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            where = f"line {number}: " if number else ""
+            raise DamagedFile(
+                f"{path}: cannot be read ({where}{excerpt(str(error))}); {_again(path)}"
             ) from error
+
+    def predictions_file(self, spec: RunSpec, rule: str | None = None) -> Path:
+        """Where `predictions` are stored."""
+        return self.directory(spec) / (f"{rule}-{PREDICTIONS}" if rule else PREDICTIONS)
 
     def diagnostics(self, spec: RunSpec) -> Diagnostics | None:
         """Snapshots of the adapted layers during training; None if there were none.
 
         Raises:
-            ConfigError: there is a file, but it cannot be understood.
+            DamagedFile: there is a file, but it cannot be understood.
         """
         return read_json(self.directory(spec) / DIAGNOSTICS, Diagnostics, "delete it to do without")
 
-    def write_predictions(self, spec: RunSpec, predictions: Sequence[dict[str, Any]]) -> None:
+    def write_predictions(
+        self, spec: RunSpec, predictions: Sequence[dict[str, Any]], rule: str | None = None
+    ) -> None:
         lines = "".join(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions)
         # Without a time stamp, so that equal predictions are equal files.
-        write_whole(self.directory(spec) / PREDICTIONS, gzip.compress(lines.encode(), mtime=0))
+        write_whole(self.predictions_file(spec, rule), gzip.compress(lines.encode(), mtime=0))
 
     def write_result(self, spec: RunSpec, result: Result) -> None:
         """Declare the run finished; an earlier failure is forgotten."""
         write_json(self.directory(spec) / RESULT, result)
-        (self.directory(spec) / "failure.json").unlink(missing_ok=True)
+        (self.directory(spec) / FAILURE).unlink(missing_ok=True)
 
     def write_failure(self, spec: RunSpec, failure: Failure) -> None:
-        write_json(self.directory(spec) / "failure.json", failure)
+        write_json(self.directory(spec) / FAILURE, failure)
 
     def checkpoints(self, spec: RunSpec) -> Path:
         """The folder of a run's checkpoints, which goes as soon as the run is done."""
@@ -154,30 +205,19 @@ class Store:
             lock.release()
 
 
-def read_json(path: Path, model_cls: type[T], remedy: str = "delete it to run again") -> T | None:
-    """Read a typed file; None if there is none.
+def _again(path: Path) -> str:
+    return f"move or delete {path.parent} to run it again"
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """The content of a gzip file.
 
     Raises:
-        ConfigError: there is one, but it cannot be understood. The message ends with `remedy`.
+        OSError, EOFError, zlib.error: it is damaged.
+        ValueError: it is larger than any file of predictions.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    try:
-        return model_cls.model_validate_json(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "file"
-        version = f" of version {RESULT_VERSION}" if model_cls is Result else ""
-        raise ConfigError(
-            f"{path}: not a valid {model_cls.__name__.lower()}{version} ({where}: {problem['msg']}); {remedy}"
-        ) from error
-
-
-def write_json(path: Path, content: Frozen) -> None:
-    """Write a typed file whole or not at all."""
-    text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    write_whole(path, f"{text}\n".encode())
+    with gzip.open(io.BytesIO(packed)) as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes unpacked")
+    return content

@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from repro.config import ConfigError, Frozen
 from repro.plans.spec import RunSpec
+from repro.runs.json_files import read_json, write_json
 from repro.runs.states import RunState, State
-from repro.runs.store import read_json, write_json
 from repro.slurm.commands import Task
 
 # Bytes read from the end of a log: enough for its last lines, including an error message of SLURM.
@@ -106,7 +106,7 @@ class Submissions:
 
 
 def _joined(state: RunState, task: Task | None, log: Path | None) -> RunState:
-    if state.state in (State.DONE, State.UNREADABLE):
+    if state.state in (State.DONE, State.DAMAGED):
         return state
     last = _last_line(log) if log else ""
     if task is not None and task.state == "PENDING":

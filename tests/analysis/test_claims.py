@@ -19,9 +19,10 @@ from repro.plans.plan import Plan, expand
 from repro.plans.profile import list_profiles, load_profile
 from repro.report.claims import claims_page
 from repro.runs.environment import environment
+from repro.runs.json_files import write_json
 from repro.runs.measurements import Measured, Measurement, Ratio, speed_file
 from repro.runs.result import Result
-from repro.runs.store import Store, write_json
+from repro.runs.store import Store
 
 
 def _plans(profile: str) -> dict[str, Plan]:

@@ -13,7 +13,8 @@ from repro.analysis.ledger import load_ledger
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
-from repro.runs.store import DIAGNOSTICS, RANKS, Store, write_json
+from repro.runs.json_files import write_json
+from repro.runs.store import DIAGNOSTICS, RANKS, Store
 from repro.training.diagnostics import Diagnostics
 
 PLANS = {name: expand(load_experiment(name), load_profile("laptop")) for name in load_ledger().experiments}

@@ -76,11 +76,13 @@ def test_a_damaged_result_stops_no_other(
     damaged.write_text('{"broken')
     capsys.readouterr()
     assert main([*RUN, "base,lora,hira"]) == 1
-    assert f"unreadable: {damaged}: not a valid result" in capsys.readouterr().err
+    assert f"damaged: {damaged}: not a valid result" in capsys.readouterr().err
     assert list((results / "runs").glob("*--hira--*/result.json"))
     assert main(["status", "table1", "--profile", "smoke"]) == 1
-    assert main(["render", "table1", "--profile", "smoke"]) == 0
-    assert main(["claims", "--profile", "smoke"]) == 0
+    for command in (["render", "table1"], ["plan", "table1"], ["claims"], ["report"]):
+        capsys.readouterr()
+        assert main([*command, "--profile", "smoke"]) == 1
+        assert f"damaged: {damaged}: not a valid result" in capsys.readouterr().err
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------

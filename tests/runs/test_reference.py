@@ -12,11 +12,12 @@ from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
+from repro.runs.json_files import write_json
 from repro.runs.measurements import Measured, Measurement, Ratio, read_speed, speed_file
 from repro.runs.reference import import_runs, reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
-from repro.runs.store import PREDICTIONS, Store, write_json
+from repro.runs.store import PREDICTIONS, Store
 
 LAPTOP = load_profile("laptop")
 
@@ -28,7 +29,17 @@ def result() -> Result:
 
 def _put(store: Store, spec: RunSpec, result: Result, **environment: object) -> None:
     changed = result.environment.model_copy(update=environment)
-    own = {"hash": spec.hash, "slug": spec.slug, "spec": spec.model_dump(mode="json"), "environment": changed}
+    score = next(iter(result.scores.values()))
+    benchmark = spec.benchmark
+    items = score.items * (1 if benchmark.shares_items else len(benchmark.columns))
+    own = {
+        "hash": spec.hash,
+        "slug": spec.slug,
+        "spec": spec.model_dump(mode="json"),
+        "environment": changed,
+        "scores": dict.fromkeys(benchmark.columns, score),
+        "evaluation": result.evaluation.model_copy(update={"items": items}),
+    }
     store.write_result(spec, result.model_copy(update=own))
 
 

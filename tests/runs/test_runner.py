@@ -103,7 +103,9 @@ def test_a_result_of_another_version_is_refused(
     assert store.result(spec) == result
     path = store.directory(spec) / "result.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 2', 1))
-    with pytest.raises(ConfigError, match=r"not a valid result of version 1 \(version: .*delete it to run"):
+    with pytest.raises(
+        ConfigError, match=r"not a valid result of version 1 \(version: .*move or delete .* to run"
+    ):
         store.result(spec)
 
 
@@ -114,7 +116,7 @@ def test_one_seed_repeats_itself_and_another_does_not(
     again = _execute(spec, tmp_path / "again")
     assert again.training.losses == result.training.losses
     assert again.scores == result.scores
-    other = _execute(spec.model_copy(update={"seed": 1}), tmp_path / "other")
+    other = _execute(RunSpec.model_validate({**spec.model_dump(), "seed": 1}), tmp_path / "other")
     assert other.training.losses != result.training.losses
 
 

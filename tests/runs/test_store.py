@@ -72,7 +72,9 @@ def test_a_damaged_result_is_named_and_never_counts(store: Store, spec: RunSpec,
     path = store.directory(spec) / "result.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"result.json: not a valid result .*delete it to run again"):
+    with pytest.raises(
+        ConfigError, match=r"result.json: not a valid result .*move or delete .* to run it again"
+    ):
         store.result(spec)
 
 

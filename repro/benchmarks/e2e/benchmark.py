@@ -52,6 +52,7 @@ class E2E(Benchmark):
     """
 
     scorer_version: ClassVar[int] = 1
+    shares_items: ClassVar[bool] = True
     averaged: ClassVar[bool] = False
     decimals: ClassVar[dict[str, int]] = {"nist": 2, "cider": 2}
 
