@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.files import check_writable
+from repro.text import lines
 
 if TYPE_CHECKING:
     from repro.plans.execution import Execution
