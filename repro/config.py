@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import CoreSchema
 
 from repro.strict_yaml import load_strict
+from repro.text import one_line
 
 T = TypeVar("T", bound=BaseModel)
 T_Item = TypeVar("T_Item")
@@ -202,7 +203,7 @@ def parse(content: Any, model_cls: type[T], source: str) -> T:
     try:
         return model_cls.model_validate(content)
     except ValidationError as error:
-        lines = [f"{source}: {line}" for line in _problems(error, model_cls)]
+        lines = [one_line(f"{source}: {line}") for line in _problems(error, model_cls)]
         raise ConfigError("\n".join(lines)) from error
 
 

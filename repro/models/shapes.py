@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from repro.models.architecture import check_values
-
 
 class LinearShape(NamedTuple):
     """One linear map. Its W0 is (out_features, in_features) as in the paper, even if stored transposed."""
@@ -134,7 +132,6 @@ def _layout(architecture: Mapping[str, Any]) -> _Layout:
     model_type = architecture.get("model_type")
     if not isinstance(model_type, str) or model_type not in _LAYOUTS:
         raise ValueError(f"unknown model_type {model_type!r}; known: {', '.join(sorted(_LAYOUTS))}")
-    check_values(architecture)
     try:
         return _LAYOUTS[model_type](architecture)
     except KeyError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,8 +82,6 @@ EDGES: dict[str, tuple[Outcomes, str]] = {
     "all wrong": ("0000", "0.0"),
     "one value": ((3.5,), "3.5"),
     "equal values": ((2.0, 2.0, 2.0), "2.0"),
-    "no number": ((math.nan, 1.0), "-"),
-    "no limit": ((math.inf, 1.0), "-"),
 }
 
 
