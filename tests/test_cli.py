@@ -142,7 +142,7 @@ def test_score_reads_predictions_again_without_training(
     assert _run() == 0
     path = next((results / "runs").glob("*--base--*/result.json"))
     before = json.loads(path.read_text())
-    monkeypatch.setattr(scoring, "choice", lambda prediction, reading: prediction["gold"])
+    monkeypatch.setattr(scoring, "choice", lambda prediction, reading: prediction.gold)
     assert main(["score", "table1", "--profile", "smoke"]) == 0
     after = json.loads(path.read_text())
     assert all(score["value"] == 100 for score in after["scores"].values())

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from repro.config import ConfigError, Frozen, Line, Name, Seed, added, load_named, names_in
+from repro.models.architecture import check_values
 from repro.models.shapes import block_shapes
 from repro.paths import EXPERIMENTS
 
@@ -86,6 +87,7 @@ class ModelSpec(Frozen):
             raise ValueError(f"file {self.file!r} is outside of the package; name a path inside of it")
         if self.causal and self.padding.side != "left":
             raise ValueError(f"padding.side is {self.padding.side!r}, but a causal model pads on the left")
+        check_values(self.architecture)
         for modules in self.targets.values():
             block_shapes(self.architecture, modules)
         if self.source == "random" and self.architecture["vocab_size"] < _BYTES:

@@ -28,7 +28,7 @@ BASES = BaseModels()
 def _spec(row: str, **method: Any) -> RunSpec:
     rows = {r.id: r for r in expand(load_experiment("table1"), load_profile("smoke")).rows}
     spec = rows[row].specs[0]
-    content = spec.model_dump() | {"method": spec.method.model_dump() | method}
+    content = spec.model_dump(exclude={"version"}) | {"method": spec.method.model_dump() | method}
     content["benchmark"] |= {"tasks": ["boolq", "piqa"], "train_per_task": 16}
     return RunSpec.model_validate(content)
 

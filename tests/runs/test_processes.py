@@ -60,7 +60,7 @@ FSDP = DDP.model_copy(update={"strategy": "fsdp"})
 def _spec(experiment: str, row: str, **method: Any) -> RunSpec:
     rows = {r.id: r for r in expand(load_experiment(experiment), load_profile("smoke")).rows}
     spec = rows[row].specs[0]
-    content = spec.model_dump() | {"method": spec.method.model_dump() | method}
+    content = spec.model_dump(exclude={"version"}) | {"method": spec.method.model_dump() | method}
     if experiment == "table1":  # two of eight tasks, as many examples to train on
         content["benchmark"] |= {"tasks": ["boolq", "piqa"], "train_per_task": 16}
     return RunSpec.model_validate(content)

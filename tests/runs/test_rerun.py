@@ -40,7 +40,7 @@ def test_an_edited_setting_is_noticed(content: dict[str, Any], tmp_path: Path) -
 def test_another_version_of_specs_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
     content["spec"]["version"] = 99
     with pytest.raises(
-        ConfigError, match=r"its spec has version 99, this code knows 1 alone; .* commit \w{40}"
+        ConfigError, match=r"its spec has version 99, this code knows 1 and 2; .* commit \w{40}"
     ):
         read_run(_written(content, tmp_path))
 

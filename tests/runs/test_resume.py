@@ -44,7 +44,11 @@ def spec_of(name: str) -> RunSpec:
     training = spec.training.model_dump() | {
         "learning_rate": 1e-2, "validate_every": None, "selection": "last",
     }  # fmt: skip
-    content = spec.model_dump() | {"method": method, "benchmark": benchmark, "training": training}
+    content = spec.model_dump(exclude={"version"}) | {
+        "method": method,
+        "benchmark": benchmark,
+        "training": training,
+    }
     return RunSpec.model_validate(content)
 
 

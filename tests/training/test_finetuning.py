@@ -443,7 +443,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
     run = RunSpec(
         model=tiny,
         method=DROPOUT_LORA,
-        benchmark=Commonsense(source="local", protocol=ClozeSettings()),
+        benchmark=Commonsense(source="local", protocol=ClozeSettings(), validation_size=2),
         training=training,
         seed=0,
     )
