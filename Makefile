@@ -106,7 +106,7 @@ test-quick: $(READY) ## the tests that guard most, in about a minute: formulas, 
 	$(BIN)/python -m pytest $(QUICK) $(ARGS)
 
 test: $(READY) ## all tests
-	@echo "All tests: about 5 minutes on two cores, 12 to 17 on a small CI machine with set-up. make test-quick takes about one."
+	@echo "All tests: 12 to 17 minutes on two cores. make test-quick takes about one."
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slurm: $(READY) ## the tests that need SLURM, on one of their own; installs its programs (Debian, root)

@@ -224,7 +224,8 @@ def second_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], subpro
         path = os.pathsep.join([str(Path(__file__).parent), str(Path(repro.__file__).parents[1])])
         node = subprocess.Popen(
             [sys.executable, "-c", joins],
-            env=os.environ | {"NODE_RANK": "1", "PYTHONPATH": path},
+            # One thread, as in these tests: more would add in another order, and losses are compared exactly.
+            env=os.environ | {"NODE_RANK": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
