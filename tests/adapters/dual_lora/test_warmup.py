@@ -185,6 +185,22 @@ def count(layer: Any) -> int:
     return int(layer.dual_lora_step["default"])
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Adafactor", "Muon", "LBFGS"])
+def test_every_kind_of_optimiser_counts_once_per_step(name: str) -> None:
+    model, layer = make()
+    optimizer = getattr(torch.optim, name)([p for p in model.parameters() if p.requires_grad])
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value: Tensor = model(torch.ones(3, 8)).square().mean()
+        value.backward()
+        return value
+
+    for _ in range(3):
+        optimizer.step(loss)
+    assert count(layer) == 3
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     file = tmp_path_factory.mktemp("store") / "store"
