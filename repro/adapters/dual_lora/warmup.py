@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Watch:
     """What this process has seen of one adapter's training.
 
     Attributes:
+        hooked: whether an optimiser that holds its factors has begun a step.
         counted: when, on the process's clock, a hook or `count_step` last counted a step; 0: never.
         reported: `counted` as `count_step` last left it.
         backward: whether a backward pass has reached the factors since their values were last compared.
@@ -47,6 +49,7 @@ class Watch:
         by_values: whether steps are counted by a change of values.
     """
 
+    hooked: bool = False
     counted: int = 0
     reported: int = 0
     backward: bool = False
@@ -85,7 +88,7 @@ def compare_values(layer: DualLoraLayer, name: str) -> None:
     if torch.compiler.is_compiling():
         return
     watch = _watch(layer, name)
-    if watch.counted:
+    if watch.hooked or watch.counted:
         return
     # Not the tensors of torch.func and of a replica, which no loop updates.
     factors = [f for f in _trained(layer, name) if isinstance(f, nn.Parameter) and f.device.type != "meta"]
@@ -112,20 +115,28 @@ def compare_values(layer: DualLoraLayer, name: str) -> None:
 
 def _begin(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     _started[optimizer] = next(_clock)
+    for layer, name in _held(optimizer):
+        _watch(layer, name).hooked = True
 
 
 def _end(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    started = _started.get(optimizer, 0)
+    for layer, name in _held(optimizer):
+        # An adapter that was counted since this step began was stepped by an optimiser inside this one.
+        if _watch(layer, name).counted < started:
+            _count(layer, name)
+
+
+def _held(optimizer: Optimizer) -> Iterator[tuple[DualLoraLayer, str]]:
+    """The adapters whose factors the optimiser holds."""
     if not _layers:
         return
-    started = _started.get(optimizer, 0)
     stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for layer in _layers:
         for name in _ramped(layer):
             # Looks at one factor only, so that two optimisers that share an adapter's factors count once.
-            trained = _trained(layer, name)
-            # An adapter that was counted since this step began was stepped by an optimiser inside this one.
-            if trained and id(trained[0]) in stepped and _watch(layer, name).counted < started:
-                _count(layer, name)
+            if any(id(factor) in stepped for factor in _trained(layer, name)[:1]):
+                yield layer, name
 
 
 def _count(layer: Any, name: str) -> None:
