@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
+    verb.add_argument("--check", action="store_true", help="exit status 1 if a probe of these runs failed")
     verb.set_defaults(verb=experiments.run)
 
     verb = verbs.add_parser("submit", parents=[common], help="submit the missing runs to SLURM, as arrays")
