@@ -65,9 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     asked.add_argument("--account")
     asked.add_argument("--time", help="time limit of one start of a run, for instance 24:00:00")
     asked.add_argument("--gpus", help="for instance 1 or a100:1")
-    asked.add_argument("--cpus")
+    asked.add_argument("--cpus", type=int)
     asked.add_argument("--memory", help="for instance 64G")
-    asked.add_argument("--concurrent", metavar="N", help="how many runs of an array run at once")
+    asked.add_argument("--concurrent", metavar="N", type=int, help="how many runs of an array run at once")
     verb.set_defaults(verb=cluster.submit_runs)
 
     verb = verbs.add_parser("cancel", parents=[common], help="take an experiment's runs out of SLURM's queue")
