@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import Field
 
 from repro.config import ConfigError, Frozen
-from repro.models.shapes import base_parameters, linear_shapes
 from repro.plans.spec import RunSpec
 
 
@@ -28,8 +27,8 @@ class Execution(Frozen):
         evaluation_tokens: tokens in one evaluation forward pass, padding included unless items are packed.
         checkpoint_every: optimiser steps between checkpoints; None keeps no checkpoint, and an interrupted
             run starts over.
-        keep_adapter_mb: trained weights up to this size (MiB) are kept with the result; a fully fine-tuned
-            model is larger.
+        keep_weights_mb: where a method trains the whole model, its weights are kept with the result up to
+            this size in MiB. Adapters are always kept.
         diagnostics: number of times that every adapted layer is inspected during training (see
             `repro.training.diagnostics`), each of which computes ΔW of every layer once; 0 for none.
         wandb: log to Weights & Biases (offline unless `WANDB_MODE` says otherwise).
@@ -43,7 +42,7 @@ class Execution(Frozen):
     gradient_checkpointing: bool = False
     evaluation_tokens: int = Field(default=4096, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
-    keep_adapter_mb: int = Field(default=200, ge=0)
+    keep_weights_mb: int = Field(default=200, ge=0)
     diagnostics: int = Field(default=3, ge=0)
     wandb: bool = True
 
@@ -79,9 +78,7 @@ def check_execution(spec: RunSpec, execution: Execution) -> None:
     """
     if not execution.sharded:
         return
-    shapes = linear_shapes(spec.model.architecture, spec.adapted_modules)
-    weights = base_parameters(spec.model.architecture)
-    if spec.method.trainable_parameters(shapes, weights) == weights:
+    if spec.trains_base:
         raise ConfigError(
             f"{spec.slug}: execution.strategy fsdp shards frozen weights, and {spec.method.name} trains all "
             "of them; set strategy: ddp, and gradient_checkpointing: true if the memory does not suffice"

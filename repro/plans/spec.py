@@ -18,7 +18,7 @@ from repro.benchmarks.base import Benchmark, parse_benchmark
 from repro.config import Frozen, Line, Seed, added
 from repro.methods.base import Method, MethodError
 from repro.methods.registry import parse_method
-from repro.models.shapes import block_shapes
+from repro.models.shapes import base_parameters, block_shapes, linear_shapes
 from repro.models.spec import ModelSpec
 from repro.training.spec import TrainingSpec
 
@@ -130,6 +130,17 @@ class RunSpec(Frozen):
     def adapted_modules(self) -> tuple[str, ...]:
         """Names of the modules to adapt, matched against the end of a module's path."""
         return self.targets or self.model.targets_for(self.benchmark.family)
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of parameters that the method trains, without a classifier's head."""
+        shapes = linear_shapes(self.model.architecture, self.adapted_modules)
+        return self.method.trainable_parameters(shapes, base_parameters(self.model.architecture))
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the method trains every weight of the model."""
+        return self.trained_parameters == base_parameters(self.model.architecture)
 
     @cached_property
     def hash(self) -> str:

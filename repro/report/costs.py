@@ -14,6 +14,7 @@ from repro.runs.states import RunState, State
 from repro.text import one_line
 
 _GIB = 2**30
+_FP32 = 4  # bytes
 
 # Headings and widths; with a label of 40 characters a line has 120.
 _COLUMNS = {
@@ -107,6 +108,11 @@ def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> It
         yield f"GPU-h: ASSUMED, since no run is finished on this GPU: {assumed}, and at least"
         yield f"{launch} per block and pass to launch kernels, which dominates in small batches."
     yield f"busy: the share of GPU-h spent on FLOPs, at {assumed}."
+    kept = [
+        state.spec for state in estimates.states if state.spec.method.trains and not state.spec.trains_base
+    ]
+    size = sum(spec.trained_parameters for spec in kept) * _FP32
+    yield f"disk: the adapters of {len(kept)} runs, kept in fp32, take {size / _GIB:.2g} GiB."
     flops = sum(estimates.costs[state.spec.hash].flops for state in unfinished)
     for hardware, rate in estimates.rates().items():
         where = one_line(hardware)

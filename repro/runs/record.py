@@ -75,9 +75,9 @@ def record(job: Job, built: Built, trained: Trained, tested: Tested, warnings: S
 
 
 def _keep_adapter(job: Job) -> int:
-    """Move the trained weights to the run's folder unless they are too large. Returns their size."""
+    """Move an adapter, or a whole model that is not too large, to the run's folder. Returns its size."""
     size = sum(file.stat().st_size for file in job.adapter.rglob("*") if file.is_file())
-    if 0 < size <= job.execution.keep_adapter_mb * 2**20:
+    if size and (not job.spec.trains_base or size <= job.execution.keep_weights_mb * 2**20):
         shutil.rmtree(job.folder / "adapter", ignore_errors=True)  # of a run whose result was deleted
         follow_umask(job.adapter)
         job.adapter.rename(job.folder / "adapter")

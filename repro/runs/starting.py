@@ -87,7 +87,7 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
     folder = store.directory(spec) / "adapter"
     if not folder.exists():
         raise ConfigError(
-            f"{folder} is missing, and its weights are needed; raise execution.keep_adapter_mb in the "
+            f"{folder} is missing, and its weights are needed; raise execution.keep_weights_mb in the "
             f"profile, delete {folder.parent} and run it again"
         )
     model, _ = starting_model(spec, store, bases)

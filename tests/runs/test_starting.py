@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,19 @@ def test_it_starts_from_merged_weights(tmp_path: Path) -> None:
 
 def test_an_adapter_that_was_not_kept_is_one_line(tmp_path: Path) -> None:
     child, parent, _ = specs("own")
-    small = EXECUTION.model_copy(update={"keep_adapter_mb": 0})
-    execute(parent, store=Store(tmp_path), execution=small, bases=BaseModels(), group="test")
+    run(parent, tmp_path)
+    shutil.rmtree(Store(tmp_path).directory(parent) / "adapter")
     with pytest.raises(ConfigError, match="adapter is missing, and its weights are needed; raise"):
         run(child, tmp_path)
+
+
+@pytest.mark.parametrize(("row", "kept"), [("fft", False), ("lora", True)])
+def test_adapters_are_kept_and_whole_models_up_to_a_size(tmp_path: Path, row: str, kept: bool) -> None:
+    rows = {row.id: row for row in expand(load_experiment("table2"), load_profile("smoke")).rows}
+    spec = rows[row].specs[0]
+    small = EXECUTION.model_copy(update={"keep_weights_mb": 0})
+    execute(spec, store=Store(tmp_path), execution=small, bases=BaseModels(), group="test")
+    assert (Store(tmp_path).directory(spec) / "adapter").exists() == kept
 
 
 def test_best_and_last_epoch_are_both_scored(tmp_path: Path) -> None:
