@@ -56,7 +56,8 @@ class DualLoraLayer(MergeableLayer):
         r1, r2 = ranks
         self.rule[adapter_name] = config.rule
         self.scaling[adapter_name] = alpha / (math.sqrt(r1 * r2) if r2 else r1)
-        initial = InitialFactors(self.out_features, self.in_features, ranks, config.init_std)
+        std = config.init_std if config.init_weights else None
+        initial = InitialFactors(self.out_features, self.in_features, ranks, std)
         for name, factor in initial.factors().items():
             getattr(self, f"dual_lora_{name}")[adapter_name] = nn.Parameter(factor.clone())
         if config.direction == "fixed":
@@ -91,11 +92,14 @@ class DualLoraLayer(MergeableLayer):
 
 
 class InitialFactors(nn.Module):
-    """The factors of step 0, drawn from one seed. Only the seed is saved; loading it draws them again."""
+    """The factors of step 0, drawn from one seed. Only the seed is saved; loading it draws them again.
+
+    Their standard deviation is `std`; None means that of a torch.nn.Linear's weight, by each factor's fan-in.
+    """
 
     seed: Tensor
 
-    def __init__(self, d: int, k: int, ranks: tuple[int, int], std: float) -> None:
+    def __init__(self, d: int, k: int, ranks: tuple[int, int], std: float | None) -> None:
         super().__init__()
         r1, r2 = ranks
         self.shapes = {"A": (r1, k), "B": (d, r1)} | ({"C": (r2, k), "D": (d, r2)} if r2 else {})
@@ -110,7 +114,8 @@ class InitialFactors(nn.Module):
         # On the CPU: its generator gives the same numbers on every machine that loads the adapter.
         generator = torch.Generator().manual_seed(int(self.seed))
         for name, shape in self.shapes.items():
-            factor = torch.randn(shape, generator=generator, device="cpu") * self.std
+            std = (3 * shape[1]) ** -0.5 if self.std is None else self.std
+            factor = torch.randn(shape, generator=generator, device="cpu") * std
             self.register_buffer(name, factor.to(self.seed.device), persistent=False)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
