@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -20,27 +19,20 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from repro.adapters.mergeable import MergeableLayer
+from repro.adapters.targets import TargetConfig
 
 
 @dataclass
-class AdditiveConfig(PeftConfig):
+class AdditiveConfig(TargetConfig):
     """Settings that all these tuners share.
 
     Args:
         dropout: on the adapter's input, in training.
-        target_modules: names of the linear layers to adapt, by the end of their path, or a regular
-            expression for the whole path.
-        modules_to_save: other modules that are trained and saved, such as a classification head.
+        target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save: see
+            `TargetConfig`.
     """
 
     dropout: float = 0.0
-    target_modules: list[str] | set[str] | str | None = None
-    modules_to_save: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
 
 
 class AdditiveLayer(nn.Module, MergeableLayer):
