@@ -127,7 +127,7 @@ def _draw_seed() -> Tensor:
     return torch.randint(2**62, (), device="cpu")
 
 
-class Linear(nn.Module, DualLoraLayer):
+class Linear(DualLoraLayer):
     """A linear layer (quantised or not) or transformers' Conv1D with Dual LoRA in its weight."""
 
     def __init__(
@@ -139,8 +139,7 @@ class Linear(nn.Module, DualLoraLayer):
         config: DualLoraConfig,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        DualLoraLayer.__init__(self, base_layer, **kwargs)
+        super().__init__(base_layer, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, ranks, alpha, config)
         warmup.follow(self)
@@ -149,16 +148,13 @@ class Linear(nn.Module, DualLoraLayer):
         super().__setstate__(state)
         warmup.follow(self)  # a copied or unpickled layer does not pass through __init__
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        active = [] if self.disable_adapters or self.merged else self._owned(self.active_adapters)
-        if not active:
+    def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not adapter_names:
             return self.base_layer(x, *args, **kwargs)
         weight: Any = self.get_base_weight  # a function that unpacks a quantised weight
         if self.quantization_backend is None:
             weight = transpose(self.weight, self.fan_in_fan_out)
-        updates = [update for name in active for update in self.updates(name, ramped=self.training)]
+        updates = [update for name in adapter_names for update in self.updates(name, ramped=self.training)]
         return dual_lora_linear(x, weight, self.bias, updates)
 
     def get_delta_weight(self, adapter: str) -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     get_quantization_kwargs,
@@ -15,10 +13,11 @@ from peft.utils import (
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ..model import AdapterModel
 from .layer import DualLoraLayer, Linear
 
 
-class DualLoraModel(BaseTuner):
+class DualLoraModel(AdapterModel):
     """A model with Dual LoRA in its linear layers; `get_peft_model` builds it from a `DualLoraConfig`."""
 
     prefix = "dual_lora_"
@@ -43,15 +42,6 @@ class DualLoraModel(BaseTuner):
         _check_layer(target, current_key, **quantization)
         layer = Linear(target, adapter_name, ranks, alpha, peft_config, **quantization)
         self._replace_module(parent, target_name, layer, target)
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if (names := kwargs.get("adapter_names")) is not None:
-            raise ValueError(
-                f"adapter_names={names!r} is not possible: Dual LoRA changes the weight, which all examples "
-                "of a batch share. Run one batch for each adapter, after set_adapter."
-            )
-        yield
 
 
 def _check_layer(target: Any, name: str, **quantization: Any) -> None:

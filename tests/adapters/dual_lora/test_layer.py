@@ -187,12 +187,6 @@ def test_several_adapters(base: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(adapted(x), output(W0 + dense_delta(module, "third")), **close)
 
 
-def test_mixed_batches_are_refused(base: nn.Module, x: Tensor) -> None:
-    adapted = adapt(base)
-    with pytest.raises(ValueError, match=r"adapter_names=\['default'\] is not possible"):
-        adapted(x, adapter_names=["default"])
-
-
 def test_other_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="0 is a Embedding: Dual LoRA adapts"):
         adapt(nn.Embedding(5, 4))
