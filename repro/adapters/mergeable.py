@@ -27,14 +27,18 @@ class MergeableLayer(nn.Module, AdapterLayer):
         self.base_layer = base_layer
         layer: Any = self.get_base_layer()
         self.fan_in_fan_out = isinstance(layer, Conv1D)
-        if self.fan_in_fan_out:
-            self.in_features, self.out_features = layer.weight.shape
-        else:
-            self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.out_features, self.in_features = self.matrix_shape(layer)
         self.quantization_backend = resolve_quantization_backend(layer, **kwargs)
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
+
+    def matrix_shape(self, layer: Any) -> tuple[int, int]:
+        """(d, k) of the weight of `layer`."""
+        if isinstance(layer, Conv1D):
+            k, d = layer.weight.shape
+            return d, k
+        return layer.out_features, layer.in_features
 
     @abstractmethod
     def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -19,7 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class DualLoraConfig(PeftConfig):
-    """dW = s * activation(B A) * direction(D C), element by element, on each targeted linear layer.
+    """dW = s * activation(B A) * direction(D C), element by element, on the weight of each targeted layer.
 
     The defaults are the method of arXiv 2512.03402. *Open* marks what the paper does not say.
 
@@ -47,6 +47,8 @@ class DualLoraConfig(PeftConfig):
         warmup_steps: length of the ramp. *Open*: 100 is the learning-rate warm-up of the baselines.
         dropout: only 0. dW is part of the weight, so there is no branch whose input could be dropped.
         target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in LoRA.
+        target_parameters: ends of the paths of parameters to adapt that are no layer's weight, such as the
+            `experts.gate_up_proj` of a mixture of experts, as in LoRA; see `ParamWrapper`.
         bias: which biases train: `none`, `all`, or `dual_lora_only` for those of the adapted layers.
         rank_pattern: {layer name or regular expression: (r1, r2)} for layers with other ranks. An integer r
             means (r, r), or (r, 0) where the direction is fixed.
@@ -59,6 +61,7 @@ class DualLoraConfig(PeftConfig):
     alpha: float | None = None
     target_modules: list[str] | set[str] | str | None = None
     exclude_modules: list[str] | set[str] | str | None = None
+    target_parameters: list[str] | None = None
     magnitude_activation: MagnitudeActivation = "relu"
     direction: Direction = "sign"
     sign_estimator: SignEstimator = "ste"
