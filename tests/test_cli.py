@@ -238,7 +238,10 @@ def test_the_paper_profile_is_planned_and_shows_every_row() -> None:
         assert text in done.stdout
 
 
-@pytest.mark.parametrize("verb", [["status"], ["submit", "--dry-run", "--partition", "gpu"]])
+DRY_RUN = ["submit", "--dry-run", "--partition", "gpu", "--cpus", "6", "--concurrent", "3"]
+
+
+@pytest.mark.parametrize("verb", [["status"], DRY_RUN], ids=["status", "submit"])
 def test_a_cluster_is_asked_without_torch_and_where_there_is_no_slurm(
     verb: list[str], tmp_path: Path
 ) -> None:
@@ -253,6 +256,8 @@ def test_a_cluster_is_asked_without_torch_and_where_there_is_no_slurm(
     if verb[0] == "submit":
         for text in (
             "#SBATCH --partition=gpu\n",
+            "#SBATCH --cpus-per-task=6\n",
+            "%3\n",
             "#SBATCH --gpus=1\n",
             "each after the task of repro-table2-",
         ):

@@ -290,9 +290,9 @@ def test_other_checkpoints_start_the_run_over_with_a_line(content: bytes, tmp_pa
 @DRAWS
 @given(data=st.data())
 def test_other_token_caches_are_made_again(data: st.DataObject, token_cache: Path) -> None:
-    examples = [Example((1, 2, 3), 1), Example((4, 5), 0)]
+    examples, others = [Example((1, 2, 3), 1), Example((4, 5), 0)], set(token_cache.glob("**/*.tokens"))
     assert cached_examples(["fuzz"], lambda: examples) == examples
-    (file,) = token_cache.glob("**/*.tokens")
+    (file,) = set(token_cache.glob("**/*.tokens")) - others
     content = file.read_bytes()
     file.write_bytes(data.draw(other_bytes(content)))
     assert cached_examples(["fuzz"], lambda: examples) == examples

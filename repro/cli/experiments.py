@@ -93,6 +93,8 @@ def run(options: argparse.Namespace) -> int:
         execute_here(plan.profile, specs, store, options, plan.experiment.name)
     states = run_states(plan, store)
     problems = _failed(states)
+    if options.check:
+        problems += _failed_probes(states)
     if plan.experiment.ranks is not None:
         problems += _analyse_ranks(plan, states, store)
     return tell([*problems, *_print_experiment(plan, states, store)])
@@ -201,6 +203,15 @@ def _failed(states: Sequence[RunState]) -> list[str]:
             how = "the same command executes it again" if state.again else "--retry-failed executes it again"
             lines.append(f"failed: {state.spec.slug}: {state.detail}; {how}")
     return lines
+
+
+def _failed_probes(states: Sequence[RunState]) -> list[str]:
+    return [
+        f"{state.spec.slug}: {probe.warning}"
+        for state in states
+        for probe in (state.result.probes if state.result else ())
+        if probe.warning
+    ]
 
 
 def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:

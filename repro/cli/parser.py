@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
+    verb.add_argument("--check", action="store_true", help="exit status 1 if a probe of these runs failed")
     verb.set_defaults(verb=experiments.run)
 
     verb = verbs.add_parser("submit", parents=[common], help="submit the missing runs to SLURM, as arrays")
@@ -64,9 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     asked.add_argument("--account")
     asked.add_argument("--time", help="time limit of one start of a run, for instance 24:00:00")
     asked.add_argument("--gpus", help="for instance 1 or a100:1")
-    asked.add_argument("--cpus")
+    asked.add_argument("--cpus", type=int)
     asked.add_argument("--memory", help="for instance 64G")
-    asked.add_argument("--concurrent", metavar="N", help="how many runs of an array run at once")
+    asked.add_argument("--concurrent", metavar="N", type=int, help="how many runs of an array run at once")
     verb.set_defaults(verb=cluster.submit_runs)
 
     verb = verbs.add_parser("cancel", parents=[common], help="take an experiment's runs out of SLURM's queue")

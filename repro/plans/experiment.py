@@ -191,6 +191,19 @@ class Experiment(Frozen):
             yield from ((f"{place}, row {row.id}", row) for row in group.rows)
 
     @model_validator(mode="after")
+    def _sweep_varies_x(self) -> Experiment:
+        if self.sweep is None:
+            return self
+        for place, rows in [("stand_in", self.stand_in.rows), *((b.model, b.rows) for b in self.blocks)]:
+            varied = {key for row in rows for axis in row.vary for key in axis}
+            if rows and self.sweep.x not in varied:
+                raise ValueError(
+                    f"{place}: no row varies sweep.x, {self.sweep.x!r}; its rows vary "
+                    + (", ".join(sorted(varied)) or "nothing")
+                )
+        return self
+
+    @model_validator(mode="after")
     def _rows_are_told_apart(self) -> Experiment:
         for place, rows in [("stand_in", self.stand_in.rows), *((b.model, b.rows) for b in self.blocks)]:
             ids = [point.id for row in rows for point in row.points()]

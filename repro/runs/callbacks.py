@@ -12,7 +12,7 @@ from torch import nn
 from repro.runs.job import Report
 from repro.training.finetuning import FineTuning
 from repro.training.finetuning_data import FineTuningData
-from repro.training.probes import PROBE_ITEMS, probe
+from repro.training.probes import PROBE_ITEMS, Probe, probe
 
 
 class Progress(L.Callback):
@@ -36,7 +36,7 @@ class Probing(L.Callback):
     """Runs the probes as testing starts: on the trainer's device, in its precision, in evaluation mode.
 
     Attributes:
-        distances: of each probe, once they have run.
+        found: the probes, once they have run.
         seconds: that they took.
     """
 
@@ -47,7 +47,7 @@ class Probing(L.Callback):
         reload: Callable[[], nn.Module] | None,
         merge: Callable[[nn.Module], nn.Module] | None,
     ) -> None:
-        self.distances: dict[str, float] = {}
+        self.found: tuple[Probe, ...] = ()
         self.seconds = 0.0
         self._data = data
         self._reload = reload
@@ -67,5 +67,5 @@ class Probing(L.Callback):
 
         started = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            self.distances = probe(module, items, reload=reload if self._reload else None, merge=self._merge)
+            self.found = probe(module, items, reload=reload if self._reload else None, merge=self._merge)
         self.seconds = time.perf_counter() - started

@@ -79,7 +79,9 @@ def _faults(spec: RunSpec, result: Result) -> Iterator[str]:
     other = "best" if spec.training.selection == "last" else "last"
     if set(result.other_scores) - {other}:
         yield f"other_scores of {', '.join(result.other_scores)}; its spec allows those of {other} alone"
-    yield from (f"probe {p.name!r} failed" for p in result.probes if p.distance > p.tolerance)
+    for probe in result.probes:
+        if probe.warning is not None and probe.warning not in result.warnings:
+            yield f"probe {probe.name!r} failed, and its warnings do not say so"
     yield from _wrong_scores("scores", spec, result.scores, result.evaluation.items)
     for rule, scores in result.other_scores.items():
         yield from _wrong_scores(f"other_scores.{rule}", spec, scores, result.evaluation.items)

@@ -20,7 +20,7 @@ from repro.runs.checkpointing import Checkpoints
 from repro.runs.environment import environment
 from repro.runs.job import Job
 from repro.runs.json_files import write_json
-from repro.runs.result import Evaluation, Probe, Result, Training, score_warnings
+from repro.runs.result import Evaluation, Result, Training, score_warnings
 from repro.runs.store import DIAGNOSTICS, PREDICTIONS
 from repro.runs.usage import Usage
 from repro.training.diagnosing import Diagnosing
@@ -108,10 +108,7 @@ def _result(
             predictions=PREDICTIONS,
             batch_tokens=halved(execution.evaluation_tokens, module.evaluation_backoff),
         ),
-        probes=tuple(
-            Probe(name=name, distance=distance, tolerance=module.probe_tolerance)
-            for name, distance in tested.probing.distances.items()
-        ),
+        probes=tested.probing.found,
         trainable_parameters=built.adapter.trainable_parameters,
         adapted_layers={built.adapter.layer: built.adapter.adapted_layers} if built.adapter.layer else {},
         adapter_bytes=adapter_bytes,
@@ -122,6 +119,7 @@ def _result(
         data_fingerprints=built.data.fingerprints,
         environment=environment().model_copy(update=several),
         warnings=(
+            *(probe.warning for probe in tested.probing.found if probe.warning),
             *built.data.warnings,
             *score_warnings(tested.scores),
             *_memory_warnings(job, built),

@@ -9,6 +9,7 @@ from pydantic import Field, FiniteFloat
 
 from repro.benchmarks.base import TaskScore
 from repro.config import Frozen
+from repro.training.probes import Probe
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[FiniteFloat, Field(ge=0)]
@@ -41,14 +42,6 @@ class Environment(Frozen):
     packages: dict[str, str]
     devices: int = Field(default=1, ge=1)
     strategy: Literal["ddp", "fsdp"] | None = None
-
-
-class Probe(Frozen):
-    """An invariance that must hold before a number is believed: `distance` may not exceed `tolerance`."""
-
-    name: str
-    distance: Amount
-    tolerance: Amount
 
 
 class Training(Frozen):

@@ -218,6 +218,7 @@ def _edited(content: dict, key: str, value: object) -> None:
         ("blocks.0.rows.0.method", {"name": "lroa"}, "did you mean 'lora'"),
         ("blocks.0.rows.0.training", {"epochs": "3"}, "epochs: .*got '3'"),
         ("title", "a\nb", "title: holds the character"),
+        ("sweep", {"x": "method.rnak", "label": "rank"}, "stand_in: no row varies sweep.x, 'method.rnak'"),
         ("family", "comonsense", "did you mean 'commonsense'"),
         ("name", "../../x", "name: not a name"),
         ("name", "other", "name: must equal the name of the file, 'table1'"),

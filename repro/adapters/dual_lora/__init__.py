@@ -1,6 +1,7 @@
 """Dual LoRA (arXiv 2512.03402) as a peft method: importing this package registers it."""
 
 from ..registry import register
+from . import lora_plus
 from .config import DualLoraConfig
 from .hotswap import hotswap_adapter
 from .layer import DualLoraLayer
@@ -8,6 +9,7 @@ from .model import DualLoraModel
 from .rule import Rule
 from .terms import Update
 from .update import delta_weight
+from .warmup import count_step
 
 __all__ = [
     "DualLoraConfig",
@@ -15,8 +17,10 @@ __all__ = [
     "DualLoraModel",
     "Rule",
     "Update",
+    "count_step",
     "delta_weight",
     "hotswap_adapter",
 ]
 
 register("dual_lora", DualLoraConfig, DualLoraModel)
+lora_plus.install()

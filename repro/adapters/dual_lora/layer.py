@@ -29,7 +29,6 @@ class DualLoraLayer(MergeableLayer):
     """
 
     experts: tuple[int, ...] = ()
-
     adapter_layer_names = ("dual_lora_A", "dual_lora_B", "dual_lora_C", "dual_lora_D")
     other_param_names = (
         "rule",
@@ -38,7 +37,9 @@ class DualLoraLayer(MergeableLayer):
         "dual_lora_step",
         "dual_lora_seed",
         "dual_lora_initial",
+        "watches",
     )
+    watches: dict[str, warmup.Watch]
 
     def __init__(
         self,
@@ -61,9 +62,9 @@ class DualLoraLayer(MergeableLayer):
         self.rule: dict[str, Rule] = {}
         self.scaling: dict[str, float] = {}
         self.warmup_steps: dict[str, int] = {}
+        warmup.follow(self)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, ranks, alpha, config)
-        warmup.follow(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -100,6 +101,7 @@ class DualLoraLayer(MergeableLayer):
         rule, factors = self.rule[adapter_name], self.factors(adapter_name)
         scale = torch.full((), self.scaling[adapter_name], device=factors["A"].device)
         if ramped and adapter_name in self.dual_lora_step:
+            warmup.compare_values(self, adapter_name)
             # Tensor arithmetic: reading the step as a number would synchronise the GPU in every layer.
             progress = (self.dual_lora_step[adapter_name] + 1) / self.warmup_steps[adapter_name]
             scale = scale * progress.clamp(max=1)

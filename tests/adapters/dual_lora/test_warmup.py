@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from transformers import Trainer, TrainingArguments
 
-from repro.adapters.dual_lora import DualLoraConfig, DualLoraLayer, warmup
+from repro.adapters.dual_lora import DualLoraConfig, DualLoraLayer, count_step, warmup
+from repro.adapters.dual_lora.trainer import RampCallback
 
 STEPS = 4
 
@@ -176,3 +179,182 @@ def test_the_ramp_does_not_recompile() -> None:
     assert counter.frame_count == 1
     change = [float((y - outputs[0]).norm()) for y in outputs]
     assert change == pytest.approx([0, change[1], 2 * change[1], 3 * change[1]]) and change[1] > 0
+
+
+def count(layer: Any) -> int:
+    return int(layer.dual_lora_step["default"])
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Adafactor", "Muon", "LBFGS"])
+def test_every_kind_of_optimiser_counts_once_per_step(name: str) -> None:
+    model, layer = make()
+    optimizer = getattr(torch.optim, name)([p for p in model.parameters() if p.requires_grad])
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value: Tensor = model(torch.ones(3, 8)).square().mean()
+        value.backward()
+        return value
+
+    for _ in range(3):
+        optimizer.step(loss)
+    assert count(layer) == 3
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    file = tmp_path_factory.mktemp("store") / "store"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_a_sharding_optimiser_counts_once_per_step(one_process: None) -> None:
+    model, layer = make()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = ZeroRedundancyOptimizer(trained, torch.optim.SGD, lr=0.0)
+    for _ in range(3):
+        step(model, optimizer)
+    assert count(layer) == 3
+
+
+class Wrapping(torch.optim.Optimizer):
+    """Steps another optimiser; may fail before it has."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.inner, self.fails = inner, False
+
+    def step(self, closure: Any = None) -> None:
+        if self.fails:
+            raise RuntimeError("fails")
+        self.inner.step()
+
+
+def test_a_wrapping_optimiser_counts_once_even_after_one_that_failed() -> None:
+    model, layer = make()
+    outer = Wrapping(optimizer_of(model))
+    step(model, outer)
+    assert count(layer) == 1
+    outer.fails = True
+    with pytest.raises(RuntimeError):
+        outer.step()
+    step(model, outer.inner)  # a step by itself, not within the one that failed
+    assert count(layer) == 2
+
+
+class Masters:
+    """An optimiser of fp32 copies, which it writes back, as DeepSpeed's and Megatron's are."""
+
+    def __init__(self, model: nn.Module, lr: float = 0.1) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.masters = [nn.Parameter(p.detach().clone()) for p in self.parameters]
+        self.optimizer = torch.optim.SGD(self.masters, lr=lr)
+
+    def step(self) -> None:
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            master.grad = parameter.grad
+        self.optimizer.step()
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.data.copy_(master)
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+class ByHand(Masters):
+    def step(self) -> None:
+        with torch.no_grad():
+            for parameter in self.parameters:
+                parameter -= 0.1 * parameter.grad
+
+
+@pytest.mark.parametrize("kind", [Masters, ByHand])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_steps_that_no_hook_sees_are_found_by_the_values(
+    kind: type[Masters], passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warmup, "_warned", False)
+    model, _ = make()
+    optimizer: Any = kind(model)
+    seen = []
+    with pytest.warns(UserWarning, match="count_step") as warned:
+        for _ in range(5):
+            seen.append(strength(model))
+            step(model, optimizer, passes)
+    assert seen == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+    assert len(warned) == 1
+
+
+def test_values_that_change_without_training_are_no_step() -> None:
+    model, layer = make()
+    strength(model)
+    torch.nn.init.ones_(layer.dual_lora_B["default"])
+    assert strength(model) == pytest.approx(0.25)
+    model(torch.ones(3, 8)).sum().backward()  # no step behind it
+    assert strength(model) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("kind", [Masters, ByHand, optimizer_of])
+def test_a_loop_that_counts_its_own_steps_counts_each_once(kind: Callable[..., Any]) -> None:
+    model, layer = make()
+    optimizer = kind(model)
+    for expected in range(1, 4):
+        step(model, optimizer)
+        count_step(model)
+        assert count(layer) == expected
+
+
+def test_trainer_s_callback_counts_each_step_once(tmp_path: Path) -> None:
+    class Squared(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"loss": self.model(x).square().mean()}
+
+    for kind in (optimizer_of, Masters):
+        model, layer = make(warmup_steps=100)
+        optimizer: Any = kind(model)
+        if kind is Masters:
+            inner, optimizer = optimizer, optimizer.optimizer
+            optimizer.register_step_pre_hook(lambda *_, inner=inner: _share_gradients(inner))
+        trainer = Trainer(
+            Squared(model),
+            TrainingArguments(
+                str(tmp_path),
+                max_steps=3,
+                report_to=[],
+                use_cpu=True,
+                save_strategy="no",
+                gradient_accumulation_steps=2,
+                per_device_train_batch_size=1,
+            ),
+            train_dataset=[{"x": torch.ones(8)}] * 8,
+            optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)),
+            callbacks=[RampCallback()],
+        )
+        trainer.train()
+        assert count(layer) == 3
+
+
+def _share_gradients(masters: Masters) -> None:
+    for parameter, master in zip(masters.parameters, masters.masters, strict=True):
+        master.grad = parameter.grad
+
+
+def test_lora_plus_trains_b_and_d_faster() -> None:
+    from peft.optimizers import create_loraplus_optimizer
+
+    model, layer = make()
+    optimizer = create_loraplus_optimizer(model, torch.optim.SGD, lr=1.0, loraplus_lr_ratio=16.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: rates[id(f)] for name, f in layer.factors("default").items()} == {
+        "A": 1,
+        "B": 16,
+        "C": 1,
+        "D": 16,
+    }
+    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups) == 4
