@@ -38,10 +38,10 @@ class BaseModels:
         key = (spec.model_dump_json(), task, precision, num_labels)
         if key != self._key or self._loaded is None:
             self._loaded = None  # never two at a time
-            self._loaded = (
-                load_model(spec, task, _DTYPES[precision], num_labels),
-                load_tokenizer(spec),
-            )
+            # Loading a classifier draws a head. A run must not depend on whether its base was still here.
+            with torch.random.fork_rng(devices=[]):
+                tokenizer = load_tokenizer(spec)  # first: where it fails, no time was spent on the weights
+                self._loaded = load_model(spec, task, _DTYPES[precision], num_labels), tokenizer
             self._key = key
         model, tokenizer = self._loaded
         if self._keep:
