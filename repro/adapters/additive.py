@@ -11,39 +11,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import transpose
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from repro.adapters.mergeable import MergeableLayer
+from repro.adapters.model import AdapterModel
+from repro.adapters.targets import TargetConfig
 
 
 @dataclass
-class AdditiveConfig(PeftConfig):
+class AdditiveConfig(TargetConfig):
     """Settings that all these tuners share.
 
     Args:
         dropout: on the adapter's input, in training.
-        target_modules: names of the linear layers to adapt, by the end of their path, or a regular
-            expression for the whole path.
-        modules_to_save: other modules that are trained and saved, such as a classification head.
+        target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save: see
+            `TargetConfig`.
     """
 
     dropout: float = 0.0
-    target_modules: list[str] | set[str] | str | None = None
-    modules_to_save: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
 
 
-class AdditiveLayer(nn.Module, MergeableLayer):
+class AdditiveLayer(MergeableLayer):
     """A torch.nn.Linear or transformers' Conv1D with weight (d, k) = (out, in), and its adapters.
 
     A subclass lists its parameters in `adapter_layer_names` (each a ParameterDict, by adapter) and what is
@@ -60,8 +53,7 @@ class AdditiveLayer(nn.Module, MergeableLayer):
             raise ValueError(
                 f"{type(self).__name__} needs a torch.nn.Linear or Conv1D (got {type(linear).__name__})"
             )
-        super().__init__()
-        MergeableLayer.__init__(self, base_layer)
+        super().__init__(base_layer)
         for group in self.adapter_layer_names:
             setattr(self, group, nn.ParameterDict())
         for group in self.adapter_buffer_names:
@@ -94,11 +86,9 @@ class AdditiveLayer(nn.Module, MergeableLayer):
             getattr(self, group)[adapter_name] = start
         self.set_adapter(self.active_adapters)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
+    def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        for name in [] if self.disable_adapters or self.merged else self._owned(self.active_adapters):
+        for name in adapter_names:
             inputs = self.adapter_dropout[name](self._cast_input_dtype(x, self._some_parameter(name).dtype))
             result = result + self.adapter_output(inputs, name).to(result.dtype)
         return result
@@ -121,7 +111,7 @@ class AdditiveLayer(nn.Module, MergeableLayer):
         return parameter
 
 
-class AdditiveModel(BaseTuner):
+class AdditiveModel(AdapterModel):
     """A model with additive adapters; a subclass sets `tuner_layer_cls` to its `AdditiveLayer`."""
 
     tuner_layer_cls: type[AdditiveLayer]

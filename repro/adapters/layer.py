@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
+
+BASE = "__base__"  # peft's word, among the adapters of a batch, for none
 
 
 class AdapterLayer(BaseTunerLayer):
-    """A layer whose adapters live on the device of the base layer and keep their own precision."""
+    """A layer whose adapters live on the device of the base layer and keep their own precision.
+
+    Each adapter has a parameter in the first of `adapter_layer_names`.
+    """
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
         # Without a dtype, peft moves parameters to the base layer's device but keeps them in fp32. In bf16,
@@ -16,3 +23,36 @@ class AdapterLayer(BaseTunerLayer):
         device, _ = super()._get_base_layer_device_and_dtype(base_layer)
         # A block of layers has no weight itself, so peft finds no device.
         return device or next(base_layer.parameters()).device, None
+
+    def under_adapters(
+        self,
+        forward: Callable[[list[str], Tensor], Tensor],
+        x: Tensor,
+        adapter_names: Sequence[str] | None = None,
+    ) -> Tensor:
+        """`forward(names, x)` with the names of the active adapters that the layer has and has not merged.
+
+        Args:
+            adapter_names: an adapter for each row of x, or `__base__`. `forward` then runs once for each
+                adapter, on its rows.
+        """
+        if self.disable_adapters:
+            return forward([], x)
+        if adapter_names is None:
+            return forward([] if self.merged else self._owned(self.active_adapters), x)
+        if self.merged:
+            raise ValueError("adapter_names is not possible over merged adapters; unmerge them first.")
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                f"adapter_names has {len(adapter_names)} names, but a layer's input has {len(x)} rows; it "
+                "needs one name for each."
+            )
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(adapter_names):
+            rows.setdefault(name, []).append(row)
+        parts = [forward(self._owned([name]), x[chosen]) for name, chosen in rows.items()]
+        order = torch.tensor([row for chosen in rows.values() for row in chosen], device=x.device)
+        return torch.cat(parts)[order.argsort()]
+
+    def _owned(self, adapter_names: Sequence[str]) -> list[str]:
+        return [name for name in adapter_names if name in getattr(self, self.adapter_layer_names[0])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,24 +16,43 @@ from transformers.pytorch_utils import Conv1D
 from repro.adapters.layer import AdapterLayer
 
 
-class MergeableLayer(AdapterLayer):
+class MergeableLayer(nn.Module, AdapterLayer):
     """A linear layer (quantised or not) or Conv1D whose adapters can be merged into its weight.
 
     The weight is (d, k) = (out_features, in_features); a Conv1D stores it as (k, d).
     """
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+        super().__init__()
         self.base_layer = base_layer
         layer: Any = self.get_base_layer()
         self.fan_in_fan_out = isinstance(layer, Conv1D)
-        if self.fan_in_fan_out:
-            self.in_features, self.out_features = layer.weight.shape
-        else:
-            self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.out_features, self.in_features = self.matrix_shape(layer)
         self.quantization_backend = resolve_quantization_backend(layer, **kwargs)
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._unmerged_weight: Tensor | None = None
+
+    def matrix_shape(self, layer: Any) -> tuple[int, int]:
+        """(d, k) of the weight of `layer`."""
+        if isinstance(layer, Conv1D):
+            k, d = layer.weight.shape
+            return d, k
+        return layer.out_features, layer.in_features
+
+    @abstractmethod
+    def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The output under these adapters, each of which the layer has."""
+
+    def forward(
+        self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Tensor:
+        """The output under the active adapters, or under those that `adapter_names` gives row by row."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        return self.under_adapters(
+            lambda names, rows: self.forward_with(names, rows, *args, **kwargs), x, adapter_names
+        )
 
     @abstractmethod
     def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
@@ -66,6 +86,3 @@ class MergeableLayer(AdapterLayer):
         self.set_base_weight(self._unmerged_weight.to(self.weight.device))
         self._unmerged_weight = None
         self.merged_adapters.clear()
-
-    def _owned(self, adapter_names: list[str]) -> list[str]:
-        return [name for name in adapter_names if name in getattr(self, self.adapter_layer_names[0])]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from peft import PeftConfig, PeftType
+from peft import PeftType
+
+from repro.adapters.targets import TargetConfig
 
 
 @dataclass
-class BottleneckConfig(PeftConfig):
+class BottleneckConfig(TargetConfig):
     """Settings of a bottleneck adapter; the defaults are those of LLM-Adapters' parallel one.
 
     Args:
@@ -19,9 +21,9 @@ class BottleneckConfig(PeftConfig):
         scaling: factor on the adapter's output.
         dropout: on the adapter's input, in training.
         init_std: initial standard deviation of both projections; 0.02 as in BERT and GPT-2.
-        target_modules: names of the linear layers or blocks to adapt, by the end of their path, or a regular
-            expression for the whole path.
-        modules_to_save: other modules that are trained and saved, such as a classification head.
+        target_modules: the linear layers or blocks to adapt, see `TargetConfig`.
+        exclude_modules, layers_to_transform, layers_pattern, modules_to_save: see `TargetConfig`. A serial
+            adapter is placed by the names of its blocks, so it has no layers_to_transform.
     """
 
     placement: Literal["parallel", "serial"] = field(
@@ -31,19 +33,16 @@ class BottleneckConfig(PeftConfig):
     scaling: float = field(default=1.0, metadata={"help": "factor on the adapter's output"})
     dropout: float = field(default=0.0, metadata={"help": "dropout on the adapter's input"})
     init_std: float = field(default=0.02, metadata={"help": "initial standard deviation of the projections"})
-    target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "linear layers or blocks to adapt"}
-    )
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "other modules that are trained and saved"}
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.BOTTLENECK  # type: ignore[attr-defined]
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
         if self.bottleneck_size < 1:
             raise ValueError(f"bottleneck_size must be at least 1 (got {self.bottleneck_size})")
         if self.placement not in ("parallel", "serial"):
             raise ValueError(f"placement must be 'parallel' or 'serial' (got {self.placement!r})")
+        if self.placement == "serial" and self.layers_to_transform is not None:
+            raise ValueError(
+                f"layers_to_transform={self.layers_to_transform!r} is not possible with placement='serial', "
+                "which adapts whole blocks; name the blocks in target_modules"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +29,7 @@ class BottleneckLayer(nn.Module, AdapterLayer):
     """
 
     biased: ClassVar[bool]
-    adapter_layer_names = ("bottleneck_norm", "bottleneck_down", "bottleneck_up")
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_norm")
     other_param_names = ("bottleneck_dropout", "bottleneck_size", "scaling")
 
     def __init__(
@@ -72,12 +73,11 @@ class BottleneckLayer(nn.Module, AdapterLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters)
 
-    def with_adapters(self, result: Tensor, x: Tensor) -> Tensor:
-        """`result` plus the scaled outputs of the active adapters for `x`."""
-        for name in [] if self.disable_adapters else self.active_adapters:
-            if name in self.bottleneck_down:
-                inputs = self._cast_input_dtype(x, self.bottleneck_down[name].weight.dtype)  # type: ignore[arg-type]
-                result = result + (self.scaling[name] * self.adapter_output(inputs, name)).to(result.dtype)
+    def plus_adapters(self, adapter_names: list[str], result: Tensor, x: Tensor) -> Tensor:
+        """`result` plus the scaled outputs of these adapters for `x`."""
+        for name in adapter_names:
+            inputs = self._cast_input_dtype(x, self.bottleneck_down[name].weight.dtype)  # type: ignore[arg-type]
+            result = result + (self.scaling[name] * self.adapter_output(inputs, name)).to(result.dtype)
         return result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -101,8 +101,14 @@ class ParallelBottleneck(BottleneckLayer):
         output: Tensor = self.bottleneck_up[adapter_name](hidden)
         return output
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.with_adapters(self.base_layer(x, *args, **kwargs), x)
+    def forward(
+        self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Tensor:
+        return self.under_adapters(
+            lambda names, rows: self.plus_adapters(names, self.base_layer(rows, *args, **kwargs), rows),
+            x,
+            adapter_names,
+        )
 
 
 class SerialBottleneck(BottleneckLayer):
@@ -131,11 +137,13 @@ class SerialBottleneck(BottleneckLayer):
         output: Tensor = self.bottleneck_up[adapter_name](hidden)
         return output
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
         hidden_states: Tensor = self.base_layer(*args, **kwargs)
         if not isinstance(hidden_states, Tensor):
             raise TypeError(
                 "a serial bottleneck needs a block that returns only its hidden states "
                 f"({type(self.base_layer).__name__} returned a {type(hidden_states).__name__})"
             )
-        return self.with_adapters(hidden_states, hidden_states)
+        return self.under_adapters(
+            lambda names, rows: self.plus_adapters(names, rows, rows), hidden_states, adapter_names
+        )

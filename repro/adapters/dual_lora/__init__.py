@@ -3,6 +3,7 @@
 from ..registry import register
 from . import lora_plus
 from .config import DualLoraConfig
+from .hotswap import hotswap_adapter
 from .layer import DualLoraLayer
 from .model import DualLoraModel
 from .rule import Rule
@@ -10,7 +11,16 @@ from .terms import Update
 from .update import delta_weight
 from .warmup import count_step
 
-__all__ = ["DualLoraConfig", "DualLoraLayer", "DualLoraModel", "Rule", "Update", "count_step", "delta_weight"]
+__all__ = [
+    "DualLoraConfig",
+    "DualLoraLayer",
+    "DualLoraModel",
+    "Rule",
+    "Update",
+    "count_step",
+    "delta_weight",
+    "hotswap_adapter",
+]
 
 register("dual_lora", DualLoraConfig, DualLoraModel)
 lora_plus.install()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal
 
 from peft import PeftConfig, PeftType
@@ -19,12 +19,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class DualLoraConfig(PeftConfig):
-    """dW = s * activation(B A) * direction(D C), element by element, on each targeted linear layer.
+    """dW = s * activation(B A) * direction(D C), element by element, on the weight of each targeted layer.
 
     The defaults are the method of arXiv 2512.03402. *Open* marks what the paper does not say.
 
     Args:
-        magnitude_rank: r1, the rank of A and B.
+        magnitude_rank: r1, the rank of A and B. None means 16.
         direction_rank: r2, the rank of C and D; None means r1. With a fixed direction there are no C and D:
             None or 0.
         alpha: s = alpha / sqrt(r1 r2), or alpha / r1 where the direction is fixed. *Open*: None means r1 + r2
@@ -38,27 +38,36 @@ class DualLoraConfig(PeftConfig):
             `dual_lora_linear`. None means `eq7` for a sign under `ste`, else `none`. With the loss scaling of
             fp16, `eq7` and `eq12` would clip the scaled gradient: train in bf16 or fp32.
         init_std: every factor starts as N(0, init_std^2), drawn from torch's global generator. *Open*.
+        init_weights: True is that start. False, for tests as in peft, draws each factor with the variance of
+            a torch.nn.Linear, 1 / (3 fan-in), so that dW is as large as a weight. Neither makes dW zero; see
+            `warmup`.
         warmup: how dW starts small, as Gaussian factors alone do not. *Open*. `ramp` multiplies dW by
             min(1, (t + 1) / warmup_steps) after t optimiser steps, in training mode; in evaluation and in
             merging dW has full strength. `none` accepts the jump. `subtract_initial` uses dW - dW(0) always.
         warmup_steps: length of the ramp. *Open*: 100 is the learning-rate warm-up of the baselines.
         dropout: only 0. dW is part of the weight, so there is no branch whose input could be dropped.
         target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in LoRA.
+        target_parameters: ends of the paths of parameters to adapt that are no layer's weight, such as the
+            `experts.gate_up_proj` of a mixture of experts, as in LoRA; see `ParamWrapper`.
         bias: which biases train: `none`, `all`, or `dual_lora_only` for those of the adapted layers.
-        rank_pattern: {layer name or regular expression: (r1, r2)} for layers with other ranks.
+        rank_pattern: {layer name or regular expression: (r1, r2)} for layers with other ranks. An integer r
+            means (r, r), or (r, 0) where the direction is fixed.
         alpha_pattern: {layer name or regular expression: alpha} for layers with another alpha.
+        r: another name of `magnitude_rank`, as peft's tuners call it. Not saved.
     """
 
-    magnitude_rank: int = 16
+    magnitude_rank: int | None = None
     direction_rank: int | None = None
     alpha: float | None = None
     target_modules: list[str] | set[str] | str | None = None
     exclude_modules: list[str] | set[str] | str | None = None
+    target_parameters: list[str] | None = None
     magnitude_activation: MagnitudeActivation = "relu"
     direction: Direction = "sign"
     sign_estimator: SignEstimator = "ste"
     clip: Clip | None = None
     init_std: float = 0.02
+    init_weights: bool = True
     warmup: Literal["ramp", "none", "subtract_initial"] = "ramp"
     warmup_steps: int = 100
     dropout: float = 0.0
@@ -66,16 +75,23 @@ class DualLoraConfig(PeftConfig):
     bias: Literal["none", "all", "dual_lora_only"] = "none"
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
-    rank_pattern: dict[str, tuple[int, int]] = field(default_factory=dict)
+    rank_pattern: dict[str, int | tuple[int, int]] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
+    r: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, r: int | None) -> None:
         super().__post_init__()
         self.peft_type = PeftType("DUAL_LORA")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
+        if r is not None:
+            allowed = f"the same as magnitude_rank={self.magnitude_rank!r}, of which it is another name"
+            _check("r", r, self.magnitude_rank in (None, r), allowed)
+            self.magnitude_rank = r
+        if self.magnitude_rank is None:
+            self.magnitude_rank = 16
         if self.clip is None:
             self.clip = "eq7" if self.direction == "sign" and self.sign_estimator == "ste" else "none"
         if self.direction_rank is None:
@@ -85,6 +101,8 @@ class DualLoraConfig(PeftConfig):
         if self.alpha is None:
             self.alpha = float(self.magnitude_rank + (self.direction_rank or self.magnitude_rank))
         self._check_numbers(self.alpha)
+        if self.layers_pattern and self.layers_to_transform is None:
+            _check("layers_pattern", self.layers_pattern, False, "None unless layers_to_transform is given")
         if isinstance(self.target_modules, str):
             for name in ("layers_to_transform", "layers_pattern"):
                 _check(
@@ -101,8 +119,14 @@ class DualLoraConfig(PeftConfig):
 
     def ranks_and_alpha(self, layer_name: str) -> tuple[tuple[int, int], float]:
         """(r1, r2) and alpha of the layer with that name, after the patterns."""
-        r1, r2 = _match(self.rank_pattern, layer_name, (self.magnitude_rank, self.direction_rank))
-        return (r1, r2), _match(self.alpha_pattern, layer_name, self.alpha)
+        ranks = _match(self.rank_pattern, layer_name, (self.magnitude_rank, self.direction_rank))
+        return self._pair(ranks), _match(self.alpha_pattern, layer_name, self.alpha)
+
+    def _pair(self, ranks: int | tuple[int, int]) -> tuple[int, int]:
+        if isinstance(ranks, int):
+            return ranks, 0 if self.direction == "fixed" else ranks
+        r1, r2 = ranks
+        return r1, r2
 
     def _check_variant(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -118,14 +142,17 @@ class DualLoraConfig(PeftConfig):
     def _check_numbers(self, alpha: float) -> None:
         for pattern, ranks in self.rank_pattern.items():
             name = f"rank_pattern[{pattern!r}]"
-            _check(
-                name, ranks, isinstance(ranks, list | tuple) and len(ranks) == 2, "a pair of ranks, (r1, r2)"
-            )
-            self._check_ranks(f"{name}: ", *ranks)
+            valid = isinstance(ranks, int) or (isinstance(ranks, list | tuple) and len(ranks) == 2)
+            _check(name, ranks, valid, "an integer or a pair of ranks, (r1, r2)")
+            self._check_ranks(f"{name}: ", *self._pair(ranks))
         _check("alpha", alpha, alpha > 0, "greater than 0, or None for r1 + r2")
         for pattern, value in self.alpha_pattern.items():
             _check(f"alpha_pattern[{pattern!r}]", value, value > 0, "greater than 0")
         _check("init_std", self.init_std, self.init_std > 0, "greater than 0")
+        _check("init_weights", self.init_weights, isinstance(self.init_weights, bool), "True or False")
+        if self.warmup == "subtract_initial":
+            reason = "True with warmup='subtract_initial', which starts at dW = 0"
+            _check("init_weights", self.init_weights, self.init_weights, reason)
         _check(
             "warmup_steps",
             self.warmup_steps,

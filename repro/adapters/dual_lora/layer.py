@@ -1,4 +1,4 @@
-"""The layer that replaces a linear one under Dual LoRA."""
+"""The layers that replace others under Dual LoRA: their base class, and the linear one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ class DualLoraLayer(MergeableLayer):
     """The factors of a layer's adapters, and their scales, seeds and warm-up counters.
 
     Shapes, for a weight of (d, k) = (out, in): A (r1, k), B (d, r1), C (r2, k), D (d, r2).
+
+    Attributes:
+        experts: leading dimensions of a weight and of its factors, where each expert has its own.
     """
 
+    experts: tuple[int, ...] = ()
     adapter_layer_names = ("dual_lora_A", "dual_lora_B", "dual_lora_C", "dual_lora_D")
     other_param_names = (
         "rule",
@@ -37,7 +41,15 @@ class DualLoraLayer(MergeableLayer):
     )
     watches: dict[str, warmup.Watch]
 
-    def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        ranks: tuple[int, int],
+        alpha: float,
+        config: DualLoraConfig,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(base_layer, **kwargs)
         self.dual_lora_A = nn.ParameterDict()
         self.dual_lora_B = nn.ParameterDict()
@@ -51,6 +63,12 @@ class DualLoraLayer(MergeableLayer):
         self.scaling: dict[str, float] = {}
         self.warmup_steps: dict[str, int] = {}
         warmup.follow(self)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, ranks, alpha, config)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        warmup.follow(self)  # a copied or unpickled layer does not pass through __init__
 
     def update_layer(
         self, adapter_name: str, ranks: tuple[int, int], alpha: float, config: DualLoraConfig, **kwargs: Any
@@ -59,11 +77,12 @@ class DualLoraLayer(MergeableLayer):
         r1, r2 = ranks
         self.rule[adapter_name] = config.rule
         self.scaling[adapter_name] = alpha / (math.sqrt(r1 * r2) if r2 else r1)
-        initial = InitialFactors(self.out_features, self.in_features, ranks, config.init_std)
+        std = config.init_std if config.init_weights else None
+        initial = InitialFactors(self.out_features, self.in_features, ranks, std, self.experts)
         for name, factor in initial.factors().items():
             getattr(self, f"dual_lora_{name}")[adapter_name] = nn.Parameter(factor.clone())
         if config.direction == "fixed":
-            self.dual_lora_seed[adapter_name] = _draw_seed()
+            self.dual_lora_seed[adapter_name] = _draw_seed(self.experts)
         if config.warmup == "subtract_initial":
             self.dual_lora_initial[adapter_name] = initial
         elif config.warmup == "ramp":
@@ -93,16 +112,45 @@ class DualLoraLayer(MergeableLayer):
             terms.append(Update(rule, -scale, **initial.factors(), seed=seed))
         return terms
 
+    def active_updates(self, adapter_names: list[str]) -> list[Update]:
+        """The updates of these adapters in a forward pass: ramped in training."""
+        return [update for name in adapter_names for update in self.updates(name, ramped=self.training)]
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """(d, k) of a weight as the base layer stores it."""
+        return transpose(weight, self.fan_in_fan_out)
+
+    def stored(self, matrix: Tensor) -> Tensor:
+        """The inverse of `matrix`."""
+        return transpose(matrix, self.fan_in_fan_out)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """dW at full strength, in fp32, stored as the base layer's weight is."""
+        return self.stored(reduce(torch.add, map(delta_weight, self.updates(adapter))))
+
+    def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
+        updates = [update for name in adapter_names for update in self.updates(name)]
+        return self.stored(updated_weight(self.matrix(weight), updates))
+
+    def __repr__(self) -> str:
+        return "dual_lora." + super().__repr__()
+
 
 class InitialFactors(nn.Module):
-    """The factors of step 0, drawn from one seed. Only the seed is saved; loading it draws them again."""
+    """The factors of step 0, drawn from one seed. Only the seed is saved; loading it draws them again.
+
+    Their standard deviation is `std`; None means that of a torch.nn.Linear's weight, by each factor's fan-in.
+    """
 
     seed: Tensor
 
-    def __init__(self, d: int, k: int, ranks: tuple[int, int], std: float) -> None:
+    def __init__(
+        self, d: int, k: int, ranks: tuple[int, int], std: float | None, experts: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         r1, r2 = ranks
-        self.shapes = {"A": (r1, k), "B": (d, r1)} | ({"C": (r2, k), "D": (d, r2)} if r2 else {})
+        shapes = {"A": (r1, k), "B": (d, r1)} | ({"C": (r2, k), "D": (d, r2)} if r2 else {})
+        self.shapes = {name: (*experts, *shape) for name, shape in shapes.items()}
         self.std = std
         self.register_buffer("seed", _draw_seed())
         self._draw()
@@ -114,7 +162,8 @@ class InitialFactors(nn.Module):
         # On the CPU: its generator gives the same numbers on every machine that loads the adapter.
         generator = torch.Generator().manual_seed(int(self.seed))
         for name, shape in self.shapes.items():
-            factor = torch.randn(shape, generator=generator, device="cpu") * self.std
+            std = (3 * shape[-1]) ** -0.5 if self.std is None else self.std
+            factor = torch.randn(shape, generator=generator, device="cpu") * std
             self.register_buffer(name, factor.to(self.seed.device), persistent=False)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -122,52 +171,17 @@ class InitialFactors(nn.Module):
         self._draw()
 
 
-def _draw_seed() -> Tensor:
-    return torch.randint(2**62, (), device="cpu")
+def _draw_seed(shape: tuple[int, ...] = ()) -> Tensor:
+    return torch.randint(2**62, shape, device="cpu")
 
 
-class Linear(nn.Module, DualLoraLayer):
+class Linear(DualLoraLayer):
     """A linear layer (quantised or not) or transformers' Conv1D with Dual LoRA in its weight."""
 
-    def __init__(
-        self,
-        base_layer: nn.Module,
-        adapter_name: str,
-        ranks: tuple[int, int],
-        alpha: float,
-        config: DualLoraConfig,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__()
-        DualLoraLayer.__init__(self, base_layer, **kwargs)
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, ranks, alpha, config)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        warmup.follow(self)  # a copied or unpickled layer does not pass through __init__
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        active = [] if self.disable_adapters or self.merged else self._owned(self.active_adapters)
-        if not active:
+    def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not adapter_names:
             return self.base_layer(x, *args, **kwargs)
         weight: Any = self.get_base_weight  # a function that unpacks a quantised weight
         if self.quantization_backend is None:
-            weight = transpose(self.weight, self.fan_in_fan_out)
-        updates = [update for name in active for update in self.updates(name, ramped=self.training)]
-        return dual_lora_linear(x, weight, self.bias, updates)
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """dW at full strength, in fp32, in the orientation of the base layer's weight."""
-        delta = reduce(torch.add, map(delta_weight, self.updates(adapter)))
-        return transpose(delta, self.fan_in_fan_out)
-
-    def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
-        updates = [update for name in adapter_names for update in self.updates(name)]
-        updated = updated_weight(transpose(weight, self.fan_in_fan_out), updates)
-        return transpose(updated, self.fan_in_fan_out)
-
-    def __repr__(self) -> str:
-        return "dual_lora." + super().__repr__()
+            weight = self.matrix(self.weight)
+        return dual_lora_linear(x, weight, self.bias, self.active_updates(adapter_names))

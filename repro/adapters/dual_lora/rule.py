@@ -1,6 +1,7 @@
 """The variants of the update: the words for them, which the configuration and every backend share.
 
-A new word goes into a `Literal` here and into `plain.py`. A backend that does not list it is not asked.
+A new word goes into a `Literal` here, into `plain.py` and `dense.py`. A backend that does not list it is
+not asked.
 """
 
 from __future__ import annotations

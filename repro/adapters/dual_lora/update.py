@@ -10,7 +10,7 @@ gradients of the factors need all of G = dL/d(dW). Autograd would keep three (d,
 Here dW and G exist only one block at a time, and the backward pass rebuilds them from the factors.
 
 `backend.py` chooses what computes a block: `plain.py` in torch, `c_kernels.py` on a CPU or
-`triton_kernels.py` on a GPU.
+`triton_kernels.py` on a GPU. Gradients of gradients and `torch.func.vmap` are left to `dense.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from . import backend
+from . import backend, dense
 from .plain import Block
 from .rule import Rule
 from .terms import ALL, Term, Update, slices
@@ -104,6 +103,17 @@ def dual_lora_linear(
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
+def dual_lora_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
+    """W0 (d, k) plus every dW, in the dtype of `weight`, with the gradients of `dual_lora_linear`.
+
+    For layers that are no matrix product with their input. Unlike there, the sum exists as a whole.
+    """
+    rules = tuple(update.rule for update in updates)
+    tensors = [tensor for update in updates for tensor in update[1:]]
+    result: Tensor = _DualLoraWeight.apply(weight, rules, *tensors)
+    return result
+
+
 class _DualLoraLinear(torch.autograd.Function):
     """Saves x, the factors and a reference to W0.
 
@@ -113,7 +123,6 @@ class _DualLoraLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         x: Tensor,
         stored: Any,
         bias: Tensor | None,
@@ -121,10 +130,6 @@ class _DualLoraLinear(torch.autograd.Function):
         rules: tuple[Rule, ...],
         *tensors: Tensor | None,
     ) -> Tensor:
-        _, needs_weight, _, _, _, *needs_tensors = ctx.needs_input_grad
-        ctx.save_for_backward(x if needs_weight or any(needs_tensors) else None, stored, *tensors)
-        ctx.unpack, ctx.rules = unpack, rules
-
         weight = stored if unpack is None else unpack()
         bias = None if bias is None else bias.to(x.dtype)
         with _without_autocast(x):
@@ -139,9 +144,26 @@ class _DualLoraLinear(torch.autograd.Function):
         return _side_by_side(outputs)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, stored, _, unpack, rules, *tensors = inputs
+        _, needs_weight, _, _, _, *needs_tensors = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs_weight or any(needs_tensors) else None, stored, *tensors)
+        ctx.unpack, ctx.rules = unpack, rules
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return torch.func.vmap(_dense_linear, in_dims)(*inputs), 0
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, stored, *tensors = ctx.saved_tensors
+        if _to_be_differentiated():
+            if x is None:  # the output is linear in x, so that no gradient depends on it
+                x = grad.new_zeros(len(grad), tensors[1].shape[1])
+            # The gradient of a bias does not depend on the bias.
+            bias = grad.new_zeros(grad.shape[1]) if ctx.needs_input_grad[2] else None
+            inputs = (x, stored, bias, ctx.unpack, ctx.rules, *tensors)
+            return _pullback(_dense_linear, inputs, ctx.needs_input_grad, grad)
         needs_x, needs_weight, needs_bias, _, _, *needs_tensors = ctx.needs_input_grad
         weight = stored if ctx.unpack is None else ctx.unpack()
         d, k = weight.shape
@@ -150,7 +172,7 @@ class _DualLoraLinear(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if needs_weight else None
         with _without_autocast(grad):
             terms = [Term(update) for update in _updates(ctx.rules, tensors)]
-            trained = [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(tensors), _TENSORS)]
+            trained = _trained(needs_tensors)
             found: list[list[list[Tensor]]] = []
             code = _code(terms, weight, grad)
             for columns in slices(k, d, code.block_elements(grad.device)):
@@ -167,12 +189,90 @@ class _DualLoraLinear(torch.autograd.Function):
                     del G
                 if updated is not None:
                     grad_x.append(grad @ updated)
-        grad_tensors: list[Tensor | None] = []
-        for term in range(len(terms)):
-            whole = _whole_gradients([gradients[term] for gradients in found])
-            grad_tensors += [None, *whole, *[None] * (_TENSORS - 1 - len(whole))]
         grad_bias = grad.sum(0) if needs_bias else None
-        return _side_by_side(grad_x) if needs_x else None, grad_weight, grad_bias, None, None, *grad_tensors
+        grad_x_whole = _side_by_side(grad_x) if needs_x else None
+        return grad_x_whole, grad_weight, grad_bias, None, None, *_of_tensors(found, len(terms))
+
+
+class _DualLoraWeight(torch.autograd.Function):
+    """Saves the factors alone; each pass builds dW from them."""
+
+    @staticmethod
+    def forward(weight: Tensor, rules: tuple[Rule, ...], *tensors: Tensor | None) -> Tensor:
+        return updated_weight(weight, _updates(rules, tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.rules, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return torch.func.vmap(_dense_weight, in_dims)(*inputs), 0
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        if _to_be_differentiated():
+            # No gradient depends on W0.
+            inputs = (torch.zeros_like(G), ctx.rules, *tensors)
+            return _pullback(_dense_weight, inputs, ctx.needs_input_grad, G)
+        needs_weight, _, *needs_tensors = ctx.needs_input_grad
+        d, k = G.shape
+        with _without_autocast(G):
+            terms = [Term(update) for update in _updates(ctx.rules, tensors)]
+            code = _code(terms, G)
+            found = []
+            for columns in slices(k, d, code.block_elements(G.device)):
+                parts = [term.block(ALL, columns) for term in terms]
+                found.append(code.backward(G[:, columns], parts, _trained(needs_tensors), None)[1])
+        return G if needs_weight else None, None, *_of_tensors(found, len(terms))
+
+
+def _dense_linear(
+    x: Tensor, stored: Any, bias: Tensor | None, unpack: Any, rules: tuple[Rule, ...], *tensors: Tensor | None
+) -> Tensor:
+    weight = stored if unpack is None else unpack()
+    return dense.linear(x, weight, bias, _updates(rules, tensors))
+
+
+def _dense_weight(weight: Tensor, rules: tuple[Rule, ...], *tensors: Tensor | None) -> Tensor:
+    return dense.updated_weight(weight, _updates(rules, tensors))
+
+
+def _to_be_differentiated() -> bool:
+    """Whether a gradient that is computed now can be differentiated later, as with `create_graph=True`."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _pullback(
+    function: Callable[..., Tensor], inputs: tuple[Any, ...], needed: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the needed inputs of `function` as functions of the inputs and of `grad`."""
+    places = [place for place, wanted in enumerate(needed) if wanted]
+
+    def of_needed(*values: Tensor) -> Tensor:
+        given = dict(zip(places, values, strict=True))
+        return function(*(given.get(place, value) for place, value in enumerate(inputs)))
+
+    with _without_autocast(grad):
+        pull = torch.func.vjp(of_needed, *(inputs[place] for place in places))[1]
+        found = dict(zip(places, pull(grad), strict=True))
+    return tuple(found.get(place) for place in range(len(inputs)))
+
+
+def _trained(needs_tensors: Sequence[bool]) -> list[bool]:
+    """Whether an update has a factor that needs a gradient, for each update."""
+    return [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(needs_tensors), _TENSORS)]
+
+
+def _of_tensors(found: list[list[list[Tensor]]], terms: int) -> list[Tensor | None]:
+    """The gradients of the tensors of all terms, from those of the factors by block of columns and term."""
+    gradients: list[Tensor | None] = []
+    for term in range(terms):
+        whole = _whole_gradients([block[term] for block in found])
+        gradients += [None, *whole, *[None] * (_TENSORS - 1 - len(whole))]
+    return gradients
 
 
 def _whole_gradients(blocks: list[list[Tensor]]) -> list[Tensor]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -97,7 +99,13 @@ def test_the_methods_choices_are_those_of_the_tuner() -> None:
         ({"direction_rank": 8, "direction": "fixed"}, "direction_rank=8.*0 or None with direction='fixed'"),
         ({"alpha": 0}, "alpha=0.*greater than 0"),
         ({"alpha_pattern": {"q_proj": -1}}, r"alpha_pattern\['q_proj'\]=-1.*greater than 0"),
-        ({"rank_pattern": {"q_proj": 8}}, r"rank_pattern\['q_proj'\]=8.*a pair of ranks"),
+        ({"rank_pattern": {"q_proj": 8.0}}, r"rank_pattern\['q_proj'\]=8\.0.*an integer or a pair of ranks"),
+        ({"rank_pattern": {"q_proj": 0}}, r"rank_pattern\['q_proj'\]: magnitude_rank=0.*1 or more"),
+        ({"r": 8, "magnitude_rank": 16}, "r=8.*the same as magnitude_rank=16"),
+        ({"r": 0}, "magnitude_rank=0.*1 or more"),
+        ({"init_weights": "gaussian"}, "init_weights='gaussian'.*True or False"),
+        ({"init_weights": False, "warmup": "subtract_initial"}, "init_weights=False.*starts at dW = 0"),
+        ({"layers_pattern": "h"}, "layers_pattern='h'.*None unless layers_to_transform"),
         ({"rank_pattern": {"q_proj": (8, 0)}}, r"rank_pattern\['q_proj'\]: direction_rank=0.*1 or more"),
         ({"init_std": 0.0}, r"init_std=0\.0.*greater than 0"),
         ({"warmup_steps": 0}, "warmup_steps=0.*1 or more"),
@@ -109,6 +117,39 @@ def test_refusals(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         DualLoraConfig(**fields)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "ranks"),
+    [
+        ({"r": 4}, (4, 4)),
+        ({"r": 4, "magnitude_rank": 4, "direction_rank": 2}, (4, 2)),
+        ({"r": 4, "direction": "fixed"}, (4, 0)),
+        ({"rank_pattern": {"q_proj": 3}}, (3, 3)),
+        ({"rank_pattern": {"q_proj": 3}, "direction": "fixed"}, (3, 0)),
+    ],
+)
+def test_pefts_words_for_ranks(fields: dict[str, Any], ranks: tuple[int, int], tmp_path: Path) -> None:
+    config = DualLoraConfig(**fields)
+    assert config.ranks_and_alpha("layers.0.q_proj")[0] == ranks
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert "r" not in saved and saved["magnitude_rank"] == config.magnitude_rank
+    assert PeftConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert dataclasses.replace(config, bias="all").to_dict() == config.to_dict() | {"bias": "all"}
+
+
+def test_configuration_of_an_earlier_version_loads(tmp_path: Path) -> None:
+    config = DualLoraConfig(magnitude_rank=4, rank_pattern={"q_proj": (1, 3)})
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    del saved["init_weights"]
+    path.write_text(json.dumps(saved))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = PeftConfig.from_pretrained(tmp_path)
+    assert loaded.ranks_and_alpha("q_proj") == ((1, 3), 8.0)
 
 
 def test_round_trip_through_a_folder(tmp_path: Path) -> None:

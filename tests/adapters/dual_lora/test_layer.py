@@ -187,15 +187,14 @@ def test_several_adapters(base: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(adapted(x), output(W0 + dense_delta(module, "third")), **close)
 
 
-def test_mixed_batches_are_refused(base: nn.Module, x: Tensor) -> None:
-    adapted = adapt(base)
-    with pytest.raises(ValueError, match=r"adapter_names=\['default'\] is not possible"):
-        adapted(x, adapter_names=["default"])
-
-
 def test_other_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match="0 is a Embedding: Dual LoRA adapts"):
-        adapt(nn.Embedding(5, 4))
+    with pytest.raises(ValueError, match="0 is a ConvTranspose1d: Dual LoRA adapts"):
+        adapt(nn.ConvTranspose1d(5, 4, 3))
+    with pytest.raises(ValueError, match="MultiheadAttention reads this weight past any adapter"):
+        adapt(nn.MultiheadAttention(8, 2), target_modules=["out_proj"])
+    for settings in ({"max_norm": 1.0}, {"sparse": True}):
+        with pytest.raises(ValueError, match="0: Dual LoRA cannot adapt an Embedding with "):
+            adapt(nn.Embedding(5, 4, **settings))
 
 
 class Int8Linear(nn.Module):

@@ -186,6 +186,16 @@ def test_factors_are_normal_with_the_asked_deviation() -> None:
         assert abs((factor.abs() < 0.02).double().mean() - 0.6827) < 5 * (0.6827 * 0.3173 / n) ** 0.5
 
 
+def test_init_weights_false_makes_an_update_as_large_as_the_weights() -> None:
+    linear = torch.nn.Linear(400, 300)
+    config = DualLoraConfig(target_modules=["0"], init_weights=False)
+    model = get_peft_model(torch.nn.Sequential(linear), config)
+    for name, factor in adapter_parameters(model).items():
+        assert factor.std().item() == pytest.approx((3 * factor.shape[1]) ** -0.5, rel=0.1), name
+    layer = next(m for m in model.modules() if isinstance(m, DualLoraLayer))
+    assert 0.3 < layer.get_delta_weight("default").std() / linear.weight.std() < 3
+
+
 def test_full_state_dict_round_trip(dual_llama: Make, tokens: Tensor) -> None:
     for variant in ({}, {"direction": "fixed"}, {"warmup": "subtract_initial"}):
         model = dual_llama(**variant)
