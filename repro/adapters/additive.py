@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -19,11 +18,12 @@ from peft.utils.other import transpose
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from repro.adapters.card import CardConfig
 from repro.adapters.mergeable import MergeableLayer
 
 
 @dataclass
-class AdditiveConfig(PeftConfig):
+class AdditiveConfig(CardConfig):
     """Settings that all these tuners share.
 
     Args:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from peft import PeftConfig, PeftType
+from peft import PeftType
+
+from repro.adapters.card import CardConfig
 
 
 @dataclass
-class BottleneckConfig(PeftConfig):
+class BottleneckConfig(CardConfig):
     """Settings of a bottleneck adapter; the defaults are those of LLM-Adapters' parallel one.
 
     Args:
