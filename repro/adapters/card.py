@@ -30,7 +30,7 @@ class CardConfig(PeftConfig):
     """A configuration of a tuner that peft lacks: the card names it in a tag, and how it is registered."""
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Save adapter_config.json, and complete the model card that peft has just written, if there is one."""
+        """Save adapter_config.json, and complete the model card that peft has just written, if any."""
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         # peft saves an adapter that is not called "default" into a folder of its name, below the card's.
