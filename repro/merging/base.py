@@ -150,5 +150,5 @@ def _folder(name: str, revision: str | None) -> Path:
 
 def _bytes(stored: Any) -> int:
     """Bytes of a tensor, by safetensors' word for its dtype: F32, BF16, F8_E4M3."""
-    bits = int(re.findall(r"[0-9]+", f"{stored.get_dtype()}8")[0]) if stored.get_dtype() != "BOOL" else 8
-    return math.prod(stored.get_shape()) * bits // 8
+    digits = re.findall(r"[0-9]+", stored.get_dtype())
+    return math.prod(stored.get_shape()) * int(digits[0] if digits else 8) // 8  # BOOL has a byte
