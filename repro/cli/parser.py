@@ -132,6 +132,13 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--base", help="folder or hub name of the base model, if not the one the adapter names")
     verb.set_defaults(verb=adapters.merge_adapter, reads_experiments=False)
 
+    verb = verbs.add_parser(
+        "register",
+        help="let every program of this environment load the adapters: a .pth file registers them with peft",
+    )
+    verb.add_argument("--remove", action="store_true", help="remove that file again")
+    verb.set_defaults(verb=adapters.register_adapters, reads_experiments=False)
+
     verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the arithmetic floor")
     verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")
     verb.add_argument("--small", action="store_true", help="tiny shapes, to test the benchmark itself")
