@@ -128,7 +128,7 @@ readme: $(READY) ## renew the generated parts of README.md
 ##@ Environment
 
 wheels: $(READY) ## build both distributions into dist/: the harness, and dual-lora, the method alone
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . scripts/dual-lora
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . ./scripts/dual-lora
 
 .venv: $(READY) ## build the environment (the other targets do it by themselves)
 
