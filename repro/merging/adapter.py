@@ -55,20 +55,7 @@ class Adapter:
         """Raises ConfigError: the folder holds no adapter that can be read, or one that cannot be merged."""
         self._folder = folder
         self._config_file = folder / "adapter_config.json"
-        found = read_mapping(self._config_file)
-        method = found.get("peft_type")
-        if method not in _MERGEABLE:
-            known = isinstance(method, str) and method in list(PEFT_TYPE_TO_CONFIG_MAPPING)
-            reason = _REASONS.get(str(method)) if known else "peft has no such method"
-            raise self._fault(
-                f"{excerpt(repr(method))} cannot be merged: "
-                f"{reason or 'this command knows ' + ', '.join(_MERGEABLE) + '; use merge_and_unload'}"
-            )
-        try:
-            self.config: Any = PeftConfig.from_pretrained(str(folder))
-        except Exception as error:  # peft checks neither keys nor types, so any may come of what is received
-            raise self._fault(f"not a configuration of {method} ({excerpt(str(error))})") from error
-        self._check_settings()
+        self.config: Any = read_config(self._config_file)
         self.base = (self.config.base_model_name_or_path, self.config.revision)
         self._file = folder / "adapter_model.safetensors"
         if not self._file.is_file():
@@ -164,29 +151,51 @@ class Adapter:
         """The ordinary files of the folder, by name."""
         return {path.name: path for path in self._folder.iterdir() if path.is_file()}
 
-    def _check_settings(self) -> None:
-        if getattr(self.config, "target_parameters", None):
-            raise self._fault("target_parameters: this command merges layers only; use merge_and_unload")
-        if self.config.peft_type != "LORA":
-            return
-        standard = type(self.config)()
-        for name in sorted({field.name for field in fields(self.config)} - _OF_LORA):
-            value = getattr(self.config, name)
-            if value != getattr(standard, name):
-                raise self._fault(
-                    f"{name}={excerpt(repr(value))} cannot be merged here; use merge_and_unload"
-                )
-        start = self.config.init_lora_weights
-        if start not in _INITS_OF_LORA:
-            raise self._fault(
-                f"init_lora_weights={excerpt(repr(start))} changes the base model; convert it to plain LoRA"
-            )
-
     def _slice(self, name: str) -> Any:
         return self._tensors.get_slice(name)
 
     def _fault(self, reason: str) -> ConfigError:
         return ConfigError(f"{self._config_file}: {reason}")
+
+
+def read_config(path: Path) -> PeftConfig:
+    """The configuration of an adapter that can be merged.
+
+    Raises:
+        ConfigError: it is missing or damaged, or of another adapter.
+    """
+    method = read_mapping(path).get("peft_type")
+    if method not in _MERGEABLE:
+        known = isinstance(method, str) and method in list(PEFT_TYPE_TO_CONFIG_MAPPING)
+        reason = _REASONS.get(str(method)) if known else "peft has no such method"
+        raise ConfigError(
+            f"{path}: {excerpt(repr(method))} cannot be merged: "
+            f"{reason or 'this command knows ' + ', '.join(_MERGEABLE) + '; use merge_and_unload'}"
+        )
+    try:
+        config: Any = PeftConfig.from_pretrained(str(path.parent))
+    except Exception as error:  # peft checks neither keys nor types, so any may come of what is received
+        raise ConfigError(f"{path}: not a configuration of {method} ({excerpt(str(error))})") from error
+    if getattr(config, "target_parameters", None):
+        raise ConfigError(f"{path}: target_parameters: only layers are merged here; use merge_and_unload")
+    if config.peft_type == "LORA":
+        _check_lora(config, path)
+    return config
+
+
+def _check_lora(config: Any, path: Path) -> None:
+    standard = type(config)()
+    for name in sorted({field.name for field in fields(config)} - _OF_LORA):
+        value = getattr(config, name)
+        if value != getattr(standard, name):
+            shown = excerpt(repr(value))
+            raise ConfigError(f"{path}: {name}={shown} cannot be merged here; use merge_and_unload")
+    start = config.init_lora_weights
+    if start not in _INITS_OF_LORA:
+        shown = excerpt(repr(start))
+        raise ConfigError(
+            f"{path}: init_lora_weights={shown} changes the base model; convert it to plain LoRA first"
+        )
 
 
 def _at(path: str, layer: nn.Module) -> nn.Module:
