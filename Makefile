@@ -18,7 +18,7 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 	tests/test_cli.py::test_a_run_is_rerun_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference bench notebooks \
+.PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference bench notebooks wheels \
 	test test-quick test-slurm lint format readme clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
@@ -126,6 +126,9 @@ readme: $(READY) ## renew the generated parts of README.md
 	$(BIN)/repro readme
 
 ##@ Environment
+
+wheels: $(READY) ## build both distributions into dist/: the harness, and dual-lora, the method alone
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . ./scripts/dual-lora
 
 .venv: $(READY) ## build the environment (the other targets do it by themselves)
 

@@ -8,12 +8,9 @@ import stat
 from pathlib import Path
 
 from repro.config import ConfigError
+from repro.kernel_variable import KERNEL, kernel
 
 DATA, EXPERIMENTS, RESULTS = "REPRO_DATA_DIR", "REPRO_EXPERIMENTS_DIR", "REPRO_RESULTS_DIR"
-
-# With `torch`, torch computes everything: to repeat a run of a machine that has no compiler.
-KERNEL = "REPRO_KERNEL"
-KERNELS = ("auto", "torch")
 
 VARIABLES = (DATA, EXPERIMENTS, RESULTS, KERNEL)
 
@@ -30,24 +27,15 @@ def check() -> list[str]:
     """
     for name, exists in ((DATA, False), (EXPERIMENTS, True), (RESULTS, False)):
         folder(name, exists=exists)
-    kernel()
+    try:
+        kernel()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     return [
         f"{name} is set, but nothing reads it{_did_you_mean(name)}"
         for name in sorted(os.environ)
         if name.startswith("REPRO_") and name not in VARIABLES
     ]
-
-
-def kernel() -> str:
-    """What REPRO_KERNEL allows to compute adapters.
-
-    Raises:
-        ConfigError: it is none of `KERNELS`.
-    """
-    value = os.environ.get(KERNEL, KERNELS[0])
-    if value not in KERNELS:
-        raise ConfigError(f"{KERNEL}={value!r} is not possible, it must be {' or '.join(KERNELS)}")
-    return value
 
 
 def folder(name: str, *, exists: bool) -> Path | None:

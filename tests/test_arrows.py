@@ -17,7 +17,7 @@ ROOT = Path(repro.__file__).parent
 ROOMS = [
     ["adapters", "optimizers", "models"],
     ["methods"],
-    ["training"],
+    ["training", "merging"],
     ["benchmarks"],
     ["plans"],
     ["runs"],

@@ -26,6 +26,7 @@ from repro.benchmarks.glue.records import get_task
 from repro.benchmarks.glue.sources import LocalSource as GlueData
 from repro.cli import main
 from repro.config import ConfigError
+from repro.merging.adapter import read_config
 from repro.models.saved import read_mapping, read_tensors
 from repro.models.spec import load_model_spec
 from repro.paths import EXPERIMENTS, REFERENCE
@@ -148,6 +149,11 @@ READERS = {
     ),
     "adapter settings": _json(
         "adapter_config.json", {"r": 4}, lambda folder: read_mapping(folder / "adapter_config.json")
+    ),
+    "adapter to merge": _json(
+        "adapter_config.json",
+        {"peft_type": "LORA", "r": 4, "target_modules": ["q"], "init_lora_weights": True, "bias": "none"},
+        lambda folder: read_config(folder / "adapter_config.json"),
     ),
     "commonsense data": _json(
         "commonsense/llm_adapters/boolq/train.json",

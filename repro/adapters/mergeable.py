@@ -13,7 +13,7 @@ from peft.utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from repro.adapters.layer import AdapterLayer
+from .layer import AdapterLayer
 
 
 class MergeableLayer(nn.Module, AdapterLayer):

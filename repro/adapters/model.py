@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from repro.adapters.layer import BASE, AdapterLayer
+from .layer import BASE, AdapterLayer
 
 
 class AdapterModel(BaseTuner):

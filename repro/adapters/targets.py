@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peft import PeftConfig
+from repro.adapters.card import CardConfig
 
 
 @dataclass
-class TargetConfig(PeftConfig):
+class TargetConfig(CardConfig):
     """The settings by which peft matches modules.
 
     Args:

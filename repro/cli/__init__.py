@@ -47,7 +47,7 @@ def _execute(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         with on_stop_signal(stop):
-            _check_machine()
+            _check_machine(getattr(options, "reads_experiments", True))
             status = int(options.verb(options))
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -72,15 +72,16 @@ def _execute(arguments: Sequence[str] | None) -> int:
         return 2
 
 
-def _check_machine() -> None:
+def _check_machine(reads_experiments: bool) -> None:
     """Check the environment's variables and folders, before any verb loads anything."""
     from repro import variables
 
     for hint in variables.check():
         print(f"repro: {hint}", file=sys.stderr)
-    from repro.paths import check_experiments
+    if reads_experiments:
+        from repro.paths import check_experiments
 
-    check_experiments()
+        check_experiments()
 
 
 def _write_no_more() -> None:

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from repro.cli import cluster, experiments, pages
+from repro.cli import adapters, cluster, experiments, pages
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -124,6 +124,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="first copy the finished runs of a results folder, for instance results",
     )
     verb.set_defaults(verb=pages.write_reference)
+
+    verb = verbs.add_parser(
+        "merge", help="write a base model with an adapter in its weights, as an ordinary checkpoint"
+    )
+    verb.add_argument("adapter", metavar="ADAPTER", type=Path, help="the folder of a saved adapter")
+    verb.add_argument("out", metavar="OUT", type=Path, help="the folder to write, which must not exist")
+    verb.add_argument("--base", help="folder or hub name of the base model, if not the one the adapter names")
+    verb.set_defaults(verb=adapters.merge_adapter, reads_experiments=False)
+
+    verb = verbs.add_parser(
+        "register",
+        help="let every program of this environment load the adapters: a .pth file registers them with peft",
+    )
+    verb.add_argument("--remove", action="store_true", help="remove that file again")
+    verb.set_defaults(verb=adapters.register_adapters, reads_experiments=False)
 
     verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the arithmetic floor")
     verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro import variables
-
+from ... import kernel_variable
 from . import c_kernels, plain
 from .rule import Rule
 
@@ -37,9 +36,9 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     into C, and where the environment variable REPRO_KERNEL is `torch`.
 
     Raises:
-        ConfigError: the variable is neither `auto` nor `torch`.
+        ValueError: the variable is neither `auto` nor `torch`.
     """
-    wanted = variables.kernel()
+    wanted = kernel_variable.kernel()
     rules, factors = list(rules), list(factors)
     tensors = [*factors, *others]
     devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
@@ -65,14 +64,14 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
 @contextmanager
 def torch_only() -> Iterator[None]:
     """Let torch compute everything."""
-    before = os.environ.get(variables.KERNEL)
-    os.environ[variables.KERNEL] = "torch"
+    before = os.environ.get(kernel_variable.KERNEL)
+    os.environ[kernel_variable.KERNEL] = "torch"
     try:
         yield
     finally:
-        os.environ.pop(variables.KERNEL)
+        os.environ.pop(kernel_variable.KERNEL)
         if before is not None:
-            os.environ[variables.KERNEL] = before
+            os.environ[kernel_variable.KERNEL] = before
 
 
 @cache

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal
 
-from peft import PeftConfig, PeftType
+from peft import PeftType
 from peft.utils.other import get_pattern_key
 
+from ..card import CardConfig
 from .rule import ALL_WORDS, Clip, Direction, MagnitudeActivation, Rule, SignEstimator
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -18,7 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass
-class DualLoraConfig(PeftConfig):
+class DualLoraConfig(CardConfig):
     """dW = s * activation(B A) * direction(D C), element by element, on the weight of each targeted layer.
 
     The defaults are the method of arXiv 2512.03402. *Open* marks what the paper does not say.

@@ -12,11 +12,15 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
-from repro.files import write_whole
+from ...files import write_whole
 
 _REMEDY = "set XDG_CACHE_HOME to a folder of your own on a disk with room"
+
+
+def user_cache_path(name: str) -> Path:
+    """The folder of this user's caches for a name, by the XDG base directory specification."""
+    given = os.environ.get("XDG_CACHE_HOME", "").strip()
+    return Path(given or os.path.expanduser("~/.cache"), name)
 
 
 class CacheError(OSError):

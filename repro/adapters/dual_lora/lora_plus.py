@@ -13,11 +13,19 @@ from peft import optimizers
 from peft.optimizers import loraplus
 from torch.optim import Optimizer
 
+from .embedding import Embedding
+
 _of_peft = loraplus.create_loraplus_optimizer
 
 
 @functools.wraps(_of_peft)
 def create_loraplus_optimizer(model: Any, *args: Any, **kwargs: Any) -> Optimizer:
+    for name, layer in model.named_modules():
+        if isinstance(layer, Embedding) and layer.dual_lora_A:
+            raise ValueError(
+                f"create_loraplus_optimizer: {name} is an embedding with Dual LoRA, for which LoRA+ has no "
+                "rule; leave it out of target_modules, or take another optimizer"
+            )
     optimizer = _of_peft(model, *args, **kwargs)
     ids = {id(p) for name, p in model.named_parameters() if "dual_lora_D" in name}
     slow, _, fast, _ = optimizer.param_groups

@@ -358,3 +358,12 @@ def test_lora_plus_trains_b_and_d_faster() -> None:
         "D": 16,
     }
     assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_lora_plus_refuses_an_embedding() -> None:
+    from peft.optimizers import create_loraplus_optimizer
+
+    config = DualLoraConfig(magnitude_rank=2, target_modules=["0", "1"])
+    model = get_peft_model(nn.Sequential(nn.Embedding(8, 6), nn.Linear(6, 4)), config)
+    with pytest.raises(ValueError, match="0 is an embedding with Dual LoRA"):
+        create_loraplus_optimizer(model, torch.optim.SGD, lr=1.0, loraplus_lr_ratio=16.0)
