@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from repro.cli.shared import short, tell
 
@@ -73,24 +75,35 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.analysis.claims import score_claims
     from repro.analysis.damaged_files import damaged_files, damaged_speed
     from repro.analysis.ledger import load_ledger
-    from repro.paths import RESULTS
+    from repro.paths import REFERENCE, RESULTS
     from repro.plans.experiment import list_experiments, load_experiment
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
-    from repro.report.output import write_text
+    from repro.report.architecture import draw_architecture
+    from repro.report.output import draw_experiment, write_text
     from repro.report.page import build_page
+    from repro.runs.reference import reference_plans
     from repro.runs.states import run_states
     from repro.runs.store import Store
 
     profile, store = load_profile(options.profile), Store(RESULTS / "runs")
-    plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
+    if RESULTS.resolve() == REFERENCE:
+        plans = reference_plans(profile, store)
+    else:
+        plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
     stand = [(planned, run_states(planned, store)) for planned in plans.values()]
-    page, problems = build_page(
-        stand,
-        RESULTS / "figures" / profile.name,
-        score_claims(load_ledger(), plans, store),
-        audit_items(),
-    )
+    # Drawn for this page, so that no picture is older than the numbers beside it.
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder)
+        problems = []
+        for planned, found in stand:
+            if any(state.result for state in found):
+                problems += draw_experiment(planned, found, store, figures)
+        draw_architecture(plans["table1"], figures)
+        page, damaged = build_page(
+            stand, store, figures, score_claims(load_ledger(), plans, store), audit_items()
+        )
+    problems += damaged
     print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
     states = (state for _, found in stand for state in found)
     return tell([*problems, *damaged_files(states, store), *damaged_speed(RESULTS)])
