@@ -75,7 +75,7 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.analysis.claims import score_claims
     from repro.analysis.damaged_files import damaged_files, damaged_speed
     from repro.analysis.ledger import load_ledger
-    from repro.paths import REFERENCE, RESULTS
+    from repro.paths import REFERENCE, RESULTS, ROOT
     from repro.plans.experiment import list_experiments, load_experiment
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
@@ -86,8 +86,11 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.runs.states import run_states
     from repro.runs.store import Store
 
-    profile, store = load_profile(options.profile), Store(RESULTS / "runs")
-    if RESULTS.resolve() == REFERENCE:
+    # A clean checkout has no other results than the committed ones.
+    results = REFERENCE if RESULTS == ROOT / "results" and not (RESULTS / "runs").is_dir() else RESULTS
+    profile, store = load_profile(options.profile), Store(results / "runs")
+    if results.resolve() == REFERENCE:
+        print(f"runs: the committed ones, of {short(store.folder)}")
         plans = reference_plans(profile, store)
     else:
         plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
@@ -106,7 +109,7 @@ def write_report(options: argparse.Namespace) -> int:
     problems += damaged
     print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
     states = (state for _, found in stand for state in found)
-    return tell([*problems, *damaged_files(states, store), *damaged_speed(RESULTS)])
+    return tell([*problems, *damaged_files(states, store), *damaged_speed(results)])
 
 
 def write_reference(options: argparse.Namespace) -> int:

@@ -37,11 +37,11 @@ async function inflate(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-function table(headings, rows, numbers = []) {
+function table(headings, rows, numbers = [], className = "wide") {
   const cells = (name, texts) => element("tr", texts.map((text, i) =>
     element(name, text, numbers.includes(i) ? "number" : "")));
   return element("div", element("table", [
-    element("thead", cells("th", headings)), element("tbody", rows.map((row) => cells("td", row)))]), "wide");
+    element("thead", cells("th", headings)), element("tbody", rows.map((row) => cells("td", row)))]), className);
 }
 
 function drawn(name, attributes, text) {
@@ -92,7 +92,7 @@ function runsTable(all, places, column) {
       return [run.seed, value, score?.items ?? "", score ? `${(100 * score.unparsed).toFixed(1)} %` : "",
         run.steps ?? "", run.seconds === undefined ? "" : `${number(run.seconds, 0)} s`, run.commit ?? "", run.slug];
     });
-    made.replaceChildren(table(["seed", "score", "items", "unparsed", "steps", "time", "code", "run"], rows, [0, 1, 2, 3, 4, 5]));
+    made.replaceChildren(table(["seed", "score", "items", "unparsed", "steps", "time", "code", "run"], rows, [0, 1, 2, 3, 4, 5], "wide runs"));
     if (places.length > most) made.append(button(`all ${places.length} runs`, () => draw(places.length)));
   };
   draw(STEP);
@@ -255,9 +255,10 @@ async function panelOf(cell) {
   made.setAttribute("aria-label", "runs and items");
   made.append(runsTable(all, places, column));
   const trained = places.map((place) => all[place]).filter((run) => run.losses?.length > 1);
-  if (trained.length) made.append(curves(trained.slice(0, 12)));
+  const pair = element("div", trained.length ? curves(trained.slice(0, 12)) : [], "pair");
   const above = rows.slice(0, rowPlace).reverse().find((row) => row.block === own.block);
-  made.append(...settingsTables(settings, places[0], above && runsOf(above, column)[0], [above?.label, own.label]));
+  pair.append(element("div", settingsTables(settings, places[0], above && runsOf(above, column)[0], [above?.label, own.label])));
+  made.append(pair);
   const items = itemsShown(all, rows, own, column);
   made.append(items);
   await items.ready;
@@ -289,10 +290,11 @@ async function toggle(cell) {
   const holder = element("td", content);
   holder.colSpan = own.querySelectorAll("thead th").length;
   cell.closest("tr").after(element("tr", holder, "panel"));
+  holder.querySelector("header")?.scrollIntoView({ block: "nearest" });
 }
 
 function opened(cell) {
-  return cell.closest("table")?.querySelector("button[aria-expanded]");
+  return cell.closest(".scroll > table")?.querySelector("button[aria-expanded]");
 }
 
 // Arrows go from number to number, over holes and from group to group.

@@ -101,8 +101,8 @@ def _place(plan: Plan) -> tuple[int, str]:
 
 
 def _short(title: str) -> str:
-    """A title up to its colon."""
-    return title.partition(":")[0]
+    """A title up to its colon, or comma."""
+    return re.split("[:,]", title, maxsplit=1)[0]
 
 
 def embedded_json(content: Any) -> str:

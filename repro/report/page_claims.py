@@ -25,9 +25,17 @@ def claims_html(scored: Sequence[Scored]) -> str:
         lines.append(
             f"<tr><td>{escape(s.claim.text)} <small>{escape(s.claim.where)}</small></td>"
             f'<td class="verdict {s.verdict.replace(" ", "-")}">{escape(verdict_in_words(s))}</td>'
-            f"<td>{_evidence(s)}</td><td>{escape(wanted_in_words(s))}</td></tr>"
+            f"<td>{_evidence(s)}</td><td>{escape(_wanted(s))}</td></tr>"
         )
     return "\n".join([*lines, "</tbody></table>"])
+
+
+def _wanted(s: Scored) -> str:
+    """What would decide an undecided claim: the runs that it lacks, then more of the same."""
+    lacking = sum(t.difference is None for t in s.tested)
+    if s.verdict == "undecided" and lacking:
+        return f"the runs of {lacking} comparison{'s' * (lacking > 1)} that have none"
+    return wanted_in_words(s)
 
 
 def _evidence(s: Scored) -> str:

@@ -23,10 +23,8 @@ def table_html(table: Table, plan: Plan) -> str:
     """
     headings = ["Method", table.params, *table.columns.values(), "runs"]
     planned = {(row.block, row.id): (place, row) for place, row in enumerate(plan.rows)}
-    lines = [
-        "<table><thead><tr>" + "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
-    ]
-    lines.append("</tr></thead>")
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    lines = [f'<table class="numbers"><thead><tr>{head}</tr></thead>']
     for group in table.groups:
         ours = _ours(table, group, planned)
         told = f"{group.heading}. Ours: {', '.join(dict.fromkeys(o.block for o, _ in ours.values()))}"

@@ -35,7 +35,7 @@ class Browser:
         os.set_inheritable(to_browser, True)
         os.set_inheritable(from_browser, True)
         # The protocol is spoken on the descriptors 3 and 4.
-        wired = 'exec "$0" "$@" 3<&{} 4>&{}'.format(to_browser, from_browser)
+        wired = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(
             ["bash", "-c", wired, program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
              "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank"],
@@ -96,8 +96,11 @@ class Browser:
         code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         text = {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
-                       windowsVirtualKeyCode=code.get(key, 0), **(text if kind == "keyDown" else {}))  # fmt: skip
+            typed = text if kind == "keyDown" else {}
+            number = code.get(key, 0)
+            self._call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=number, **typed
+            )
 
     def screenshot(self, path: Path) -> Path:
         """Write what the window shows as PNG."""
