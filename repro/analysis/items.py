@@ -143,8 +143,8 @@ def _answers(spec: RunSpec, store: Store, holes: list[str]) -> dict[str, Answer]
     """Answers by item; none, and a hole, without readable predictions."""
     if not store.predictions_file(spec).exists():
         holes.append(
-            "the run's predictions are not stored here: an answer is known only where its being right or wrong "
-            "leaves no doubt, and no scores are"
+            "the run's predictions are not stored here: an answer is known only where its being right or "
+            "wrong leaves no doubt, and no scores are"
         )
         return {}
     try:

@@ -26,7 +26,7 @@ from repro.text import one_line
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 # Characters of a page: what a mail or a browser's tab takes without thinking. Items fill what is left of it.
-_MOST = 4_800_000
+_MOST = 4_500_000
 
 
 def build_page(
