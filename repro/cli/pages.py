@@ -73,7 +73,7 @@ def write_report(options: argparse.Namespace) -> int:
     """`report`: one HTML page of a profile's results."""
     from repro.analysis.audit import audit_items
     from repro.analysis.claims import score_claims
-    from repro.analysis.damaged_files import damaged_files, damaged_speed
+    from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.analysis.ledger import load_ledger
     from repro.paths import REFERENCE, RESULTS, ROOT
     from repro.plans.experiment import list_experiments, load_experiment
@@ -98,18 +98,18 @@ def write_report(options: argparse.Namespace) -> int:
     # Drawn for this page, so that no picture is older than the numbers beside it.
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder)
-        problems = []
         for planned, found in stand:
             if any(state.result for state in found):
-                problems += draw_experiment(planned, found, store, figures)
+                draw_experiment(planned, found, store, figures)
         draw_architecture(plans["table1"], figures)
-        page, damaged = build_page(
+        page, problems = build_page(
             stand, store, figures, score_claims(load_ledger(), plans, store), audit_items()
         )
-    problems += damaged
     print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
     states = (state for _, found in stand for state in found)
-    return tell([*problems, *damaged_files(states, store), *damaged_speed(results)])
+    problems += damaged_files(states, store) + damaged_speed(results)
+    experiments = (planned.experiment for planned in plans.values())
+    return tell([*problems, *damaged_random_ranks(experiments, results)])
 
 
 def write_reference(options: argparse.Namespace) -> int:

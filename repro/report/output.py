@@ -51,11 +51,9 @@ def write_experiment(
     return "\n\n".join([*texts, _as_text(table)]), written
 
 
-def draw_experiment(plan: Plan, states: Sequence[RunState], store: Store, figures: Path) -> list[str]:
-    """Draw an experiment's figures alone. Returns a line for each file that cannot be read."""
-    problems: list[str] = []
-    _draw(plan, build_table(plan, states), *_frames(plan, store, problems), figures)
-    return problems
+def draw_experiment(plan: Plan, states: Sequence[RunState], store: Store, figures: Path) -> list[Path]:
+    """Draw an experiment's figures alone, without what `damaged_files` names. Returns the files."""
+    return _draw(plan, build_table(plan, states), *_frames(plan, store, []), figures)
 
 
 def _frames(plan: Plan, store: Store, problems: list[str]) -> tuple[pd.DataFrame | None, pd.DataFrame]:

@@ -2,7 +2,7 @@
 "use strict";
 // By its element as well: an experiment may be called "data".
 const data = JSON.parse(document.querySelector("script#data").textContent);
-const STEP = 20;
+const STEP = 20, RUNS = 8;
 
 function element(name, content, className) {
   const made = document.createElement(name);
@@ -95,8 +95,8 @@ function runsTable(all, places, column) {
     made.replaceChildren(table(["seed", "score", "items", "unparsed", "steps", "time", "code", "run"], rows, [0, 1, 2, 3, 4, 5], "wide runs"));
     if (places.length > most) made.append(button(`all ${places.length} runs`, () => draw(places.length)));
   };
-  draw(STEP);
-  for (const place of places.slice(0, STEP)) {
+  draw(RUNS);
+  for (const place of places.slice(0, RUNS)) {
     const run = all[place], score = scoreOf(run, column);
     const told = [run.detail, score?.missing, ...(run.warnings ?? [])].filter(Boolean);
     if (run.diverged) told.push(`diverged: the loss is no number in ${run.diverged} steps`);

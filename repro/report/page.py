@@ -181,7 +181,7 @@ def _figure(path: Path, title: str, problems: list[str]) -> str:
         content = path.read_bytes()
         _check_svg(content)
     except (OSError, ValueError, expat.ExpatError) as error:
-        problems.append(f"left out: {path} is no SVG picture ({error}); `repro render` draws it again")
+        problems.append(f"left out: {path.name} is no SVG picture ({error})")
         return f'<p class="problem">{escape(problems[-1])}</p>'
     data = base64.b64encode(content).decode()
     return f'<div class="figure"><img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}"></div>'
