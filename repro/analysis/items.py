@@ -55,10 +55,12 @@ class RunItems:
     """The test items of a run.
 
     Attributes:
+        data: fingerprint of the test data: items of equal data are the same, known or not.
         parts: items by part, in the order of their ids.
         holes: what is not known of them, and why.
     """
 
+    data: str | None
     parts: Mapping[str, tuple[Answered, ...]]
     holes: tuple[str, ...] = ()
 
@@ -118,7 +120,7 @@ def run_items(spec: RunSpec, result: Result, store: Store, sets: TestSets) -> Ru
             Answered(item, _right(item, answer) if judged is None else judged[i], answer)
             for i, (item, answer) in enumerate(zip(items, known, strict=True))
         )
-    return RunItems(parts, tuple(holes))
+    return RunItems(result.data_fingerprints.get("test"), parts, tuple(holes))
 
 
 def compared(one: RunItems, other: RunItems) -> Iterator[tuple[Answered, Answered]]:
@@ -127,16 +129,11 @@ def compared(one: RunItems, other: RunItems) -> Iterator[tuple[Answered, Answere
     Raises:
         ConfigError: the two were tested on different items.
     """
-    if {part: _ids(items) for part, items in one.parts.items()} != {
-        part: _ids(items) for part, items in other.parts.items()
-    }:
+    sizes = [{part: len(items) for part, items in run.parts.items()} for run in (one, other)]
+    if one.data is None or one.data != other.data or sizes[0] != sizes[1]:
         raise ConfigError("the two runs were tested on different items; compare two that share them")
     for part, items in one.parts.items():
         yield from zip(items, other.parts[part], strict=True)
-
-
-def _ids(items: Sequence[Answered]) -> list[str]:
-    return [answered.item.id for answered in items]
 
 
 def _answers(spec: RunSpec, store: Store, holes: list[str]) -> dict[str, Answer]:

@@ -45,7 +45,7 @@ def page_data(plans: Planned, store: Store, room: int) -> dict[str, Any]:
     room -= len(told())
     questions: dict[str, str] = {}
     answers: dict[str, str] = {}
-    sets, numbers = TestSets(), dict[tuple[str, ...], int]()
+    sets, numbers = TestSets(), dict[tuple[str | None, tuple[str, ...]], int]()
     # Seed by seed, so that every row has items before one has those of all its seeds.
     for name in sorted(states, key=lambda name: states[name].spec.seed):
         state, run = states[name], runs[place[name]]
@@ -56,9 +56,9 @@ def page_data(plans: Planned, store: Store, room: int) -> dict[str, Any]:
             continue
         found = run_items(state.spec, state.result, store, sets)
         run["holes"] = list(found.holes)
-        ids = tuple(answered.item.id for items in found.parts.values() for answered in items)
-        known = ids in numbers
-        run["set"] = numbers.setdefault(ids, len(numbers))
+        tested = found.data, tuple(found.parts)
+        known = tested in numbers
+        run["set"] = numbers.setdefault(tested, len(numbers))
         run["parts"] = list(found.parts)
         answers[str(place[name])] = packed({part: _answers(items) for part, items in found.parts.items()})
         room -= len(answers[str(place[name])])
@@ -101,9 +101,9 @@ def _run(state: RunState) -> dict[str, Any]:
     return told | {
         "seconds": round(result.total_seconds) if math.isfinite(result.total_seconds) else None,
         "steps": result.training.steps,
-        "losses": [float(f"{loss:.4g}") for loss in losses[::step]],
+        "losses": [float(f"{loss:.3g}") for loss in losses[::step]],
         "every": step,
-        "validation": [[at, float(f"{loss:.4g}")] for at, loss in result.training.validation_losses],
+        "validation": [[at, float(f"{loss:.3g}")] for at, loss in result.training.validation_losses],
         "diverged": sum(not math.isfinite(loss) for loss in losses),
         "commit": (result.environment.commit or "")[:10],
         "warnings": list(result.warnings),

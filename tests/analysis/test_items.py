@@ -152,8 +152,14 @@ def test_runs_on_different_items_are_not_compared(run: Run, sets: TestSets) -> N
         for path in sorted(REFERENCE.glob("runs/commonsense--*--lora--seed0--*/result.json"))
         if read_run(path)[0].benchmark != run[0].benchmark
     )
+    own = run_items(*run, store, sets)
     with pytest.raises(ConfigError, match="tested on different items"):
-        list(compared(run_items(*run, store, sets), run_items(*swept, store, sets)))
+        list(compared(own, run_items(*swept, store, sets)))
+    # Items that are only numbered look alike.
+    unknown = run[1].model_copy(update={"data_fingerprints": {"test": "other"}})
+    with pytest.raises(ConfigError, match="tested on different items"):
+        list(compared(own, run_items(run[0], unknown, store, sets)))
+    assert len(list(compared(own, own))) == 512
 
 
 def test_glue_answers_by_its_largest_logit() -> None:

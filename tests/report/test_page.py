@@ -24,11 +24,13 @@ from repro.analysis.frames import compared_items
 from repro.analysis.ledger import load_ledger
 from repro.analysis.statistics import Estimate
 from repro.benchmarks.commonsense import BENCHMARK as Commonsense
+from repro.cli import main
 from repro.plans.execution import Execution
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.report.figures import draw_table
+from repro.report.output import draw_experiment
 from repro.report.page import build_page, embedded_json
 from repro.report.page_claims import claims_html
 from repro.report.page_tables import escape
@@ -515,3 +517,65 @@ def test_the_page_fits_its_window_in_light_and_dark(
     shown = "[...document.querySelectorAll('#table1 {}')].filter((one) => one.checkVisibility()).length"
     assert browser.run(shown.format(".measured")) == 0 < browser.run(shown.format(".paper td .ours"))
     assert browser.broken == []
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page that `repro report` writes on a clean checkout, with the pictures of Figure 3 alone."""
+    root = tmp_path_factory.mktemp("checkout")
+
+    def draw(plan: Plan, *rest: Any) -> None:
+        if plan.experiment.name == "fig3":
+            draw_experiment(plan, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("REPRO_DATA_DIR", raising=False)
+        patch.setattr("repro.paths.ROOT", root)
+        patch.setattr("repro.paths.RESULTS", root / "results")
+        patch.setattr("repro.report.output.draw_experiment", draw)
+        patch.setattr("repro.report.architecture.draw_architecture", lambda plan, folder: [])
+        assert main(["report"]) == 0
+    return root / "results" / "report" / "laptop.html"
+
+
+def test_a_clean_checkout_shows_the_committed_results(committed: Path) -> None:
+    page = committed.read_text(encoding="utf-8")
+    figure = page.split('<section id="fig3">')[1].split("</section>")[0]
+    assert figure.index("<img ") < figure.index("<table")
+    data = data_of(page)
+    done = [run for run in data["runs"] if run["state"] == "done"]
+    # What is not committed is a hole with its reason; what package data has is there.
+    assert len(done) > 90 and all("predictions are not stored here" in run["holes"][-1] for run in done)
+    row = data["tables"]["table1"][0]["runs"][0]
+    question = unpacked(data["questions"][f"{data['runs'][row]['set']}/piqa"])[0]
+    assert question[1] and len(question[2]) == 2 and question[3] in (0, 1)
+    (e2e,) = {run["holes"][0] for run in done if run["slug"].startswith("e2e")}
+    assert "REPRO_DATA_DIR" in e2e
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_section_of_the_committed_results_opens(
+    committed: Path, browser: Browser, tmp_path: Path, width: int
+) -> None:
+    browser.open(committed, width, 844)
+    assert browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd") > 0
+    opened = browser.run(
+        """(async () => {
+          const found = {};
+          for (const section of document.querySelectorAll("main > section")) {
+            const cell = section.querySelector("button[data-row]");
+            if (!cell) continue;
+            await toggle(cell);
+            found[section.id] = section.querySelectorAll(".panel .items > li").length;
+          }
+          return found;
+        })()"""
+    )
+    # The first rows of two sweeps have no run.
+    assert {"table1", "table4", "fig3", "sweeps/alpha"} <= {name for name in opened if opened[name] == 20}
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert browser.broken == []
+    browser.run("document.querySelector('#claims').scrollIntoView()")
+    seen = "(() => { const box = document.querySelector('#claims svg').getBoundingClientRect();"
+    assert browser.run(seen + " return box.width > 200 && box.left >= 0 && box.right <= innerWidth; })()")
+    assert browser.screenshot(tmp_path / "claims.png").stat().st_size > 10_000
