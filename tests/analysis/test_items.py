@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from repro.analysis.frames import compared_items
 from repro.analysis.items import Answered, TestSets, compared, differ, run_items
 from repro.benchmarks.base import Answer, Item, parse_benchmark
-from repro.config import ConfigError
+from repro.config import ConfigError, parse
 from repro.paths import REFERENCE
 from repro.plans.spec import RunSpec
 from repro.runs.rerun import read_run
@@ -182,3 +183,27 @@ def test_e2e_shows_its_references_and_the_text() -> None:
     assert (item.question, item.wanted, item.options) == (records[0].prompt, records[0].references, ())
     prediction = {"id": item.id, "prompt": item.question, "gold": list(item.wanted), "text": "A pub."}
     assert e2e.answer(prediction) == Answer(text="A pub.")
+
+
+def test_a_frame_of_two_runs_has_both_answers_beside_the_question(run: Run, tmp_path: Path) -> None:
+    spec, result = run
+    other = parse(spec.model_dump(mode="json") | {"seed": 7}, RunSpec, "spec")
+    store = Store(tmp_path)
+    for one, choices in ((spec, [0] * 64), (other, [None, 0, *[1] * 62])):
+        store.directory(one).mkdir()
+        store.write_predictions(one, predicted(run, choices))
+        store.write_result(one, _of(result, one))
+    frame = compared_items(spec, other, store)
+    boolq = frame[frame["task"] == "boolq"].reset_index()
+    assert len(frame) == 512 and frame.attrs["holes"] == []
+    assert boolq["one"].tolist() == ["true"] * 64
+    assert boolq["other"].tolist() == [None, "true", *["false"] * 62]
+    assert boolq["differ"].tolist() == [True, False, *[True] * 62]
+    assert boolq["other's scores"][1] == (-2.0, -2.5)
+    assert set(boolq["right"]) == {"true", "false"} and all(boolq["question"])
+
+
+def _of(result: Result, spec: RunSpec) -> Result:
+    return result.model_copy(
+        update={"hash": spec.hash, "slug": spec.slug, "spec": spec.model_dump(mode="json")}
+    )
