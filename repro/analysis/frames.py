@@ -81,7 +81,7 @@ def compared_items(one: RunSpec, other: RunSpec, store: Store) -> pd.DataFrame:
     Returns:
         One line per item: `task`, `id`, `question`, `options`, `right` (the right option or texts), `one` and
         `other` (the chosen options or texts), `one is right`, `other is right`, `one's scores` and `other's
-        scores` (of the options), and `differ`. None stands for what is not known; `attrs["holes"]` says why.
+        scores` (of the options), and `differ`. What is not known is missing; `attrs["holes"]` says why.
 
     Raises:
         ConfigError: a run is not finished, or the two were tested on different items.
