@@ -342,6 +342,7 @@ function find(text) {
     for (const line of lines) {
       const found = words.every((word) => title.includes(word) || line.textContent.toLowerCase().includes(word));
       line.hidden = !found;
+      if (line.nextElementSibling?.classList.contains("panel")) line.nextElementSibling.hidden = !found;
       kept ||= found;
     }
     for (const group of section.querySelectorAll("tbody")) {
