@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from repro.analysis.items import Answered, TestSets, compared, differ, run_items
 from repro.config import ConfigError
 from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec, flatten
@@ -74,25 +75,53 @@ def differing_settings(one: RunSpec, other: RunSpec) -> pd.DataFrame:
     )
 
 
-def paired_items(one: RunSpec, other: RunSpec, store: Store) -> pd.DataFrame:
-    """Predictions of two finished runs for the same test items, side by side.
+def compared_items(one: RunSpec, other: RunSpec, store: Store) -> pd.DataFrame:
+    """What two finished runs answered to the same test items, side by side.
 
     Returns:
-        One line per item, with `task`, `id`, and the columns of a prediction once for each run.
+        One line per item: `task`, `id`, `question`, `options`, `right` (the right option or texts), `one` and
+        `other` (the chosen options or texts), `one is right`, `other is right`, `one's scores` and `other's
+        scores` (of the options), and `differ`. What is not known is missing; `attrs["holes"]` says why.
 
     Raises:
         ConfigError: a run is not finished, or the two were tested on different items.
     """
-    frames = []
+    sets, found = TestSets(), []
     for spec in (one, other):
-        if store.result(spec) is None:
+        result = store.result(spec)
+        if result is None:
             raise ConfigError(f"{spec.slug} is not finished; `repro status` shows which runs are")
-        frames.append(pd.DataFrame(store.predictions(spec)).set_index(["task", "id"]).sort_index())
-    if not frames[0].index.equals(frames[1].index):
-        raise ConfigError(
-            f"{one.slug} and {other.slug} were tested on different items; compare two that share them"
-        )
-    return frames[0].join(frames[1], lsuffix=" (one)", rsuffix=" (other)").reset_index()
+        found.append(run_items(spec, result, store, sets))
+    frame = pd.DataFrame(
+        {
+            "task": a.item.part,
+            "id": a.item.id,
+            "question": a.item.question,
+            "options": a.item.options,
+            "right": " | ".join(a.item.wanted) if a.item.gold is None else a.item.options[a.item.gold],
+            "one": _said(a),
+            "other": _said(b),
+            "one is right": a.right,
+            "other is right": b.right,
+            "one's scores": a.answer.scores if a.answer else None,
+            "other's scores": b.answer.scores if b.answer else None,
+            "differ": differ(a, b),
+        }
+        for a, b in compared(*found)
+    )
+    frame.attrs["holes"] = list(dict.fromkeys(hole for items in found for hole in items.holes))
+    return frame
+
+
+def _said(answered: Answered) -> str | None:
+    """An answer in words; None if it is not known, or cannot be read."""
+    answer, options = answered.answer, answered.item.options
+    if answer is None or not answer.read:
+        return None
+    if answer.choice is None or not options:
+        return answer.text
+    # A generated label may be of an option that this item does not have.
+    return options[answer.choice] if answer.choice < len(options) else answer.text
 
 
 def _finished(plan: Plan, store: Store) -> list[tuple[dict[str, object], Result]]:

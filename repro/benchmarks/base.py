@@ -46,6 +46,40 @@ class TaskScore(Frozen):
     missing: str = ""
 
 
+class Item(NamedTuple):
+    """A test item as a person reads it.
+
+    Attributes:
+        part: the task. Items of one part are scored together.
+        options: the answers to choose from; none where the answer is a number or a text.
+        gold: index of the right option; None without options.
+        wanted: the right answers as texts; none with options.
+    """
+
+    id: str
+    part: str
+    question: str
+    options: tuple[str, ...] = ()
+    gold: int | None = None
+    wanted: tuple[str, ...] = ()
+
+
+class Answer(NamedTuple):
+    """A stored prediction as a person reads it.
+
+    Attributes:
+        choice: index of the chosen option; None without options, or if no answer can be read.
+        scores: of each option, the highest of which is chosen; none of a generated text.
+        text: what was generated, or the predicted number.
+        read: whether an answer can be read.
+    """
+
+    choice: int | None = None
+    scores: tuple[float, ...] = ()
+    text: str = ""
+    read: bool = True
+
+
 class TrainingSize(NamedTuple):
     """The size of one epoch.
 
@@ -115,6 +149,18 @@ class Benchmark(Frozen):
     @abstractmethod
     def module(self, model: nn.Module, context: RunContext, steps: int) -> FineTuning:
         """The Lightning module that trains `model` for `steps` optimiser steps, and tests it."""
+
+    @abstractmethod
+    def test_records(self) -> list[Any]:
+        """What is tested, as the dataclasses whose `fingerprint` a result names; raises `DataError`."""
+
+    @abstractmethod
+    def item(self, record: Any) -> Item:
+        """One of `test_records` for people."""
+
+    @abstractmethod
+    def answer(self, prediction: Prediction) -> Answer:
+        """A stored prediction for people; raises `DataError` if it is malformed."""
 
     @abstractmethod
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from repro.cli.shared import short, tell
 
@@ -71,29 +73,43 @@ def write_report(options: argparse.Namespace) -> int:
     """`report`: one HTML page of a profile's results."""
     from repro.analysis.audit import audit_items
     from repro.analysis.claims import score_claims
-    from repro.analysis.damaged_files import damaged_files, damaged_speed
+    from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.analysis.ledger import load_ledger
-    from repro.paths import RESULTS
+    from repro.paths import REFERENCE, RESULTS, ROOT
     from repro.plans.experiment import list_experiments, load_experiment
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
-    from repro.report.output import write_text
+    from repro.report.architecture import draw_architecture
+    from repro.report.output import draw_experiment, write_text
     from repro.report.page import build_page
+    from repro.runs.reference import reference_plans
     from repro.runs.states import run_states
     from repro.runs.store import Store
 
-    profile, store = load_profile(options.profile), Store(RESULTS / "runs")
-    plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
+    # A clean checkout has no other results than the committed ones.
+    results = REFERENCE if RESULTS == ROOT / "results" and not (RESULTS / "runs").is_dir() else RESULTS
+    profile, store = load_profile(options.profile), Store(results / "runs")
+    if results.resolve() == REFERENCE:
+        print(f"runs: the committed ones, of {short(store.folder)}")
+        plans = reference_plans(profile, store)
+    else:
+        plans = {name: expand(load_experiment(name), profile) for name in list_experiments()}
     stand = [(planned, run_states(planned, store)) for planned in plans.values()]
-    page, problems = build_page(
-        stand,
-        RESULTS / "figures" / profile.name,
-        score_claims(load_ledger(), plans, store),
-        audit_items(),
-    )
+    # Drawn for this page, so that no picture is older than the numbers beside it.
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder)
+        for planned, found in stand:
+            if any(state.result for state in found):
+                draw_experiment(planned, found, store, figures)
+        draw_architecture(plans["table1"], figures)
+        page, problems = build_page(
+            stand, store, figures, score_claims(load_ledger(), plans, store), audit_items()
+        )
     print(f"written: {short(write_text(RESULTS / 'report' / f'{profile.name}.html', page))}")
     states = (state for _, found in stand for state in found)
-    return tell([*problems, *damaged_files(states, store), *damaged_speed(RESULTS)])
+    problems += damaged_files(states, store) + damaged_speed(results)
+    experiments = (planned.experiment for planned in plans.values())
+    return tell([*problems, *damaged_random_ranks(experiments, results)])
 
 
 def write_reference(options: argparse.Namespace) -> int:

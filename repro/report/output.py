@@ -41,20 +41,37 @@ def write_experiment(
     tables, figures = results / "tables" / plan.profile.name, results / "figures" / plan.profile.name
     written = [write_text(tables / f"{name}.{ending}", render(table)) for ending, render in FORMATS.items()]
     texts: list[str] = []
-    if plan.experiment.ranks is not None:
-        ranks = _known_ranks(plan, store, texts)
+    ranks, inside = _frames(plan, store, texts)
+    if ranks is not None:
         texts.append(ranks.round(1).to_string(index=False))
         written.append(_write_frame(tables / f"{name}-ranks.csv", ranks))
-        written += draw_ranks(plan, ranks, figures)
-    elif plan.experiment.sweep:
-        written += draw_sweep(plan, table, figures)
-    else:
-        written += draw_table(table, figures)
-    inside = diagnostics_table(_of_runs(store.diagnostics, plan, texts))
     if not inside.empty:
         written.append(_write_frame(tables / f"{name}-diagnostics.csv", inside))
-        written += draw_diagnostics(plan, inside, figures)
+    written += _draw(plan, table, ranks, inside, figures)
     return "\n\n".join([*texts, _as_text(table)]), written
+
+
+def draw_experiment(plan: Plan, states: Sequence[RunState], store: Store, figures: Path) -> list[Path]:
+    """Draw an experiment's figures alone, without what `damaged_files` names. Returns the files."""
+    return _draw(plan, build_table(plan, states), *_frames(plan, store, []), figures)
+
+
+def _frames(plan: Plan, store: Store, problems: list[str]) -> tuple[pd.DataFrame | None, pd.DataFrame]:
+    """The ranks, None where the experiment wants none, and the diagnostics."""
+    ranks = None if plan.experiment.ranks is None else _known_ranks(plan, store, problems)
+    return ranks, diagnostics_table(_of_runs(store.diagnostics, plan, problems))
+
+
+def _draw(
+    plan: Plan, table: Table, ranks: pd.DataFrame | None, inside: pd.DataFrame, figures: Path
+) -> list[Path]:
+    if ranks is not None:
+        drawn = draw_ranks(plan, ranks, figures)
+    elif plan.experiment.sweep:
+        drawn = draw_sweep(plan, table, figures)
+    else:
+        drawn = draw_table(table, figures)
+    return drawn + ([] if inside.empty else draw_diagnostics(plan, inside, figures))
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -5,32 +5,33 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
-from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
 from repro.analysis.audit import AuditItem
 from repro.analysis.claims import Scored
-from repro.plans.plan import Plan, PlannedRow
-from repro.report.claims import verdict_in_words
-from repro.report.formats import cell_texts
-from repro.report.tables import Table, TableGroup, TableRow, build_table
+from repro.plans.plan import Plan
+from repro.report.page_claims import claims_html
+from repro.report.page_data import Planned, finite, page_data
+from repro.report.page_tables import escape, table_html
+from repro.report.tables import Table, build_table
 from repro.runs.result import Result
-from repro.runs.states import RunState
+from repro.runs.states import RunState, State
+from repro.runs.store import Store
 from repro.text import one_line
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
-# Points of a learning curve on the page, where it is 300 pixels wide.
-_CURVE_POINTS = 200
+# Characters of a page: what a mail or a browser's tab takes without thinking. Items fill what is left of it.
+_MOST = 4_500_000
 
 
 def build_page(
-    plans: Sequence[tuple[Plan, Sequence[RunState]]],
+    plans: Planned,
+    store: Store,
     figures: Path,
     claims: Sequence[Scored],
     audit: Sequence[AuditItem],
@@ -39,89 +40,148 @@ def build_page(
 
     Args:
         plans: every experiment under one profile, with the states of its runs.
+        store: the runs' folder, for their predictions.
         figures: folder of that profile's figures; missing ones are skipped.
 
     Returns:
         The HTML text, and one line for each figure that is left out since it is no picture.
     """
     problems: list[str] = []
-    runs = {s.spec.hash: _run(s) for _, states in plans for s in states}
+    states = {s.spec.hash: s for _, found in plans for s in found}
     profile = plans[0][0].profile
-    finished = sum(run["state"] == "done" for run in runs.values())
-    sections = [_experiment(plan, states, figures, problems) for plan, states in plans]
-    template = _TEMPLATE.read_text(encoding="utf-8")
+    finished = sum(s.state is State.DONE for s in states.values())
+    begun = sorted((pair for pair in plans if _has_begun(pair[1])), key=lambda pair: _place(pair[0]))
+    waiting = sorted((plan for plan, found in plans if not _has_begun(found)), key=_place)
+    tables = [build_table(plan, found) for plan, found in begun]
+    shared = _shared_notes(tables)
+    drawn = _figure(figures / "fig1.svg", _FIGURE_1, problems)
+    sections = [
+        _experiment(plan, table, shared, figures, problems)
+        for (plan, _), table in zip(begun, tables, strict=True)
+    ]
+    if drawn:
+        before = sum(_place(plan) < (1, "fig1") for plan, _ in begun)
+        sections.insert(before, f'<section id="fig1"><h2>{_FIGURE_1}</h2>{drawn}</section>')
+    script, style = (_TEMPLATE.with_suffix(f".{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
+    links = re.findall(r'<section id="([^"]*)"><h2>(.*?)</h2>', "\n".join(sections))
     content = {
-        "policy": _policy(template),
+        "policy": _policy(script, style),
         "title": escape(f"Dual LoRA, reproduced: profile {profile.name}"),
         "watermark": f'<p class="watermark">{escape(profile.watermark)}</p>' if profile.watermark else "",
-        "summary": escape(f"{profile.purpose}. {finished} of {len(runs)} runs are finished."),
-        "contents": "".join(
-            f'<li><a href="#{escape(plan.experiment.name)}">{escape(plan.experiment.title)}</a></li>'
-            for plan, _ in plans
-        ),
-        "experiments": "\n".join(sections),
-        "claims": _claims(claims),
+        "summary": escape(f"{profile.purpose}. {finished} of {len(states)} runs are finished."),
+        "contents": "".join(f'<li><a href="#{name}">{_short(title)}</a></li>' for name, title in links),
+        "experiments": "\n".join(sections) or "<p>No experiment has begun.</p>",
+        "claims": claims_html(claims),
         "audit": _audit(audit),
-        "environments": _environments(s.result for _, states in plans for s in states if s.result),
-        "runs": embedded_json(runs),
+        "notes": _notes_html(shared),
+        "environments": _environments(s.result for s in states.values() if s.result),
+        "waiting": "".join(map(_waiting, waiting)) or "<li>none</li>",
+        "script": script,
+        "style": style,
     }
+    size = sum(map(len, content.values())) + len(_TEMPLATE.read_text(encoding="utf-8"))
+    content["data"] = embedded_json(page_data([*begun], store, _MOST - size))
     # In one pass, so that a placeholder inside a text stays text.
-    return re.sub(r"%([a-z]+)%", lambda found: content[found[1]], template), problems
+    text = _TEMPLATE.read_text(encoding="utf-8")
+    return re.sub(r"%([a-z]+)%", lambda found: content[found[1]], text), problems
 
 
-def escape(text: str) -> str:
-    """The text for HTML, on one line."""
-    return escape_html(one_line(text))
+_FIGURE_1 = "Figure 1: a layer under LoRA and under Dual LoRA"
+
+
+def _has_begun(states: Sequence[RunState]) -> bool:
+    return any(state.state not in (State.MISSING, State.PENDING) for state in states)
+
+
+def _place(plan: Plan) -> tuple[int, str]:
+    """The paper's order: its tables, its figures, then what is ours."""
+    kinds = ("table", "fig")
+    name = plan.experiment.name
+    return next((i for i, kind in enumerate(kinds) if name.startswith(kind)), len(kinds)), name
+
+
+def _short(title: str) -> str:
+    """A title up to its colon, or comma."""
+    return re.split("[:,]", title, maxsplit=1)[0]
 
 
 def embedded_json(content: Any) -> str:
     """JSON for a script element, whose end or comments it cannot contain; what is no number is null."""
-    text = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite(content), separators=(",", ":"), allow_nan=False)
     return text.translate({ord(character): f"\\u{ord(character):04x}" for character in "<>&"})
 
 
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _policy(template: str) -> str:
-    """The Content-Security-Policy: the template's own script and style, pictures as data, nothing else."""
-    hashes = {}
-    for element in ("script", "style"):
-        (own,) = re.findall(rf"<{element}>(.*?)</{element}>", template, flags=re.DOTALL)
-        hashes[element] = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+def _policy(script: str, style: str) -> str:
+    """The Content-Security-Policy: the page's own script and style, pictures as data, nothing else."""
+    own, look = (base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in (script, style))
     return (
-        f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
+        f"default-src 'none'; script-src 'sha256-{own}'; style-src 'sha256-{look}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
-def _experiment(plan: Plan, states: Sequence[RunState], figures: Path, problems: list[str]) -> str:
-    table = build_table(plan, states)
-    paths = [figures / f"{plan.experiment.name}{part}.svg" for part in ("", "-diagnostics")]
-    drawn = "".join(_figure(path, table.title, problems) for path in paths if path.exists())
+def _experiment(
+    plan: Plan, table: Table, shared: dict[str, list[str]], figures: Path, problems: list[str]
+) -> str:
+    own = [note for note in table.notes if note not in shared]
+    first, inside = (
+        _figure(figures / f"{plan.experiment.name}{part}.svg", table.title, problems)
+        for part in ("", "-diagnostics")
+    )
+    if inside:
+        inside = f"<details><summary>The adapters during training</summary>{inside}</details>"
+    numbers = f'<div class="scroll">{table_html(table, plan)}</div>'
+    # A figure of the paper is a picture first.
+    parts = [first, numbers] if plan.experiment.name.startswith("fig") else [numbers, first]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in own)
     return "\n".join(
         [
             f'<section id="{escape(table.name)}"><h2>{escape(table.title)}</h2>',
-            _table(table, plan),
-            '<div class="detail"></div>',
-            drawn,
-            "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in table.notes) + "</ul></section>",
+            *parts,
+            inside,
+            f'<details class="notes"><summary>Notes on this table</summary><ul>{notes}</ul></details>'
+            if notes
+            else "",
+            "</section>",
         ]
+    )
+
+
+def _waiting(plan: Plan) -> str:
+    told = f"{plan.experiment.title}: none of {len(plan.runs)} runs, "
+    command = f"repro run {plan.experiment.name} --profile {plan.profile.name}"
+    return f'<li id="{escape(plan.experiment.name)}">{escape(told)}<code>{escape(command)}</code></li>'
+
+
+def _shared_notes(tables: Sequence[Table]) -> dict[str, list[str]]:
+    """Notes of more than one table, with the titles of theirs."""
+    found: dict[str, list[str]] = {}
+    for table in tables:
+        for note in dict.fromkeys(table.notes):
+            found.setdefault(note, []).append(_short(table.title))
+    return {note: titles for note, titles in found.items() if len(titles) > 1}
+
+
+def _notes_html(shared: dict[str, list[str]]) -> str:
+    """Each note once; the tables it is about are named where they are not all."""
+    most = max((len(titles) for titles in shared.values()), default=0)
+    return "".join(
+        f"<li>{escape(note)}"
+        + (f" <small>{escape(', '.join(titles))}</small>" if len(titles) < most else "")
+        + "</li>"
+        for note, titles in shared.items()
     )
 
 
 def _figure(path: Path, title: str, problems: list[str]) -> str:
     """The figure as an image, in which no script runs; a line where the file is no SVG picture."""
+    if not path.exists():
+        return ""
     try:
         content = path.read_bytes()
         _check_svg(content)
     except (OSError, ValueError, expat.ExpatError) as error:
-        problems.append(f"left out: {path} is no SVG picture ({error}); `repro render` draws it again")
+        problems.append(f"left out: {path.name} is no SVG picture ({error})")
         return f'<p class="problem">{escape(problems[-1])}</p>'
     data = base64.b64encode(content).decode()
     return f'<div class="figure"><img alt="{escape(title)}" src="data:image/svg+xml;base64,{data}"></div>'
@@ -137,102 +197,15 @@ def _check_svg(content: bytes) -> None:
         raise ValueError(f"its root is {one_line(names[0][:80])}")
 
 
-def _table(table: Table, plan: Plan) -> str:
-    headings = ["Method", table.params, *table.columns.values(), "runs"]
-    planned = {(row.block, row.id): row for row in plan.rows}
-    lines = ["<table><tr>" + "".join(f"<th>{escape(heading)}</th>" for heading in headings) + "</tr>"]
-    for group in table.groups:
-        lines.append(f'<tr class="group"><td colspan="{len(headings)}">{escape(group.heading)}</td></tr>')
-        lines += [_row(table, group, row, planned.get((group.block, row.id))) for row in group.rows]
-    return "\n".join([*lines, "</table>"])
-
-
-def _row(table: Table, group: TableGroup, row: TableRow, planned: PlannedRow | None) -> str:
-    texts = cell_texts(table, row)
-    cells = [f"<td>{escape(text)}</td>" for text in texts]
-    for position, column in enumerate(table.columns, 2):
-        if column in row.bold:
-            cells[position] = f"<td><b>{escape(texts[position])}</b></td>"
-    for position, column in enumerate(table.columns, 2):
-        if group.source != "measured" or planned is None or row.values.get(column) is None:
-            continue
-        specs = planned.specs_for(column) or planned.specs
-        hashes = " ".join(spec.hash for spec in specs)
-        difference = _difference(table, group, column, row)
-        cells[position] = (
-            f'<td class="cell {difference[0]}" data-runs="{hashes}" data-column="{escape(column)}" '
-            f'title="{escape(difference[1])}">{escape(texts[position])}</td>'
-        )
-    return f'<tr class="{group.source}">' + "".join(cells) + "</tr>"
-
-
-def _difference(table: Table, group: TableGroup, column: str, row: TableRow) -> tuple[str, str]:
-    """CSS class and tooltip of a cell, with the difference to the paper's value where there is one."""
-    own = row.values[column]
-    for other in table.groups:
-        if other.source == "paper" and other.block == group.block:
-            for printed in other.rows:
-                paper = printed.values.get(column)
-                if paper is not None and own is not None and printed.id == row.id:
-                    distance = own.mean - paper.mean
-                    kind = "near" if abs(distance) < 1 else "above" if distance > 0 else "below"
-                    return kind, f"{distance:+.1f} from the paper's {paper.mean:g}; click for the runs"
-    return "", "click for the runs"
-
-
-def _run(state: RunState) -> dict[str, Any]:
-    """What the page shows of a run when its cell is clicked."""
-    told: dict[str, Any] = {
-        "title": state.spec.title,
-        "slug": state.spec.slug,
-        "state": str(state.state),
-        "detail": state.detail,
-    }
-    result = state.result
-    if result is None:
-        return told
-    losses = result.training.losses
-    step = max(1, len(losses) // _CURVE_POINTS)
-    spec = state.spec.model_dump(mode="json")
-    return told | {
-        "seconds": result.total_seconds,
-        "steps": result.training.steps,
-        "losses": [round(loss, 4) for loss in losses[::step]],
-        "every": step,
-        "diverged": sum(not math.isfinite(loss) for loss in losses),
-        "commit": (result.environment.commit or "")[:10],
-        "warnings": list(result.warnings),
-        "settings": json.dumps(spec["method"]) + " " + json.dumps(spec["training"]),
-        "scores": {
-            name: {
-                "metric": score.metric,
-                "value": score.value,
-                "items": score.items,
-                "outcomes": score.outcomes if isinstance(score.outcomes, str) else "",
-            }
-            for name, score in result.scores.items()
-        },
-    }
-
-
-def _claims(scored: Sequence[Scored]) -> str:
-    lines = ["<table><tr><th>claim</th><th>in the paper</th><th>verdict</th></tr>"]
-    for s in scored:
-        lines.append(
-            f"<tr><td>{escape(s.claim.text)}</td><td>{escape(s.claim.where)}</td>"
-            f'<td class="{s.verdict.replace(" ", "-")}">{escape(verdict_in_words(s))}</td></tr>'
-        )
-    return "\n".join([*lines, "</table>"])
-
-
 def _audit(items: Sequence[AuditItem]) -> str:
-    lines = ["<table><tr><th>kind</th><th>where</th><th>finding</th><th>what is done here</th></tr>"]
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("kind", "where", "finding", "what is done here"))
+    lines = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
     lines += [
         f"<tr><td>{item.kind}</td><td>{escape(item.where)}</td><td>{escape(item.found)}</td>"
         f"<td>{escape(item.here)}</td></tr>"
         for item in items
     ]
-    return "\n".join([*lines, "</table>"])
+    return "\n".join([*lines, "</tbody></table>"])
 
 
 def _environments(results: Iterable[Result]) -> str:

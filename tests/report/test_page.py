@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import math
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
 from repro.analysis.audit import audit_items
-from repro.analysis.claims import score_claims
+from repro.analysis.claims import Scored, score_claims
+from repro.analysis.claims import Tested as Comparison
+from repro.analysis.frames import compared_items
 from repro.analysis.ledger import load_ledger
+from repro.analysis.statistics import Estimate
+from repro.benchmarks.commonsense import BENCHMARK as Commonsense
+from repro.cli import main
 from repro.plans.execution import Execution
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.report.figures import draw_table
+from repro.report.output import draw_experiment
 from repro.report.page import build_page, embedded_json
+from repro.report.page_claims import claims_html
+from repro.report.page_tables import escape
 from repro.report.tables import build_table
 from repro.runs.bases import BaseModels
 from repro.runs.runner import execute
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
+from tests.report.browser import Browser, find_browser
 
 _EXECUTION = Execution(wandb=False, micro_batch_size=4, evaluation_tokens=8192)
-_VOID = {"meta", "img"}
+_VOID = {"meta", "img", "input", "rect", "circle", "path"}
 
 
 class Reader(HTMLParser):
@@ -67,7 +75,7 @@ class Reader(HTMLParser):
             self.policy = str(found["content"])
         self.ids += [str(found["id"])] if "id" in found else []
         self.addresses += [str(found[key]) for key in ("src", "href", "xlink:href") if key in found]
-        self.cells += [found] if "data-runs" in found else []
+        self.cells += [found] if "data-row" in found else []
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "script":
@@ -77,24 +85,34 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-Study = tuple[list[tuple[Plan, Sequence[RunState]]], Path, list[Any]]
+class Study(NamedTuple):
+    """What a page is built from."""
+
+    plans: list[tuple[Plan, Sequence[RunState]]]
+    store: Store
+    figures: Path
+    claims: list[Scored]
+
+    @property
+    def table1(self) -> Plan:
+        return self.plans[1][0]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Two plans with the states of their runs, a folder of figures, and the scored claims."""
+    """Plans with the states of their runs, a folder of figures, and the scored claims."""
     folder = tmp_path_factory.mktemp("page")
     store, bases, profile = Store(folder / "runs"), BaseModels(), load_profile("smoke")
-    plans = [expand(load_experiment(name), profile) for name in ("table1", "table4")]
-    for row in plans[0].rows:
-        if row.id in ("base", "lora"):
-            execute(row.specs[0], store=store, execution=_EXECUTION, bases=bases, group="test")
+    plans = [expand(load_experiment(name), profile) for name in ("fig3", "table1", "table4")]
+    begun = [row for row in plans[1].rows if row.id in ("base", "lora")] + [plans[0].rows[0]]
+    for row in begun:
+        execute(row.specs[0], store=store, execution=_EXECUTION, bases=bases, group="test")
     states: list[tuple[Plan, Sequence[RunState]]] = [
         (planned, run_states(planned, store)) for planned in plans
     ]
-    draw_table(build_table(*states[0]), folder)
+    draw_table(build_table(*states[1]), folder)
     every = {name: expand(load_experiment(name), profile) for name in load_ledger().experiments}
-    return states, folder, score_claims(load_ledger(), every, store)
+    return Study(states, store, folder, score_claims(load_ledger(), every, store))
 
 
 def written(study: Study) -> str:
@@ -108,6 +126,16 @@ def page(study: Study) -> str:
     return written(study)
 
 
+def unpacked(text: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(text)), parse_constant=pytest.fail)
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """The page's data, with the part that it starts from unpacked."""
+    data = json.loads(Reader(page).scripts[0], parse_constant=pytest.fail)
+    return data | unpacked(data["runs"])
+
+
 def test_the_page_is_well_formed_and_asks_for_nothing(page: str) -> None:
     reader = Reader(page)
     assert reader.open == []
@@ -119,23 +147,86 @@ def test_the_page_is_well_formed_and_asks_for_nothing(page: str) -> None:
     assert "url(" not in page
 
 
-def test_a_cell_leads_to_its_runs_and_their_items(page: str) -> None:
-    cells = Reader(page).cells
-    runs = json.loads(page.split('id="runs">')[1].split("</script>")[0])
-    # Two rows of eight tasks, their averages, and the gain of one over the other.
-    assert len(cells) == 2 * 9 + 1
-    cell = next(cell for cell in cells if cell["data-column"] == "boolq")
-    run = runs[str(cell["data-runs"])]
-    assert run["state"] == "done"
-    assert run["scores"]["boolq"]["items"] == len(run["scores"]["boolq"]["outcomes"]) == 4
-    waiting = [run for run in runs.values() if run["state"] != "done"]
+def test_a_cell_leads_to_its_runs_and_their_items(study: Study, page: str) -> None:
+    cells, data = Reader(page).cells, data_of(page)
+    lora = next(row for row in study.table1.rows if row.id == "lora")
+    cell = {"data-row": str(study.table1.rows.index(lora)), "data-column": "boolq"}
+    assert any(cell.items() <= found.items() for found in cells)
+    row = data["tables"]["table1"][int(cell["data-row"])]
+    run = data["runs"][row["runs"][0]]
+    assert (row["label"], run["slug"], run["state"]) == (lora.label, lora.specs[0].slug, "done")
+    result = study.store.result(lora.specs[0])
+    assert result is not None
+    answers = unpacked(data["answers"][str(row["runs"][0])])["boolq"]
+    assert "".join(map(str, answers["right"])) == result.scores["boolq"].outcomes
+    questions = unpacked(data["questions"][f"{run['set']}/boolq"])
+    tested = {record.id: record for record in lora.specs[0].benchmark.test_records()}
+    for (name, question, options, gold, _), choice, right, scores in zip(
+        questions, answers["choice"], answers["right"], answers["scores"], strict=True
+    ):
+        assert (question, tuple(options), gold) == (
+            tested[name].question, tested[name].options, tested[name].gold,
+        )  # fmt: skip
+        assert right == (choice == gold) and scores[choice] == max(scores)
+    waiting = [run for run in data["runs"] if run["state"] != "done"]
     assert waiting and all("scores" not in run for run in waiting)
+
+
+def test_what_has_begun_comes_first_in_the_paper_s_order(study: Study, page: str) -> None:
+    order = [name for name in Reader(page).ids if name in ("table1", "fig3", "table4", "claims", "waiting")]
+    assert order == ["table1", "fig3", "claims", "waiting", "table4"]
+    assert "repro run table4 --profile smoke" in page
+    assert page.count("<table") == 4  # two experiments, claims and audit
+
+
+def test_a_note_of_several_tables_is_said_once(study: Study, page: str) -> None:
+    notes = [build_table(*pair).notes for pair in study.plans[:2]]
+    shared = set(notes[0]) & set(notes[1])
+    assert len(shared) > 3
+    for note in shared:
+        assert page.count(f"<li>{escape(note)}") == 1
 
 
 def test_watermark_claims_and_audit_are_on_it(page: str) -> None:
     assert "SMOKE RUN" in page
     assert all(claim.where in page for claim in load_ledger().claims)
     assert "Eq. 7 and Eq. 12" in page
+
+
+def test_every_measured_claim_has_its_interval_as_a_picture(study: Study) -> None:
+    difference = Estimate(1.5, 0.5, 3)
+    tested = Comparison("b", "one", "other", None, 0.0, None, 1.0, difference)
+    scored = replace(next(s for s in study.claims if s.tested), tested=(tested,), untouched="")
+    picture = ElementTree.fromstring(re.search(r"<svg.*</svg>", claims_html([scored]))[0])  # type: ignore[index]
+    left, right = map(float, re.findall(r"[MH]([\d.]+)", picture.find("g/path").get("d", "")))  # type: ignore[union-attr]
+    point = float(picture.find("g/circle").get("cx", ""))  # type: ignore[union-attr]
+    zero = float(re.findall(r"M([\d.]+)", picture.find("path").get("d", ""))[0])  # type: ignore[union-attr]
+    assert zero < left < point < right
+    # 1.5 ± 0.5 reaches as far as the picture.
+    assert (point - zero) / (right - zero) == pytest.approx(1.5 / 2, abs=0.01)
+    claimed = picture.find("rect")
+    assert claimed is not None and float(claimed.get("x", "")) == zero
+
+
+def test_our_number_is_in_the_paper_s_cell(study: Study, page: str) -> None:
+    lora = next(row for row in study.table1.rows if row.id == "lora")
+    result = study.store.result(lora.specs[0])
+    assert result is not None
+    printed = page.split("Paper: llama-7b. Ours: ")[1].split("<tbody")[0]
+    row = printed.split("LoRA (r=32)")[1].split("</tr>")[0]
+    assert f'67.5<span class="ours">{result.scores["boolq"].value:.1f}' in row
+    # A method of the paper that has not run here is a hole.
+    assert '67.9<span class="ours">-</span>' in printed.split("Adapter-P")[1].split("</tr>")[0]
+
+
+def test_items_that_do_not_fit_are_left_out_and_the_page_says_so(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repro.report.page._MOST", 0)
+    data = data_of(written(study))
+    done = [run for run in data["runs"] if run["state"] == "done"]
+    assert data["answers"] == {} and data["questions"] == {}
+    assert len(done) == 3 and all("as many as it has room for" in run["holes"][0] for run in done)
 
 
 TEXTS = [
@@ -155,7 +246,6 @@ TEXTS = [
 
 def hostile(study: Study, text: str) -> Study:
     """The study with `text` in every field of its results and plans that takes any text."""
-    plans, figures, claims = study
 
     def changed(state: RunState) -> RunState:
         if state.result is None:
@@ -195,23 +285,24 @@ def hostile(study: Study, text: str) -> Study:
             ),
             [changed(state) for state in states],
         )
-        for plan, states in plans
+        for plan, states in study.plans
     ]
-    return changed_plans, figures, claims
+    return study._replace(plans=changed_plans)
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_hostile_records_stay_text(study: Study, page: str, text: str) -> None:
     own, found = Reader(page), Reader(written(hostile(study, text)))
     assert (found.open, found.handlers) == ([], [])
-    assert found.tags == own.tags and found.policy == own.policy
+    assert found.tags <= own.tags | {"button"} and found.policy == own.policy
     assert len(found.scripts) == 2 and found.scripts[1] == own.scripts[1]
-    runs = json.loads(found.scripts[0], parse_constant=pytest.fail)
-    done = [run for run in runs.values() if run["state"] == "done"]
+    runs = data_of(written(hostile(study, text)))["runs"]
+    done = [run for run in runs if run["state"] == "done"]
     assert done and all(run["warnings"] == [text, text] for run in done)
     assert all(run["losses"] == [None, 1.0, None, 0.5, None] and run["diverged"] == 3 for run in done)
-    assert all(run["detail"] == text for run in runs.values() if run["state"] == "failed")
-    assert len(found.cells) == len(own.cells)
+    assert all(run["detail"] == text for run in runs if run["state"] == "failed")
+    # Table 4 has failed there, and so begun.
+    assert len(found.cells) > len(own.cells)
 
 
 def test_the_policy_lets_only_the_page_s_own_script_and_style_in(page: str) -> None:
@@ -252,9 +343,9 @@ def test_json_in_a_page_is_json_and_nothing_else() -> None:
 )
 def test_what_is_no_picture_is_left_out_and_named(study: Study, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "table1.svg").write_bytes(content)
-    (tmp_path / "table4.svg").mkdir()
-    text, problems = build_page(study[0], tmp_path, study[2], audit_items())
-    assert len(problems) == 2 and "table1.svg is no SVG picture" in problems[0] and "table4" in problems[1]
+    (tmp_path / "fig3.svg").mkdir()
+    text, problems = build_page(*study._replace(figures=tmp_path), audit_items())
+    assert len(problems) == 2 and "table1.svg is no SVG picture" in problems[0] and "fig3" in problems[1]
     assert "<img" not in text and "table1.svg is no SVG picture" in text
 
 
@@ -262,67 +353,229 @@ def test_a_script_in_a_picture_is_not_a_part_of_the_page(study: Study, page: str
     (tmp_path / "table1.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" onload="hacked=1"><script>window.hacked=1</script></svg>'
     )
-    text = written((study[0], tmp_path, study[2]))
+    text = written(study._replace(figures=tmp_path))
     assert "hacked" not in text
     assert Reader(text).tags == Reader(page).tags
 
 
-# Runs before the page's own script: clicks every cell once all is loaded, and writes what came of it.
-_VISITOR = """
-const broken = [];
-document.addEventListener("securitypolicyviolation", (event) => broken.push(event.violatedDirective));
-window.addEventListener("error", (event) => broken.push(event.message));
-window.addEventListener("load", () => {
-  const cells = [...document.querySelectorAll("td.cell")];
-  const texts = cells.map((cell) => {
-    cell.click();
-    return [...cell.closest("section").querySelectorAll(".detail article")].map((made) => made.textContent);
-  });
-  const outcome = document.createElement("pre");
-  outcome.id = "outcome";
-  const pictures = [...document.images].map((image) => image.naturalWidth);
-  const elements = [...document.querySelectorAll(".detail *")].map((made) => made.localName);
-  outcome.textContent = btoa(encodeURIComponent(JSON.stringify(
-    {broken, texts, pictures, elements: [...new Set(elements)].sort(), hacked: window.hacked ?? null})));
-  document.body.append(outcome);
-});
-"""
-
-
-@pytest.fixture
-def visit(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
-    """Opens a page in a browser, clicks every cell and tells what came of it."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_browser()
+    if program is None:
         pytest.skip("no chromium or chrome on this machine")
+    with Browser(program, tmp_path_factory.mktemp("browser")) as found:
+        yield found
 
-    def visited(page: str) -> dict[str, Any]:
-        digest = base64.b64encode(hashlib.sha256(_VISITOR.encode()).digest()).decode()
-        text = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
-        text = text.replace("<style>", f"<script>{_VISITOR}</script><style>", 1)
-        (tmp_path / "page.html").write_text(text, encoding="utf-8")
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/user"]
-        address = (tmp_path / "page.html").as_uri()
-        done = subprocess.run(
-            [*command, "--virtual-time-budget=5000", "--dump-dom", address],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        found = re.search(r'<pre id="outcome">([^<]*)</pre>', done.stdout)
-        assert found, done.stderr[-2000:]
-        return dict(json.loads(unquote(base64.b64decode(found[1]).decode())))
 
-    return visited
+@pytest.fixture(scope="module")
+def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("file") / "page.html"
+    path.write_text(page, encoding="utf-8")
+    return path
 
 
 def test_a_browser_shows_hostile_records_as_text(
-    study: Study, visit: Callable[[str], dict[str, Any]]
+    study: Study, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = " ".join(TEXTS).replace("\ud800", "").replace("\x00", "")
-    outcome = visit(written(hostile(study, text)))
-    assert (outcome["broken"], outcome["hacked"]) == ([], None)
+    own_item = Commonsense.item
+    monkeypatch.setattr(
+        Commonsense,
+        "item",
+        lambda self, record: own_item(self, record)._replace(question=text, options=(text,) * 5),
+    )
+    path = tmp_path / "page.html"
+    path.write_text(written(hostile(study, text)), encoding="utf-8")
+    browser.open(path)
+    outcome = browser.run(
+        """(async () => {
+          const articles = [];
+          for (const cell of document.querySelectorAll("#table1 button[data-row]")) {
+            await toggle(cell);
+            articles.push(cell.closest("table").querySelector(".panel article").textContent);
+          }
+          return {articles, pictures: [...document.images].map((image) => image.naturalWidth),
+                  hacked: window.hacked ?? null,
+                  elements: [...document.querySelectorAll(".panel *")].map((made) => made.localName)};
+        })()"""
+    )
+    assert (browser.broken, outcome["hacked"]) == ([], None)
     assert outcome["pictures"] and all(width > 0 for width in outcome["pictures"])
-    assert len(outcome["texts"]) == 2 * 9 + 1
-    assert all(len(articles) == 1 and text in articles[0] for articles in outcome["texts"])
-    own = {"article", "strong", "pre", "p", "div", "b", "svg", "path", "text"}
-    assert set(outcome["elements"]) <= own
-    assert any("diverged" in article for articles in outcome["texts"] for article in articles)
+    assert len(outcome["articles"]) == len(study.table1.rows) * 10 - 1  # the untrained model has no gain
+    assert all(text in article for article in outcome["articles"])
+    # Warnings, and of a run with items questions and options too.
+    assert max(article.count(text) for article in outcome["articles"]) > 4 * 6
+    own = "article header h3 h4 p div span table thead tbody tr th td button label select option details"
+    assert set(outcome["elements"]) <= {*own.split(), "summary", "svg", "path", "text", "ol", "li", "small"}
+    assert any("diverged" in article for article in outcome["articles"])
+
+
+_OPEN = "document.querySelector('#table1 button[data-column=boolq][data-row=\"{}\"]').click()"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_cell_opens_beside_itself(
+    study: Study, file: Path, browser: Browser, tmp_path: Path, width: int
+) -> None:
+    lora = next(place for place, row in enumerate(study.table1.rows) if row.id == "lora")
+    browser.open(file, width, 844)
+    browser.run(_OPEN.format(lora))
+    browser.wait("document.querySelector('.panel .items li')")
+    place = browser.run(
+        """(() => {
+          const panel = document.querySelector(".panel");
+          const inner = panel.querySelector("article").getBoundingClientRect();
+          const cell = document.querySelector("button[aria-expanded]").getBoundingClientRect();
+          return {above: panel.previousElementSibling.contains(document.activeElement),
+                  gap: inner.top - cell.bottom,
+                  left: inner.left, right: inner.right, wide: document.documentElement.scrollWidth,
+                  seen: innerHeight > inner.top, items: panel.querySelectorAll(".items > li").length,
+                  text: panel.querySelector(".items").innerText,
+                  curves: panel.querySelectorAll("svg path.own").length};
+        })()"""
+    )
+    assert browser.broken == []
+    assert place["above"] and place["seen"] and 0 <= place["gap"] < 10
+    assert place["left"] >= 0 and place["right"] <= width and place["wide"] == width
+    assert place["items"] == 4 and place["curves"] == 1
+    assert "✓ true" in place["text"] or "✓ false" in place["text"]
+    assert browser.screenshot(tmp_path / "cell.png").stat().st_size > 10_000
+
+
+def test_two_methods_are_shown_with_the_items_in_which_they_differ(
+    study: Study, file: Path, browser: Browser
+) -> None:
+    rows = {row.id: place for place, row in enumerate(study.table1.rows)}
+    specs = [study.table1.rows[rows[name]].specs[0] for name in ("lora", "base")]
+    frame = compared_items(*specs, study.store)
+    wanted = frame[(frame["task"] == "boolq") & frame["differ"]]["id"].tolist()
+    browser.open(file)
+    browser.run(_OPEN.format(rows["lora"]))
+    browser.wait("document.querySelector('.panel .items li')")
+    assert browser.run("document.querySelectorAll('.panel .items li thead th').length") == 4 * 2
+    browser.run(
+        """(() => {
+          const beside = [...document.querySelectorAll(".panel select")].at(-1);
+          beside.value = "PLACE";
+          beside.dispatchEvent(new Event("change"));
+        })()""".replace("PLACE", str(rows["base"]))
+    )
+    browser.wait("document.querySelector('.panel button[aria-pressed=true]').innerText.startsWith('changed')")
+    assert (
+        browser.run("[...document.querySelectorAll('.panel .items small')].map((made) => made.innerText)")
+        == wanted
+    )
+    assert browser.broken == []
+
+
+def test_keys_move_open_and_close(study: Study, file: Path, browser: Browser) -> None:
+    browser.open(file)
+    browser.run("document.querySelector('#table1 button[data-column=boolq]').focus()")
+    focus = "[document.activeElement.dataset.row, document.activeElement.dataset.column]"
+    start = browser.run(focus)
+    for key in ("ArrowRight", "ArrowDown"):
+        browser.press(key)
+    assert browser.run(focus) == [str(int(start[0]) + 1), "piqa"]
+    assert browser.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    browser.press("Enter")
+    browser.wait("document.querySelector('.panel article')")
+    browser.press("Escape")
+    assert browser.run("document.querySelector('.panel')") is None
+    assert browser.run(focus) == [str(int(start[0]) + 1), "piqa"]
+
+
+def test_search_leaves_rows_with_all_words(file: Path, browser: Browser) -> None:
+    browser.open(file)
+    browser.run(
+        """(() => {
+          const search = document.querySelector("#search");
+          search.value = "table dora r=16";
+          search.dispatchEvent(new Event("input"));
+        })()"""
+    )
+    left = (
+        "[...document.querySelectorAll('{} tbody th[scope=row]')]"
+        ".filter((cell) => cell.checkVisibility()).map((cell) => cell.innerText)"
+    )
+    assert set(browser.run(left.format("#table1"))) == {"DoRA (r=16)"}
+    assert browser.run(left.format("#fig3")) == []
+    assert not browser.run("document.querySelector('#nothing').checkVisibility()")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_its_window_in_light_and_dark(
+    file: Path, browser: Browser, tmp_path: Path, width: int
+) -> None:
+    colors = set()
+    for dark in (False, True):
+        browser.open(file, width, 844, dark=dark)
+        assert browser.run("document.documentElement.scrollWidth") == width
+        colors.add(browser.run("getComputedStyle(document.body).backgroundColor"))
+        assert browser.screenshot(tmp_path / f"{dark}.png").stat().st_size > 10_000
+    assert len(colors) == 2
+    browser.run("document.querySelector('#inside').click()")
+    shown = "[...document.querySelectorAll('#table1 {}')].filter((one) => one.checkVisibility()).length"
+    assert browser.run(shown.format(".measured")) == 0 < browser.run(shown.format(".paper td .ours"))
+    assert browser.broken == []
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page that `repro report` writes on a clean checkout, with the pictures of Figure 3 alone."""
+    root = tmp_path_factory.mktemp("checkout")
+
+    def draw(plan: Plan, *rest: Any) -> None:
+        if plan.experiment.name == "fig3":
+            draw_experiment(plan, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("REPRO_DATA_DIR", raising=False)
+        patch.setattr("repro.paths.ROOT", root)
+        patch.setattr("repro.paths.RESULTS", root / "results")
+        patch.setattr("repro.report.output.draw_experiment", draw)
+        patch.setattr("repro.report.architecture.draw_architecture", lambda plan, folder: [])
+        assert main(["report"]) == 0
+    return root / "results" / "report" / "laptop.html"
+
+
+def test_a_clean_checkout_shows_the_committed_results(committed: Path) -> None:
+    page = committed.read_text(encoding="utf-8")
+    figure = page.split('<section id="fig3">')[1].split("</section>")[0]
+    assert figure.index("<img ") < figure.index("<table")
+    data = data_of(page)
+    done = [run for run in data["runs"] if run["state"] == "done"]
+    # What is not committed is a hole with its reason; what package data has is there.
+    assert len(done) > 90 and all("predictions are not stored here" in run["holes"][-1] for run in done)
+    row = data["tables"]["table1"][0]["runs"][0]
+    question = unpacked(data["questions"][f"{data['runs'][row]['set']}/piqa"])[0]
+    assert question[1] and len(question[2]) == 2 and question[3] in (0, 1)
+    (e2e,) = {run["holes"][0] for run in done if run["slug"].startswith("e2e")}
+    assert "REPRO_DATA_DIR" in e2e
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_section_of_the_committed_results_opens(
+    committed: Path, browser: Browser, tmp_path: Path, width: int
+) -> None:
+    browser.open(committed, width, 844)
+    assert browser.run("performance.getEntriesByType('navigation')[0].loadEventEnd") > 0
+    opened = browser.run(
+        """(async () => {
+          const found = {};
+          for (const section of document.querySelectorAll("main > section")) {
+            const cell = section.querySelector("button[data-row]");
+            if (!cell) continue;
+            await toggle(cell);
+            found[section.id] = section.querySelectorAll(".panel .items > li").length;
+          }
+          return found;
+        })()"""
+    )
+    # The first rows of two sweeps have no run.
+    assert {"table1", "table4", "fig3", "sweeps/alpha"} <= {name for name in opened if opened[name] == 20}
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert browser.broken == []
+    browser.run("document.querySelector('#claims').scrollIntoView()")
+    seen = "(() => { const box = document.querySelector('#claims svg').getBoundingClientRect();"
+    assert browser.run(seen + " return box.width > 200 && box.left >= 0 && box.right <= innerWidth; })()")
+    assert browser.screenshot(tmp_path / "claims.png").stat().st_size > 10_000

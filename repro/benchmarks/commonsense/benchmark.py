@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
+from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.commonsense.protocols import Reading
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
-from repro.benchmarks.commonsense.scoring import SCORER_VERSION, score
+from repro.benchmarks.commonsense.scoring import SCORER_VERSION, answer, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
 from repro.benchmarks.commonsense.sources import SOURCES
@@ -166,15 +167,24 @@ class Commonsense(Benchmark):
 
         return CommonsenseModule(model, context, steps, self.protocol)
 
+    def item(self, record: Record) -> Item:
+        return Item(record.id, record.task, record.question, record.options, record.gold)
+
+    def answer(self, prediction: Prediction) -> Answer:
+        return answer(prediction, self._reading)
+
+    @property
+    def _reading(self) -> Reading:
+        return self.protocol.reading if isinstance(self.protocol, GenerateSettings) else "first"
+
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
-        reading = self.protocol.reading if isinstance(self.protocol, GenerateSettings) else "first"
         by_task: dict[str, list[Mapping[str, Any]]] = {task: [] for task in self.tasks}
         for prediction in by_id(predictions):
             task = prediction.get("task")
             if task not in self.tasks:
                 raise DataError(one_of("task of a prediction", task, self.tasks))
             by_task[task].append(prediction)
-        return {task: score(task, items, reading) for task, items in by_task.items()}
+        return {task: score(task, items, self._reading) for task, items in by_task.items()}
 
     def _sets(self, task: str) -> _Sets:
         """All of a task's training set, and all of its test set where that is evaluated."""

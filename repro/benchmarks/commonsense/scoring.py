@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat
 
-from repro.benchmarks.base import TaskScore
+from repro.benchmarks.base import Answer, TaskScore
 from repro.benchmarks.commonsense.protocols import Reading, read_label
 from repro.benchmarks.commonsense.records import get_task
 from repro.benchmarks.stored import TaskPrediction, read_predictions
@@ -58,6 +58,23 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading 
     )
 
 
+def answer(prediction: Mapping[str, Any], reading: Reading = "first") -> Answer:
+    """What was chosen, and the options' log-likelihoods by which it was, each divided by its normaliser.
+
+    Raises:
+        DataError: the prediction is malformed.
+    """
+    (read,) = read_predictions(_Prediction, [prediction], str(prediction.get("task")))
+    chosen = choice(read, reading)
+    scores = () if read.text is not None else tuple(_scores(read))
+    return Answer(chosen, scores, read.text or "", chosen is not None)
+
+
+def _scores(prediction: _Prediction) -> list[float]:
+    pairs = zip(prediction.log_likelihoods, prediction.normalisers, strict=True)
+    return [value / normaliser for value, normaliser in pairs]
+
+
 def choice(prediction: _Prediction, reading: Reading = "first") -> int | None:
     """Index of the option that the model chose; None if no answer can be read or a likelihood is NaN.
 
@@ -65,15 +82,15 @@ def choice(prediction: _Prediction, reading: Reading = "first") -> int | None:
         DataError: the prediction has no options or no answer, or its gold is none of them.
     """
     name, gold, text = f"prediction {shown(prediction.id)}", prediction.gold, prediction.text
-    likelihoods, normalisers = prediction.log_likelihoods, prediction.normalisers
-    count = len(likelihoods) if text is None else len(get_task(prediction.task).labels)
+    normalisers = prediction.normalisers
+    count = len(prediction.log_likelihoods) if text is None else len(get_task(prediction.task).labels)
     if not 0 <= gold < count:
         raise DataError(f"{name}: gold {gold} is none of its {count} options; predict it again")
     if text is not None:
         return read_label(prediction.task, text, reading)
     if len(normalisers) != count:
         raise DataError(f"{name}: {len(normalisers)} normalisers for {count} options; predict it again")
-    scores = [value / normaliser for value, normaliser in zip(likelihoods, normalisers, strict=True)]
+    scores = _scores(prediction)
     if any(math.isnan(value) for value in scores):
         return None
     return max(range(count), key=scores.__getitem__)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
+from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
@@ -153,6 +153,16 @@ class E2E(Benchmark):
 
         decoding = Decoding(self.beams, self.max_new_tokens, self.length_penalty, self.no_repeat_ngram)
         return E2EModule(model, context, steps, decoding)
+
+    def test_records(self) -> list[Record]:
+        return self._some(grouped(SOURCES.get(self.source).load("test")), self.test_size)
+
+    def item(self, record: Record) -> Item:
+        return Item(record.id, self.family, record.prompt, wanted=record.references)
+
+    def answer(self, prediction: Prediction) -> Answer:
+        (read,) = read_predictions(_Prediction, [prediction], self.family)
+        return Answer(text=read.text, read=bool(read.text))
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
         from repro.benchmarks.e2e.metrics import score

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.benchmarks.base import Benchmark, TaskScore, TrainingSize
-from repro.benchmarks.glue.records import TASKS, Record, Task, TaskName, get_task
+from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.glue.records import CLASSES, TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
@@ -120,12 +120,8 @@ class Glue(Benchmark):
             [record.texts for record in tested],
             self.allowed_overlap,
         )
-        train, test = self._some(trained, self.train_size), self._some(tested, self.test_size)
-        validation = test
-        if self.selection_on == "half":
-            validation, test = test[: len(test) // 2], test[len(test) // 2 :]
-            if not validation:
-                raise DataError(f"{self.task.name}: one validation record cannot be halved; use more")
+        train = self._some(trained, self.train_size)
+        validation, test = self._validated_and_tested(tested)
         encoded = {
             name: [encode(record, tokenizer, self.max_tokens) for record in records]
             for name, records in [("train", train), ("validation", validation), ("test", test)]
@@ -148,6 +144,28 @@ class Glue(Benchmark):
             collate=micro_batch,
             context=context,
         )
+
+    def test_records(self) -> list[Record]:
+        return self._validated_and_tested(SOURCES.get(self.source).load(self.task, "validation"))[1]
+
+    def _validated_and_tested(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+        test = self._some(records, self.test_size)
+        if self.selection_on == "test":
+            return test, test
+        if len(test) < 2:
+            raise DataError(f"{self.task.name}: one validation record cannot be halved; use more")
+        return test[: len(test) // 2], test[len(test) // 2 :]
+
+    def item(self, record: Record) -> Item:
+        question = "\n".join(record.texts)
+        if record.task not in CLASSES:
+            return Item(record.id, record.task, question, wanted=(f"{record.label:g}",))
+        return Item(record.id, record.task, question, CLASSES[record.task], int(record.label))
+
+    def answer(self, prediction: Prediction) -> Answer:
+        from repro.benchmarks.glue.scoring import answer
+
+        return answer(self.task.name, prediction)
 
     def module(self, model: nn.Module, context: RunContext, steps: int) -> GlueModule:
         from repro.benchmarks.glue.module import GlueModule

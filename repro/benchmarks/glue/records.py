@@ -59,6 +59,18 @@ TASKS: dict[str, Task] = {
 }
 
 
+# The names of each task's classes, in the order of their numbers. STS-B's label is a score.
+CLASSES: dict[str, tuple[str, ...]] = {
+    "mnli": ("entailment", "neutral", "contradiction"),
+    "sst2": ("negative", "positive"),
+    "mrpc": ("not equivalent", "equivalent"),
+    "cola": ("unacceptable", "acceptable"),
+    "qnli": ("entailment", "not entailment"),
+    "qqp": ("not duplicate", "duplicate"),
+    "rte": ("entailment", "not entailment"),
+}
+
+
 def get_task(name: str) -> Task:
     """The task called `name`; raises `DataError` for any other name."""
     if name not in get_args(TaskName):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from repro.benchmarks.base import TaskScore
+from repro.benchmarks.base import Answer, TaskScore
 from repro.benchmarks.glue.records import Task, check_label, get_task
 from repro.benchmarks.jackknife import Array, jackknife
 from repro.benchmarks.stored import TaskPrediction, read_predictions
@@ -31,6 +31,30 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
         DataError: there is nothing to score, or a prediction is malformed, or of another task.
     """
     described = get_task(task)
+    read = _read(described, predictions)
+    return _score(
+        described,
+        np.array([item.logits for item in read], dtype=np.float64),
+        np.array([item.gold for item in read], dtype=np.float64),
+        {item.part for item in read},
+    )
+
+
+def answer(task: str, prediction: Mapping[str, Any]) -> Answer:
+    """The class with the largest logit, or STS-B's number.
+
+    Raises:
+        DataError: the prediction is malformed, or of another task.
+    """
+    described = get_task(task)
+    (read,) = _read(described, [prediction])
+    readable = bool(np.isfinite(read.logits).all())
+    if described.labels == 1:
+        return Answer(text=f"{read.logits[0]:.2f}" if readable else "", read=readable)
+    return Answer(int(np.argmax(read.logits)) if readable else None, tuple(read.logits), read=readable)
+
+
+def _read(described: Task, predictions: Sequence[Mapping[str, Any]]) -> list[_Prediction]:
     read = read_predictions(_Prediction, predictions, described.name)
     for item in read:
         where = f"prediction {shown(item.id)}"
@@ -39,12 +63,7 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
             raise DataError(
                 f"{where} has {len(item.logits)} logits for {described.labels} outputs; predict it again"
             )
-    return _score(
-        described,
-        np.array([item.logits for item in read], dtype=np.float64),
-        np.array([item.gold for item in read], dtype=np.float64),
-        {item.part for item in read},
-    )
+    return read
 
 
 def metric(task: str, logits: Array, gold: Array) -> float:
