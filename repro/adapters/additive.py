@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import transpose
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from repro.adapters.layer import AdapterModel
 from repro.adapters.mergeable import MergeableLayer
 
 
@@ -76,7 +77,7 @@ class AdditiveLayer(nn.Module, MergeableLayer):
         """The initial parameters of a new adapter, in the order of `adapter_layer_names`."""
 
     def initial_buffers(self, adapter_name: str) -> tuple[Tensor, ...]:
-        """The initial buffers, in the order of `adapter_buffer_names`, on the parameters' device."""
+        """The initial buffers, in the order of `adapter_buffer_names`."""
         return ()
 
     @abstractmethod
@@ -89,10 +90,9 @@ class AdditiveLayer(nn.Module, MergeableLayer):
             getattr(self, group)[adapter_name] = nn.Parameter(start)
         self.adapter_config[adapter_name] = config
         self.adapter_dropout[adapter_name] = nn.Dropout(config.dropout)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
         for group, start in zip(self.adapter_buffer_names, self.initial_buffers(adapter_name), strict=True):
             getattr(self, group)[adapter_name] = start
-        self.set_adapter(self.active_adapters)
+        self.finish_adapter(adapter_name)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
@@ -121,7 +121,7 @@ class AdditiveLayer(nn.Module, MergeableLayer):
         return parameter
 
 
-class AdditiveModel(BaseTuner):
+class AdditiveModel(AdapterModel):
     """A model with additive adapters; a subclass sets `tuner_layer_cls` to its `AdditiveLayer`."""
 
     tuner_layer_cls: type[AdditiveLayer]

@@ -69,8 +69,7 @@ class BottleneckLayer(nn.Module, AdapterLayer):
         self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
         self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.bottleneck_size[adapter_name], self.scaling[adapter_name] = size, config.scaling
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters)
+        self.finish_adapter(adapter_name)
 
     def with_adapters(self, result: Tensor, x: Tensor) -> Tensor:
         """`result` plus the scaled outputs of the active adapters for `x`."""

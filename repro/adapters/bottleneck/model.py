@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from repro.adapters.bottleneck.config import BottleneckConfig
@@ -14,9 +13,10 @@ from repro.adapters.bottleneck.layer import (
     ParallelBottleneck,
     SerialBottleneck,
 )
+from repro.adapters.layer import AdapterModel
 
 
-class BottleneckModel(BaseTuner):
+class BottleneckModel(AdapterModel):
     """A model with a parallel bottleneck at each targeted linear layer, or a serial one after each block."""
 
     prefix: str = "bottleneck_"

@@ -66,8 +66,7 @@ class DualLoraLayer(MergeableLayer):
         elif config.warmup == "ramp":
             self.warmup_steps[adapter_name] = config.warmup_steps
             self.dual_lora_step[adapter_name] = torch.zeros((), dtype=torch.int64)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters)
+        self.finish_adapter(adapter_name)
 
     def factors(self, adapter_name: str) -> dict[str, Tensor]:
         """A, B, C and D by name; only A and B where the direction is fixed."""
@@ -101,21 +100,21 @@ class InitialFactors(nn.Module):
         self.shapes = {"A": (r1, k), "B": (d, r1)} | ({"C": (r2, k), "D": (d, r2)} if r2 else {})
         self.std = std
         self.register_buffer("seed", _draw_seed())
-        self._draw()
+        self._draw(torch.float32)
 
     def factors(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self.shapes}
 
-    def _draw(self) -> None:
+    def _draw(self, dtype: torch.dtype) -> None:
         # On the CPU: its generator gives the same numbers on every machine that loads the adapter.
         generator = torch.Generator().manual_seed(int(self.seed))
         for name, shape in self.shapes.items():
             factor = torch.randn(shape, generator=generator, device="cpu") * self.std
-            self.register_buffer(name, factor.to(self.seed.device), persistent=False)
+            self.register_buffer(name, factor.to(self.seed.device, dtype), persistent=False)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._draw()
+        self._draw(self.factors()["A"].dtype)
 
 
 def _draw_seed() -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
     get_quantization_kwargs,
@@ -15,10 +15,11 @@ from peft.utils import (
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ..layer import AdapterModel
 from .layer import DualLoraLayer, Linear
 
 
-class DualLoraModel(BaseTuner):
+class DualLoraModel(AdapterModel):
     """A model with Dual LoRA in its linear layers; `get_peft_model` builds it from a `DualLoraConfig`."""
 
     prefix = "dual_lora_"
