@@ -17,9 +17,9 @@ class AdapterLayer(BaseTunerLayer):
         """Give a new adapter the device and the training flag of its layer, and gradients if it is active."""
         self._move_adapter_to_device_of_base_layer(adapter_name)
         layer: Any = self
-        layer.training = self.base_layer.training
+        layer.training = layer.base_layer.training
         for child in layer.children():
-            if child is not self.base_layer:
+            if child is not layer.base_layer:
                 child.train(layer.training)
         self.set_adapter(self.active_adapters)
 
@@ -31,7 +31,7 @@ class AdapterLayer(BaseTunerLayer):
         if not dtype.is_floating_point:
             return
         for group in (*self.adapter_layer_names, *self.other_param_names):
-            entries = getattr(self, group, None)
+            entries: Any = getattr(self, group, None)
             if (
                 not isinstance(entries, nn.ModuleDict | nn.ParameterDict | BufferDict)
                 or adapter_name not in entries

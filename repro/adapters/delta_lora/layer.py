@@ -45,7 +45,7 @@ class DeltaLoraLayer(AdditiveLayer):
 
     def initial_buffers(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
         factors = self.delta_lora_A[adapter_name].detach(), self.delta_lora_B[adapter_name].detach()
-        # With `low_cpu_mem_usage` the parameters are empty until they are loaded, but peft moves buffers at once.
+        # With `low_cpu_mem_usage` parameters are empty until they are loaded. peft cannot move empty buffers.
         A, B = (torch.zeros_like(f, device="cpu") if f.is_meta else f.clone() for f in factors)
         return torch.zeros((), dtype=torch.int64), A, B
 
