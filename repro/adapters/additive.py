@@ -97,6 +97,7 @@ class AdditiveLayer(nn.Module, MergeableLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
+        self.check_whole()
         result: Tensor = self.base_layer(x, *args, **kwargs)
         for name in [] if self.disable_adapters or self.merged else self._owned(self.active_adapters):
             inputs = self.adapter_dropout[name](self._cast_input_dtype(x, self._some_parameter(name).dtype))

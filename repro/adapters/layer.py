@@ -45,6 +45,15 @@ class AdapterLayer(BaseTunerLayer):
             elif entry.is_floating_point():
                 entries[adapter_name] = entry.to(dtype)
 
+    def check_whole(self) -> None:
+        """Raises NotImplementedError where the base weight is split over processes in a forward pass."""
+        base: Any = self.get_base_layer()
+        if hasattr(base.weight, "device_mesh"):
+            raise NotImplementedError(
+                f"{type(self).__name__} needs the whole weight of its layer (got a DTensor, a part of it, as "
+                "under tensor parallelism). Use Dual LoRA, or shard the model with FSDP."
+            )
+
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
         # Without a dtype, peft moves parameters to the base layer's device but keeps them in fp32. In bf16,
         # with its 8 significant bits, small optimiser steps would be lost.

@@ -101,6 +101,7 @@ class ParallelBottleneck(BottleneckLayer):
         return output
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.check_whole()
         return self.with_adapters(self.base_layer(x, *args, **kwargs), x)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
@@ -56,17 +57,30 @@ class DualLoraLayer(MergeableLayer):
         r1, r2 = ranks
         self.rule[adapter_name] = config.rule
         self.scaling[adapter_name] = alpha / (math.sqrt(r1 * r2) if r2 else r1)
-        initial = InitialFactors(self.out_features, self.in_features, ranks, config.init_std)
+        with self._draws():
+            initial = InitialFactors(self.out_features, self.in_features, ranks, config.init_std)
+            if config.direction == "fixed":
+                self.dual_lora_seed[adapter_name] = _draw_seed()
         for name, factor in initial.factors().items():
             getattr(self, f"dual_lora_{name}")[adapter_name] = nn.Parameter(factor.clone())
-        if config.direction == "fixed":
-            self.dual_lora_seed[adapter_name] = _draw_seed()
         if config.warmup == "subtract_initial":
             self.dual_lora_initial[adapter_name] = initial
         elif config.warmup == "ramp":
             self.warmup_steps[adapter_name] = config.warmup_steps
             self.dual_lora_step[adapter_name] = torch.zeros((), dtype=torch.int64)
         self.finish_adapter(adapter_name)
+
+    @property
+    def _sharded(self) -> bool:
+        return self.quantization_backend is None and hasattr(self.weight, "device_mesh")
+
+    def _draws(self) -> AbstractContextManager[None]:
+        """The factors are equal on all processes that share a weight."""
+        if not self._sharded:
+            return nullcontext()
+        from .sharding import equal_draws
+
+        return equal_draws(self.weight)
 
     def factors(self, adapter_name: str) -> dict[str, Tensor]:
         """A, B, C and D by name; only A and B where the direction is fixed."""
@@ -153,6 +167,11 @@ class Linear(nn.Module, DualLoraLayer):
         if self.quantization_backend is None:
             weight = transpose(self.weight, self.fan_in_fan_out)
         updates = [update for name in active for update in self.updates(name, ramped=self.training)]
+        if self._sharded:
+            # Imported here: only builds of torch with torch.distributed have a DTensor.
+            from .sharding import sharded_linear
+
+            return sharded_linear(self.get_base_layer(), x, updates)
         return dual_lora_linear(x, weight, self.bias, updates)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
@@ -162,8 +181,22 @@ class Linear(nn.Module, DualLoraLayer):
 
     def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
         updates = [update for name in adapter_names for update in self.updates(name)]
+        if self._sharded:
+            from .sharding import sharded_weight
+
+            with torch.no_grad():
+                return sharded_weight(weight, updates)  # type: ignore[arg-type]
         updated = updated_weight(transpose(weight, self.fan_in_fan_out), updates)
         return transpose(updated, self.fan_in_fan_out)
+
+    def set_base_weight(self, weight_data: Tensor) -> None:
+        """Put these values into the base weight."""
+        if self._sharded:
+            # Assigning to `.data` would leave a DTensor's shard as it was.
+            layer: Any = self.get_base_layer()
+            layer.weight = nn.Parameter(weight_data, layer.weight.requires_grad)
+        else:
+            super().set_base_weight(weight_data)
 
     def __repr__(self) -> str:
         return "dual_lora." + super().__repr__()

@@ -29,19 +29,19 @@ from .plain import Block
 from .rule import Rule
 from .terms import ALL, Term, Update, slices
 
-_TENSORS = len(Update._fields) - 1  # all fields after the rule
+TENSORS = len(Update._fields) - 1  # all fields after the rule
 
 
 def delta_weight(update: Update, rows: slice = ALL, columns: slice = ALL) -> Tensor:
     """dW of shape (d, k), or a block of it, in fp32 (fp64 for fp64 factors), without a gradient."""
-    with torch.no_grad(), _without_autocast(update.A):
+    with torch.no_grad(), without_autocast(update.A):
         term = Term(update).block(rows, columns)
         return Block.of(term).product * term.amplitude
 
 
 def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
     """M and S, both (d, k), with dW = scale * M * S element by element, in the dtype of `delta_weight`."""
-    with torch.no_grad(), _without_autocast(update.A):
+    with torch.no_grad(), without_autocast(update.A):
         term = Term(update)
         block = Block.of(term)
         S = torch.copysign(torch.ones_like(block.M), block.product) if block.S is None else block.S
@@ -50,14 +50,14 @@ def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
 
 def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
     """P = B A and Z = D C, both (d, k), before activation and sign; Z is None for a fixed direction."""
-    with torch.no_grad(), _without_autocast(update.A):
+    with torch.no_grad(), without_autocast(update.A):
         term = Term(update)
         return term.B @ term.A, None if update.C is None else term.D @ term.C
 
 
 def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, without a gradient."""
-    with torch.no_grad(), _without_autocast(weight):
+    with torch.no_grad(), without_autocast(weight):
         terms = [Term(update) for update in updates]
         code = _code(terms, weight)
         result = torch.empty_like(weight)
@@ -127,8 +127,8 @@ class _DualLoraLinear(torch.autograd.Function):
 
         weight = stored if unpack is None else unpack()
         bias = None if bias is None else bias.to(x.dtype)
-        with _without_autocast(x):
-            terms = [Term(update) for update in _updates(rules, tensors)]
+        with without_autocast(x):
+            terms = [Term(update) for update in updates_of(rules, tensors)]
             code = _code(terms, weight, x)
             d, k = weight.shape
             outputs = []
@@ -148,9 +148,9 @@ class _DualLoraLinear(torch.autograd.Function):
 
         grad_x: list[Tensor] = []
         grad_weight = torch.empty_like(weight) if needs_weight else None
-        with _without_autocast(grad):
-            terms = [Term(update) for update in _updates(ctx.rules, tensors)]
-            trained = [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(tensors), _TENSORS)]
+        with without_autocast(grad):
+            terms = [Term(update) for update in updates_of(ctx.rules, tensors)]
+            trained = [any(needs_tensors[i : i + TENSORS]) for i in range(0, len(tensors), TENSORS)]
             found: list[list[list[Tensor]]] = []
             code = _code(terms, weight, grad)
             for columns in slices(k, d, code.block_elements(grad.device)):
@@ -170,7 +170,7 @@ class _DualLoraLinear(torch.autograd.Function):
         grad_tensors: list[Tensor | None] = []
         for term in range(len(terms)):
             whole = _whole_gradients([gradients[term] for gradients in found])
-            grad_tensors += [None, *whole, *[None] * (_TENSORS - 1 - len(whole))]
+            grad_tensors += [None, *whole, *[None] * (TENSORS - 1 - len(whole))]
         grad_bias = grad.sum(0) if needs_bias else None
         return _side_by_side(grad_x) if needs_x else None, grad_weight, grad_bias, None, None, *grad_tensors
 
@@ -185,8 +185,9 @@ def _side_by_side(blocks: Sequence[Tensor]) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks), 1)
 
 
-def _updates(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
-    return [Update(rule, *tensors[i * _TENSORS : (i + 1) * _TENSORS]) for i, rule in enumerate(rules)]
+def updates_of(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
+    """The updates whose fields follow one another in `tensors`, as an autograd function gets them."""
+    return [Update(rule, *tensors[i * TENSORS : (i + 1) * TENSORS]) for i, rule in enumerate(rules)]
 
 
 def _code(terms: Sequence[Term], *tensors: Tensor) -> Any:
@@ -194,5 +195,6 @@ def _code(terms: Sequence[Term], *tensors: Tensor) -> Any:
     return backend.choose([term.rule for term in terms], factors, *tensors)
 
 
-def _without_autocast(tensor: Tensor) -> torch.autocast:
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """Products in the precision of their factors, on the device of `tensor`."""
     return torch.autocast(tensor.device.type, enabled=False)
