@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CUSTOM, TUNERS, model_settings
+from cases import TUNERS, custom_cases, model_settings
 from tiny import serve_tiny_models
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from repro.adapters.flora import FloraLayer
 from repro.adapters.mora import MoraLayer
 
 RESULTS = Path(os.environ["PEFT_BATTERY_RESULTS"])
-CHOSEN = os.environ["PEFT_BATTERY_TUNERS"].split(",")
+CASES = custom_cases(os.environ["PEFT_BATTERY_PART"])
 
 # The task of the models of a file.
 TASKS = {
@@ -109,21 +109,18 @@ def _cases(names: str, module: str) -> list[Any] | None:
     """Ours for these parameters, or None if they are not about configurations."""
     if names == "test_name,model_id,config_cls,config_kwargs":
         return [
-            pytest.param(
-                f"{c.tuner} {c.name}", c.model, TUNERS[c.tuner], c.settings, id=f"{c.tuner} {c.name}"
-            )
-            for c in CUSTOM
-            if c.tuner in CHOSEN
+            pytest.param(f"{tuner} {name}", model, TUNERS[tuner], settings, id=f"{tuner} {name}")
+            for tuner, name, model, settings in CASES
         ]
     if names == "config_cls,config_kwargs" and module in TASKS:
-        return [pytest.param(TUNERS[t], model_settings(t, TASKS[module]), id=t) for t in CHOSEN]
+        return [pytest.param(TUNERS[t], model_settings(t, TASKS[module]), id=t) for t in TUNERS]
     if names == "config_cls":
-        return [pytest.param(TUNERS[t], id=t) for t in CHOSEN]
+        return [pytest.param(TUNERS[t], id=t) for t in TUNERS]
     if names == "test_name,tuner_method,config_cls,config_kwargs_1,config_kwargs_2":
         first, last = {"target_modules": ["lin0"]}, {"target_modules": ["lin1"]}
         return [
             pytest.param(t, t, TUNERS[t], first, second, id=f"{t} {name}")
-            for t in CHOSEN
+            for t in TUNERS
             for name, second in (("same", first), ("different", last))
         ]
     return None
@@ -148,7 +145,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             "file": Path(item.location[0]).stem,
             "test": item.name,
             "outcome": report.outcome,
-            "reason": "" if call.excinfo is None else f"{call.excinfo.typename}: {call.excinfo.value}",
+            "error": "" if call.excinfo is None else f"{call.excinfo.typename}: {call.excinfo.value}",
             "seconds": report.duration,
         }
         with RESULTS.open("a", encoding="utf-8") as file:

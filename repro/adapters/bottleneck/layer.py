@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from repro.adapters.bottleneck.config import BottleneckConfig
 from repro.adapters.layer import AdapterLayer
@@ -91,9 +92,14 @@ class ParallelBottleneck(BottleneckLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
         linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
-        if not isinstance(linear, nn.Linear):
-            raise ValueError(f"a bottleneck adapter needs a torch.nn.Linear (got {type(linear).__name__})")
-        super().__init__(base_layer, adapter_name, config, linear.in_features, linear.out_features)
+        if isinstance(linear, Conv1D):
+            in_features, out_features = linear.weight.shape
+        elif isinstance(linear, nn.Linear):
+            in_features, out_features = linear.in_features, linear.out_features
+        else:
+            kind = type(linear).__name__
+            raise ValueError(f"a bottleneck adapter needs a torch.nn.Linear or Conv1D (got {kind})")
+        super().__init__(base_layer, adapter_name, config, in_features, out_features)
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         hidden = torch.tanh(self.bottleneck_down[adapter_name](self.bottleneck_dropout[adapter_name](x)))

@@ -127,7 +127,7 @@ def test_adapters_of_a_half_precision_model_stay_in_full_precision() -> None:
 
 
 def test_only_a_linear_layer_can_be_adapted() -> None:
-    with pytest.raises(ValueError, match=r"needs a torch.nn.Linear .got Embedding."):
+    with pytest.raises(ValueError, match=r"needs a torch.nn.Linear or Conv1D .got Embedding."):
         adapted(target_modules=["embed_tokens"])
 
 
