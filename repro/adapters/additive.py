@@ -100,7 +100,9 @@ class AdditiveLayer(nn.Module, MergeableLayer):
         self.check_whole()
         result: Tensor = self.base_layer(x, *args, **kwargs)
         for name in [] if self.disable_adapters or self.merged else self._owned(self.active_adapters):
-            inputs = self.adapter_dropout[name](self._cast_input_dtype(x, self._some_parameter(name).dtype))
+            # Also under peft's `disable_input_dtype_casting`, for hooks that cast weights in their module's
+            # forward pass: an adapter's parameters are in no such module.
+            inputs = self.adapter_dropout[name](x.to(self._some_parameter(name).dtype))
             result = result + self.adapter_output(inputs, name).to(result.dtype)
         return result
 

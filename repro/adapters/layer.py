@@ -13,6 +13,9 @@ from torch import nn
 class AdapterLayer(BaseTunerLayer):
     """A layer whose adapters live on the device of the base layer and keep their own precision."""
 
+    # What peft's `disable_input_dtype_casting` switches off.
+    cast_input_dtype_enabled = True
+
     def finish_adapter(self, adapter_name: str) -> None:
         """Give a new adapter the device and the training flag of its layer, and gradients if it is active."""
         self._move_adapter_to_device_of_base_layer(adapter_name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from peft import PeftConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -148,3 +149,19 @@ def test_fsdp1_wraps_a_bf16_base_with_an_adapter_of_its_dtype(tuner: str, tmp_pa
         dist.destroy_process_group()
     assert torch.equal(sharded, loss)
     assert gradients and all(gradient is not None for gradient in gradients)
+
+
+@pytest.mark.parametrize("tuner", [name for name in CONFIGS if name != "bottleneck serial"])
+def test_base_weights_may_be_stored_in_half_precision_and_computed_in_full(tuner: str) -> None:
+    """As diffusers does: hooks cast a layer's weight for its forward pass, peft leaves the input."""
+    model = adapted(tuner, base()).eval()
+    expected = model(TOKENS).logits
+    for layer in model.get_base_model().modules():
+        if type(layer) is nn.Linear:
+            layer.bfloat16()
+            layer.register_forward_pre_hook(lambda layer, inputs: (layer.float(), inputs)[1])
+            layer.register_forward_hook(lambda layer, inputs, output: (layer.bfloat16(), output)[1])
+    with disable_input_dtype_casting(model):
+        output = model(TOKENS).logits
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, expected, rtol=0.05, atol=0.01)
