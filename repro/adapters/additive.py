@@ -14,7 +14,7 @@ import torch
 from peft import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
 from peft.utils.other import transpose
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -55,14 +55,16 @@ class AdditiveLayer(nn.Module, MergeableLayer):
     adapter_buffer_names: tuple[str, ...] = ()
     other_param_names: tuple[str, ...] = ("adapter_config", "adapter_dropout")
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdditiveConfig) -> None:
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: AdditiveConfig, **quantization: Any
+    ) -> None:
         linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
         if not isinstance(linear, nn.Linear | Conv1D):
             raise ValueError(
                 f"{type(self).__name__} needs a torch.nn.Linear or Conv1D (got {type(linear).__name__})"
             )
         super().__init__()
-        MergeableLayer.__init__(self, base_layer)
+        MergeableLayer.__init__(self, base_layer, **quantization)
         for group in self.adapter_layer_names:
             setattr(self, group, nn.ParameterDict())
         for group in self.adapter_buffer_names:
@@ -143,5 +145,6 @@ class AdditiveModel(AdapterModel):
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config)
         else:
-            layer = self.tuner_layer_cls(target, adapter_name, peft_config)
+            quantization = get_quantization_kwargs(self.model)
+            layer = self.tuner_layer_cls(target, adapter_name, peft_config, **quantization)
             self._replace_module(parent, target_name, layer, target)
