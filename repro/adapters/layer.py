@@ -44,7 +44,7 @@ class AdapterLayer(BaseTunerLayer):
             if isinstance(entry, nn.Module):
                 entry.to(dtype)
             elif isinstance(entry, nn.Parameter):
-                entries[adapter_name] = nn.Parameter(entry.detach().to(dtype), entry.requires_grad)
+                entries[adapter_name] = nn.Parameter(entry.detach().to(dtype), entry.requires_grad)  # type: ignore[assignment]
             elif entry.is_floating_point():
                 entries[adapter_name] = entry.to(dtype)
 

@@ -31,7 +31,7 @@ def sharded_linear(linear: nn.Module, x: Tensor, updates: Sequence[Update]) -> T
     parallelism says.
     """
     weight: Any = linear.weight
-    return functional_call(linear, {"weight": sharded_weight(weight, updates)}, (x,))  # type: ignore[no-any-return]
+    return functional_call(linear, {"weight": sharded_weight(weight, updates)}, (x,))
 
 
 def sharded_weight(weight: DTensor, updates: Sequence[Update]) -> DTensor:
