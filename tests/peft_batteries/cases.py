@@ -67,7 +67,7 @@ def model_settings(tuner: str, task: str) -> dict[str, Any]:
     """Settings for a model of transformers: the default targets where the tuner has them for every model."""
     settings: dict[str, Any] = {"task_type": task, "target_modules": None}
     if tuner == "bottleneck":
-        # Its defaults are for LLaMA alone. These are names of queries; a larger start shows in outputs.
-        settings["target_modules"] = ["q_proj", "query", "q", "query_proj", "in_proj", "c_attn"]
+        # Its defaults are for LLaMA alone. These are names of values; a larger start shows in outputs.
+        settings["target_modules"] = ["v_proj", "value", "v", "value_proj", "in_proj", "c_attn"]
         settings["init_std"] = 0.2
     return settings
