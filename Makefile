@@ -109,7 +109,7 @@ test: $(READY) ## all tests
 	@echo "All tests: 12 to 17 minutes on two cores. make test-quick takes about one."
 	$(BIN)/python -m pytest $(ARGS)
 
-test-peft: $(READY) ## all of peft's own tests with our tuners, about 6 minutes; `make test` runs a third of them
+test-peft: $(READY) ## all of peft's own tests with our tuners, about 10 minutes; `make test` runs a part
 	$(BIN)/python -m pytest tests/peft_batteries -m batteries -s $(ARGS)
 
 test-slurm: $(READY) ## the tests that need SLURM, on one of their own; installs its programs (Debian, root)
