@@ -19,7 +19,7 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 
 .DEFAULT_GOAL := help
 .PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference bench notebooks wheels \
-	test test-quick test-slurm lint format readme clean
+	test test-quick test-peft test-slurm lint format readme clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
 help:
@@ -108,6 +108,9 @@ test-quick: $(READY) ## the tests that guard most, in about a minute: formulas, 
 test: $(READY) ## all tests
 	@echo "All tests: 12 to 17 minutes on two cores. make test-quick takes about one."
 	$(BIN)/python -m pytest $(ARGS)
+
+test-peft: $(READY) ## all of peft's own tests with our tuners, about 10 minutes; `make test` runs a part
+	$(BIN)/python -m pytest tests/peft_batteries -m batteries -s $(ARGS)
 
 test-slurm: $(READY) ## the tests that need SLURM, on one of their own; installs its programs (Debian, root)
 	scripts/install_slurm.sh

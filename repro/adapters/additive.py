@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, get_quantization_kwargs
 from peft.utils.other import transpose
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -47,13 +47,15 @@ class AdditiveLayer(MergeableLayer):
     adapter_buffer_names: tuple[str, ...] = ()
     other_param_names: tuple[str, ...] = ("adapter_config", "adapter_dropout")
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdditiveConfig) -> None:
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: AdditiveConfig, **quantization: Any
+    ) -> None:
         linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
         if not isinstance(linear, nn.Linear | Conv1D):
             raise ValueError(
                 f"{type(self).__name__} needs a torch.nn.Linear or Conv1D (got {type(linear).__name__})"
             )
-        super().__init__(base_layer)
+        super().__init__(base_layer, **quantization)
         for group in self.adapter_layer_names:
             setattr(self, group, nn.ParameterDict())
         for group in self.adapter_buffer_names:
@@ -68,7 +70,7 @@ class AdditiveLayer(MergeableLayer):
         """The initial parameters of a new adapter, in the order of `adapter_layer_names`."""
 
     def initial_buffers(self, adapter_name: str) -> tuple[Tensor, ...]:
-        """The initial buffers, in the order of `adapter_buffer_names`, on the parameters' device."""
+        """The initial buffers, in the order of `adapter_buffer_names`."""
         return ()
 
     @abstractmethod
@@ -81,15 +83,17 @@ class AdditiveLayer(MergeableLayer):
             getattr(self, group)[adapter_name] = nn.Parameter(start)
         self.adapter_config[adapter_name] = config
         self.adapter_dropout[adapter_name] = nn.Dropout(config.dropout)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
         for group, start in zip(self.adapter_buffer_names, self.initial_buffers(adapter_name), strict=True):
             getattr(self, group)[adapter_name] = start
-        self.set_adapter(self.active_adapters)
+        self.finish_adapter(adapter_name)
 
     def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = self.base_layer(x, *args, **kwargs)
         for name in adapter_names:
-            inputs = self.adapter_dropout[name](self._cast_input_dtype(x, self._some_parameter(name).dtype))
+            self.check_whole()
+            # Also under peft's `disable_input_dtype_casting`, for hooks that cast weights in their module's
+            # forward pass: an adapter's parameters are in no such module.
+            inputs = self.adapter_dropout[name](x.to(self._some_parameter(name).dtype))
             result = result + self.adapter_output(inputs, name).to(result.dtype)
         return result
 
@@ -130,5 +134,6 @@ class AdditiveModel(AdapterModel):
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config)
         else:
-            layer = self.tuner_layer_cls(target, adapter_name, peft_config)
+            quantization = get_quantization_kwargs(self.model)
+            layer = self.tuner_layer_cls(target, adapter_name, peft_config, **quantization)
             self._replace_module(parent, target_name, layer, target)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -16,6 +18,49 @@ class AdapterLayer(BaseTunerLayer):
 
     Each adapter has a parameter in the first of `adapter_layer_names`.
     """
+
+    # What peft's `disable_input_dtype_casting` switches off.
+    cast_input_dtype_enabled = True
+
+    def finish_adapter(self, adapter_name: str) -> None:
+        """Give a new adapter the device and the training flag of its layer, and gradients if it is active."""
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        layer: Any = self
+        layer.training = layer.base_layer.training
+        for child in layer.children():
+            if child is not layer.base_layer:
+                child.train(layer.training)
+        self.set_adapter(self.active_adapters)
+
+    def cast_to_base_dtype(self, adapter_name: str) -> None:
+        """Give an adapter's parameters and real buffers the dtype of the base layer, if that is real."""
+        base: Any = self.get_base_layer()
+        _, dtype = super()._get_base_layer_device_and_dtype(base)
+        dtype = dtype or next(base.parameters()).dtype
+        if not dtype.is_floating_point:
+            return
+        for group in (*self.adapter_layer_names, *self.other_param_names):
+            entries: Any = getattr(self, group, None)
+            if (
+                not isinstance(entries, nn.ModuleDict | nn.ParameterDict | BufferDict)
+                or adapter_name not in entries
+            ):
+                continue
+            entry: Any = entries[adapter_name]
+            if isinstance(entry, nn.Module):
+                entry.to(dtype)
+            elif isinstance(entry, nn.Parameter):
+                entries[adapter_name] = nn.Parameter(entry.detach().to(dtype), entry.requires_grad)  # type: ignore[assignment]
+            elif entry.is_floating_point():
+                entries[adapter_name] = entry.to(dtype)
+
+    def check_whole(self) -> None:
+        """Raises NotImplementedError where the base weight is split over processes in a forward pass."""
+        if hasattr(self.weight, "device_mesh"):
+            raise NotImplementedError(
+                f"{type(self).__name__} needs the whole weight of its layer (got a DTensor, a part of it, as "
+                "under tensor parallelism). Use Dual LoRA on linear layers, or shard the model with FSDP."
+            )
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, None]:
         # Without a dtype, peft moves parameters to the base layer's device but keeps them in fp32. In bf16,

@@ -71,8 +71,9 @@ class MergeableLayer(nn.Module, AdapterLayer):
         merged = self.updated_weight(original, self.merged_adapters + new)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(
-                f"Merging {', '.join(new)} gives weights that are not finite: the adapter has NaN or too "
-                "large values. Use an earlier checkpoint."
+                # Begins as peft's own message, which callers match.
+                f"NaNs detected in the merged weights. The adapter {', '.join(new)} seems to be broken: it "
+                "has NaN or too large values. Use an earlier checkpoint."
             )
         self._unmerged_weight = original
         self.set_base_weight(merged)

@@ -15,7 +15,10 @@ from .layer import BASE, AdapterLayer
 
 
 class AdapterModel(BaseTuner):
-    """A tuner whose adapters can share a batch row by row, as LoRA's can, and that averages none."""
+    """A tuner whose adapters can share a batch row by row, as LoRA's can, and that averages none.
+
+    Adapters are in fp32 or, with `autocast_adapter_dtype=False`, in the dtype of their layers.
+    """
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -48,6 +51,13 @@ class AdapterModel(BaseTuner):
             if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper):
                 times = 1 if module in encoding else beams
                 yield module, [name for name in adapter_names for _ in range(times)]
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if not autocast_adapter_dtype:
+            for layer in self.model.modules():
+                if isinstance(layer, AdapterLayer):
+                    layer.cast_to_base_dtype(adapter_name)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises NotImplementedError: a weighted sum of adapters is not an adapter of the same form."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, TorchAoConfig
 from transformers.pytorch_utils import Conv1D
 
 from repro.adapters.additive import AdditiveLayer
@@ -209,7 +209,7 @@ def test_a_broken_adapter_is_not_merged(tuner: str) -> None:
     model = adapted(tuner)
     layer = next(module for module in model.modules() if isinstance(module, AdditiveLayer))
     getattr(layer, layer.adapter_layer_names[0])["default"].data.fill_(float("inf"))
-    with pytest.raises(ValueError, match="Merging default gives weights that are not finite"):
+    with pytest.raises(ValueError, match="The adapter default seems to be broken: it has NaN"):
         model.merge_and_unload(safe_merge=True)
 
 
@@ -262,3 +262,15 @@ def test_impossible_settings_are_told_why(tuner: str) -> None:
 def test_an_unknown_compression_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be 'rotation' or 'sharing' .got 'truncation'."):
         MoraConfig(compression="truncation")  # type: ignore[arg-type]
+
+
+@tuners
+def test_weights_that_torchao_has_quantised_are_adapted_and_merged(tuner: str, tmp_path: Path) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    BASE.save_pretrained(tmp_path)
+    int8 = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    model = get_peft_model(type(BASE).from_pretrained(tmp_path, quantization_config=int8), config(tuner))
+    randomise(model)
+    expected = logits(model)
+    model.merge_adapter()
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=0.05)

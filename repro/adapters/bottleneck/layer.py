@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from repro.adapters.bottleneck.config import BottleneckConfig
 from repro.adapters.layer import AdapterLayer
@@ -70,8 +71,7 @@ class BottleneckLayer(nn.Module, AdapterLayer):
         self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
         self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.bottleneck_size[adapter_name], self.scaling[adapter_name] = size, config.scaling
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters)
+        self.finish_adapter(adapter_name)
 
     def plus_adapters(self, adapter_names: list[str], result: Tensor, x: Tensor) -> Tensor:
         """`result` plus the scaled outputs of these adapters for `x`."""
@@ -92,9 +92,14 @@ class ParallelBottleneck(BottleneckLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
         linear = base_layer.get_base_layer() if isinstance(base_layer, BaseTunerLayer) else base_layer
-        if not isinstance(linear, nn.Linear):
-            raise ValueError(f"a bottleneck adapter needs a torch.nn.Linear (got {type(linear).__name__})")
-        super().__init__(base_layer, adapter_name, config, linear.in_features, linear.out_features)
+        if isinstance(linear, Conv1D):
+            in_features, out_features = linear.weight.shape
+        elif isinstance(linear, nn.Linear):
+            in_features, out_features = linear.in_features, linear.out_features
+        else:
+            kind = type(linear).__name__
+            raise ValueError(f"a bottleneck adapter needs a torch.nn.Linear or Conv1D (got {kind})")
+        super().__init__(base_layer, adapter_name, config, in_features, out_features)
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         hidden = torch.tanh(self.bottleneck_down[adapter_name](self.bottleneck_dropout[adapter_name](x)))
@@ -104,6 +109,7 @@ class ParallelBottleneck(BottleneckLayer):
     def forward(
         self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
     ) -> Tensor:
+        self.check_whole()
         return self.under_adapters(
             lambda names, rows: self.plus_adapters(names, self.base_layer(rows, *args, **kwargs), rows),
             x,

@@ -44,8 +44,10 @@ class DeltaLoraLayer(AdditiveLayer):
         return A, torch.zeros(self.out_features, config.rank)
 
     def initial_buffers(self, adapter_name: str) -> tuple[Tensor, Tensor, Tensor]:
-        A, B = self.delta_lora_A[adapter_name].detach(), self.delta_lora_B[adapter_name].detach()
-        return torch.zeros((), dtype=torch.int64, device=A.device), A.clone(), B.clone()
+        factors = self.delta_lora_A[adapter_name].detach(), self.delta_lora_B[adapter_name].detach()
+        # With `low_cpu_mem_usage` parameters are empty until they are loaded. peft cannot move empty buffers.
+        A, B = (torch.zeros_like(f, device="cpu") if f.is_meta else f.clone() for f in factors)
+        return torch.zeros((), dtype=torch.int64), A, B
 
     def adapter_output(self, x: Tensor, adapter_name: str) -> Tensor:
         config = self.adapter_config[adapter_name]

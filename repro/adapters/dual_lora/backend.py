@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import kernel_variable
 from . import c_kernels, plain
@@ -32,8 +32,8 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     """The module that computes updates of these rules and factors, with the `others` (weight, input).
 
     Triton on an NVIDIA GPU, up to a rank of `MAX_RANK`; C on a CPU with a C compiler. Torch is the fallback:
-    for a rule or dtype that the kernels do not support, under `torch.compile` on a CPU, which cannot trace
-    into C, and where the environment variable REPRO_KERNEL is `torch`.
+    for a rule, dtype or subclass of Tensor that the kernels do not support, under `torch.compile` on a CPU,
+    which cannot trace into C, and where the environment variable REPRO_KERNEL is `torch`.
 
     Raises:
         ValueError: the variable is neither `auto` nor `torch`.
@@ -43,6 +43,9 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     tensors = [*factors, *others]
     devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
     if wanted == "torch" or not all(t.numel() for t in tensors):
+        return plain
+    # The memory of another class, such as DTensor, need not be what its shape says.
+    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
         return plain
     if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _has_triton():
         from . import triton_kernels

@@ -30,6 +30,7 @@ class Conv(DualLoraLayer):
     def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not adapter_names:
             return self.base_layer(x, *args, **kwargs)
+        self.check_whole()
         weight = dual_lora_weight(self.matrix(self.weight), self.active_updates(adapter_names))
         output: Tensor = functional_call(
             self.get_base_layer(), {"weight": self.stored(weight)}, (x, *args), kwargs

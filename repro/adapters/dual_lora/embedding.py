@@ -29,6 +29,7 @@ class Embedding(DualLoraLayer):
     def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not adapter_names or not x.numel():
             return self.base_layer(x, *args, **kwargs)
+        self.check_whole()
         updates = self.active_updates(adapter_names)
         table: Any = self.get_base_layer()
         factor = self._get_embed_scale()

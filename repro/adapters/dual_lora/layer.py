@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
@@ -78,18 +79,30 @@ class DualLoraLayer(MergeableLayer):
         self.rule[adapter_name] = config.rule
         self.scaling[adapter_name] = alpha / (math.sqrt(r1 * r2) if r2 else r1)
         std = config.init_std if config.init_weights else None
-        initial = InitialFactors(self.out_features, self.in_features, ranks, std, self.experts)
+        with self._draws():
+            initial = InitialFactors(self.out_features, self.in_features, ranks, std, self.experts)
+            if config.direction == "fixed":
+                self.dual_lora_seed[adapter_name] = _draw_seed(self.experts)
         for name, factor in initial.factors().items():
             getattr(self, f"dual_lora_{name}")[adapter_name] = nn.Parameter(factor.clone())
-        if config.direction == "fixed":
-            self.dual_lora_seed[adapter_name] = _draw_seed(self.experts)
         if config.warmup == "subtract_initial":
             self.dual_lora_initial[adapter_name] = initial
         elif config.warmup == "ramp":
             self.warmup_steps[adapter_name] = config.warmup_steps
             self.dual_lora_step[adapter_name] = torch.zeros((), dtype=torch.int64)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters)
+        self.finish_adapter(adapter_name)
+
+    @property
+    def _sharded(self) -> bool:
+        return self.quantization_backend is None and hasattr(self.weight, "device_mesh")
+
+    def _draws(self) -> AbstractContextManager[None]:
+        """The factors are equal on all processes that share a weight."""
+        if not self._sharded:
+            return nullcontext()
+        from .sharding import equal_draws
+
+        return equal_draws(self.weight)
 
     def factors(self, adapter_name: str) -> dict[str, Tensor]:
         """A, B, C and D by name; only A and B where the direction is fixed."""
@@ -153,22 +166,22 @@ class InitialFactors(nn.Module):
         self.shapes = {name: (*experts, *shape) for name, shape in shapes.items()}
         self.std = std
         self.register_buffer("seed", _draw_seed())
-        self._draw()
+        self._draw(torch.float32)
 
     def factors(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self.shapes}
 
-    def _draw(self) -> None:
+    def _draw(self, dtype: torch.dtype) -> None:
         # On the CPU: its generator gives the same numbers on every machine that loads the adapter.
         generator = torch.Generator().manual_seed(int(self.seed))
         for name, shape in self.shapes.items():
             std = (3 * shape[-1]) ** -0.5 if self.std is None else self.std
             factor = torch.randn(shape, generator=generator, device="cpu") * std
-            self.register_buffer(name, factor.to(self.seed.device), persistent=False)
+            self.register_buffer(name, factor.to(self.seed.device, dtype), persistent=False)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._draw()
+        self._draw(self.factors()["A"].dtype)
 
 
 def _draw_seed(shape: tuple[int, ...] = ()) -> Tensor:
@@ -184,4 +197,28 @@ class Linear(DualLoraLayer):
         weight: Any = self.get_base_weight  # a function that unpacks a quantised weight
         if self.quantization_backend is None:
             weight = self.matrix(self.weight)
-        return dual_lora_linear(x, weight, self.bias, self.active_updates(adapter_names))
+        updates = self.active_updates(adapter_names)
+        if self._sharded:
+            # Imported here: only builds of torch with torch.distributed have a DTensor.
+            from .sharding import sharded_linear
+
+            return sharded_linear(self.get_base_layer(), x, updates)
+        return dual_lora_linear(x, weight, self.bias, updates)
+
+    def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
+        if not self._sharded:
+            return super().updated_weight(weight, adapter_names)
+        from .sharding import sharded_weight
+
+        with torch.no_grad():
+            updates = [update for name in adapter_names for update in self.updates(name)]
+            return sharded_weight(weight, updates)  # type: ignore[arg-type]
+
+    def set_base_weight(self, weight_data: Tensor) -> None:
+        """Put these values into the base weight."""
+        if self._sharded:
+            # Assigning to `.data` would leave a DTensor's shard as it was.
+            layer: Any = self.get_base_layer()
+            layer.weight = nn.Parameter(weight_data, layer.weight.requires_grad)
+        else:
+            super().set_base_weight(weight_data)

@@ -68,6 +68,7 @@ class ParamWrapper(DualLoraLayer):
     def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not adapter_names:
             return self.base_layer(x, *args, **kwargs)
+        self.check_whole()
         weight = self._by_expert(dual_lora_weight, self.weight, self.active_updates(adapter_names))
         path, module = self.parameter_name, self.base_layer
         while isinstance(module, ParamWrapper):

@@ -28,19 +28,19 @@ from .plain import Block
 from .rule import Rule
 from .terms import ALL, Term, Update, slices
 
-_TENSORS = len(Update._fields) - 1  # all fields after the rule
+TENSORS = len(Update._fields) - 1  # all fields after the rule
 
 
 def delta_weight(update: Update, rows: slice = ALL, columns: slice = ALL) -> Tensor:
     """dW of shape (d, k), or a block of it, in fp32 (fp64 for fp64 factors), without a gradient."""
-    with torch.no_grad(), _without_autocast(update.A):
+    with torch.no_grad(), without_autocast(update.A):
         term = Term(update).block(rows, columns)
         return Block.of(term).product * term.amplitude
 
 
 def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
     """M and S, both (d, k), with dW = scale * M * S element by element, in the dtype of `delta_weight`."""
-    with torch.no_grad(), _without_autocast(update.A):
+    with torch.no_grad(), without_autocast(update.A):
         term = Term(update)
         block = Block.of(term)
         S = torch.copysign(torch.ones_like(block.M), block.product) if block.S is None else block.S
@@ -49,14 +49,14 @@ def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
 
 def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
     """P = B A and Z = D C, both (d, k), before activation and sign; Z is None for a fixed direction."""
-    with torch.no_grad(), _without_autocast(update.A):
+    with torch.no_grad(), without_autocast(update.A):
         term = Term(update)
         return term.B @ term.A, None if update.C is None else term.D @ term.C
 
 
 def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, without a gradient."""
-    with torch.no_grad(), _without_autocast(weight):
+    with torch.no_grad(), without_autocast(weight):
         terms = [Term(update) for update in updates]
         code = _code(terms, weight)
         result = torch.empty_like(weight)
@@ -132,8 +132,8 @@ class _DualLoraLinear(torch.autograd.Function):
     ) -> Tensor:
         weight = stored if unpack is None else unpack()
         bias = None if bias is None else bias.to(x.dtype)
-        with _without_autocast(x):
-            terms = [Term(update) for update in _updates(rules, tensors)]
+        with without_autocast(x):
+            terms = [Term(update) for update in updates_of(rules, tensors)]
             code = _code(terms, weight, x)
             d, k = weight.shape
             outputs = []
@@ -170,8 +170,8 @@ class _DualLoraLinear(torch.autograd.Function):
 
         grad_x: list[Tensor] = []
         grad_weight = torch.empty_like(weight) if needs_weight else None
-        with _without_autocast(grad):
-            terms = [Term(update) for update in _updates(ctx.rules, tensors)]
+        with without_autocast(grad):
+            terms = [Term(update) for update in updates_of(ctx.rules, tensors)]
             trained = _trained(needs_tensors)
             found: list[list[list[Tensor]]] = []
             code = _code(terms, weight, grad)
@@ -199,7 +199,7 @@ class _DualLoraWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(weight: Tensor, rules: tuple[Rule, ...], *tensors: Tensor | None) -> Tensor:
-        return updated_weight(weight, _updates(rules, tensors))
+        return updated_weight(weight, updates_of(rules, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -219,8 +219,8 @@ class _DualLoraWeight(torch.autograd.Function):
             return _pullback(_dense_weight, inputs, ctx.needs_input_grad, G)
         needs_weight, _, *needs_tensors = ctx.needs_input_grad
         d, k = G.shape
-        with _without_autocast(G):
-            terms = [Term(update) for update in _updates(ctx.rules, tensors)]
+        with without_autocast(G):
+            terms = [Term(update) for update in updates_of(ctx.rules, tensors)]
             code = _code(terms, G)
             found = []
             for columns in slices(k, d, code.block_elements(G.device)):
@@ -233,11 +233,11 @@ def _dense_linear(
     x: Tensor, stored: Any, bias: Tensor | None, unpack: Any, rules: tuple[Rule, ...], *tensors: Tensor | None
 ) -> Tensor:
     weight = stored if unpack is None else unpack()
-    return dense.linear(x, weight, bias, _updates(rules, tensors))
+    return dense.linear(x, weight, bias, updates_of(rules, tensors))
 
 
 def _dense_weight(weight: Tensor, rules: tuple[Rule, ...], *tensors: Tensor | None) -> Tensor:
-    return dense.updated_weight(weight, _updates(rules, tensors))
+    return dense.updated_weight(weight, updates_of(rules, tensors))
 
 
 def _to_be_differentiated() -> bool:
@@ -255,7 +255,7 @@ def _pullback(
         given = dict(zip(places, values, strict=True))
         return function(*(given.get(place, value) for place, value in enumerate(inputs)))
 
-    with _without_autocast(grad):
+    with without_autocast(grad):
         pull = torch.func.vjp(of_needed, *(inputs[place] for place in places))[1]
         found = dict(zip(places, pull(grad), strict=True))
     return tuple(found.get(place) for place in range(len(inputs)))
@@ -263,7 +263,7 @@ def _pullback(
 
 def _trained(needs_tensors: Sequence[bool]) -> list[bool]:
     """Whether an update has a factor that needs a gradient, for each update."""
-    return [any(needs_tensors[i : i + _TENSORS]) for i in range(0, len(needs_tensors), _TENSORS)]
+    return [any(needs_tensors[i : i + TENSORS]) for i in range(0, len(needs_tensors), TENSORS)]
 
 
 def _of_tensors(found: list[list[list[Tensor]]], terms: int) -> list[Tensor | None]:
@@ -271,7 +271,7 @@ def _of_tensors(found: list[list[list[Tensor]]], terms: int) -> list[Tensor | No
     gradients: list[Tensor | None] = []
     for term in range(terms):
         whole = _whole_gradients([block[term] for block in found])
-        gradients += [None, *whole, *[None] * (_TENSORS - 1 - len(whole))]
+        gradients += [None, *whole, *[None] * (TENSORS - 1 - len(whole))]
     return gradients
 
 
@@ -285,8 +285,9 @@ def _side_by_side(blocks: Sequence[Tensor]) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks), 1)
 
 
-def _updates(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
-    return [Update(rule, *tensors[i * _TENSORS : (i + 1) * _TENSORS]) for i, rule in enumerate(rules)]
+def updates_of(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
+    """The updates whose fields follow one another in `tensors`, as an autograd function gets them."""
+    return [Update(rule, *tensors[i * TENSORS : (i + 1) * TENSORS]) for i, rule in enumerate(rules)]
 
 
 def _code(terms: Sequence[Term], *tensors: Tensor) -> Any:
@@ -294,5 +295,6 @@ def _code(terms: Sequence[Term], *tensors: Tensor) -> Any:
     return backend.choose([term.rule for term in terms], factors, *tensors)
 
 
-def _without_autocast(tensor: Tensor) -> torch.autocast:
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """Products in the precision of their factors, on the device of `tensor`."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from repro.adapters.bottleneck import BottleneckConfig, ParallelBottleneck
 from repro.models import load_model_spec
@@ -34,15 +36,16 @@ def logits(model: nn.Module) -> Tensor:
         return model(TOKENS).logits
 
 
-@pytest.mark.parametrize(("bias", "scaling"), [(True, 1.0), (False, 0.5)])
-def test_output_is_the_formula(bias: bool, scaling: float) -> None:
+@pytest.mark.parametrize(("bias", "scaling"), [(True, 1.0), (False, 0.5), ("Conv1D", 0.5)])
+def test_output_is_the_formula(bias: bool | str, scaling: float) -> None:
     torch.manual_seed(0)
-    linear = nn.Linear(12, 20, bias=bias)
+    linear: Any = Conv1D(20, 12) if bias == "Conv1D" else nn.Linear(12, 20, bias=bool(bias))
+    weight = linear.weight.t() if bias == "Conv1D" else linear.weight
     layer = ParallelBottleneck(linear, "default", config(scaling=scaling))
     x = torch.randn(3, 5, 12)
     D = layer.bottleneck_down["default"].weight.double()
     U = layer.bottleneck_up["default"].weight.double()
-    expected = nn.functional.linear(x, linear.weight, linear.bias).double()
+    expected = nn.functional.linear(x, weight, linear.bias).double()
     expected += scaling * torch.tanh(x.double() @ D.t()) @ U.t()
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-6)
     assert (D.shape, U.shape) == ((8, 12), (20, 8))
@@ -127,7 +130,7 @@ def test_adapters_of_a_half_precision_model_stay_in_full_precision() -> None:
 
 
 def test_only_a_linear_layer_can_be_adapted() -> None:
-    with pytest.raises(ValueError, match=r"needs a torch.nn.Linear .got Embedding."):
+    with pytest.raises(ValueError, match=r"needs a torch.nn.Linear or Conv1D .got Embedding."):
         adapted(target_modules=["embed_tokens"])
 
 

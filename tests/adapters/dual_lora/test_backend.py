@@ -175,3 +175,13 @@ def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     source.write_text("int value(void) { return WRONG; }", encoding="utf-8")
     with pytest.raises(OSError, match=r"cc failed: .*WRONG"):
         compiler.load(source, [])
+
+
+class WithoutMemory(Tensor):
+    """A subclass whose memory need not be what its shape says."""
+
+
+def test_torch_computes_with_subclasses_of_tensor() -> None:
+    assert choose(FACTORS, nn.Parameter(WEIGHT)) is c_kernels
+    assert choose(FACTORS, WEIGHT.as_subclass(WithoutMemory)) is plain
+    assert choose([FACTORS[0].as_subclass(WithoutMemory), FACTORS[1]], WEIGHT) is plain
