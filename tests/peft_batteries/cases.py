@@ -38,10 +38,15 @@ _LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "beside a trained module": ("MLP", {"target_modules": ["lin0"], "modules_to_save": ["lin1"]}),
 }
 _CONV1D: dict[str, tuple[str, dict[str, Any]]] = {"Conv1D": ("EmbConv1D", {"target_modules": ["conv1d"]})}
+# In layers this small, a dW of the usual start changes outputs by less than peft's tests look for.
+_LARGE: dict[str, Any] = {"warmup": "none", "init_std": 0.5}
 _OWN: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "dual_lora": {
         # With the ramp, three steps of peft's tests are too few to move all factors.
         "Conv1D": ("EmbConv1D", {"target_modules": ["conv1d"], "warmup": "none"}),
+        "embedding": ("EmbConv1D", {"target_modules": ["emb"], **_LARGE}),
+        "Conv2d": ("Conv2d", {"target_modules": ["conv2d"], **_LARGE}),
+        "Conv1d": ("Conv1dBigger", {"target_modules": ["conv1d"], **_LARGE}),
         "without a ramp": ("MLP", {"target_modules": ["lin0"], "warmup": "none"}),
         "less its start": ("MLP", {"target_modules": ["lin0"], "warmup": "subtract_initial"}),
         "fixed direction": ("MLP", {"target_modules": ["lin0"], "direction": "fixed"}),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.func import functional_call
 
 from .layer import DualLoraLayer
+from .replaced import call_with
 from .update import dual_lora_weight
 
 
@@ -32,7 +32,5 @@ class Conv(DualLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         self.check_whole()
         weight = dual_lora_weight(self.matrix(self.weight), self.active_updates(adapter_names))
-        output: Tensor = functional_call(
-            self.get_base_layer(), {"weight": self.stored(weight)}, (x, *args), kwargs
-        )
+        output: Tensor = call_with(self.get_base_layer(), "weight", self.stored(weight), (x, *args), kwargs)
         return output

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .layer import DualLoraLayer
+from .replaced import call_with
 from .terms import Update
 from .update import dual_lora_weight
 
@@ -35,7 +35,7 @@ class Embedding(DualLoraLayer):
         factor = self._get_embed_scale()
         if (factor is None and type(table).forward is not nn.Embedding.forward) or not _by_rows(updates):
             weight = dual_lora_weight(self.weight, updates)
-            output: Tensor = functional_call(table, {"weight": weight}, (x, *args), kwargs)
+            output: Tensor = call_with(table, "weight", weight, (x, *args), kwargs)
             return output
         tokens, places = x.unique(return_inverse=True)
         rows = dual_lora_weight(self.weight[tokens], [_rows(update, tokens) for update in updates])

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .layer import DualLoraLayer
+from .replaced import call_with
 from .terms import Update
 from .update import delta_weight, dual_lora_weight, updated_weight
 
@@ -73,7 +73,7 @@ class ParamWrapper(DualLoraLayer):
         path, module = self.parameter_name, self.base_layer
         while isinstance(module, ParamWrapper):
             path, module = f"base_layer.{path}", module.base_layer
-        output: Tensor = functional_call(self.base_layer, {path: weight}, (x, *args), kwargs)
+        output: Tensor = call_with(self.base_layer, path, weight, (x, *args), kwargs)
         return output
 
     def get_delta_weight(self, adapter: str) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-from torch.func import functional_call
 
 from . import plain
+from .replaced import call_with
 from .rule import Rule
 from .terms import ALL, Term, Update
 from .update import TENSORS, updates_of, without_autocast
@@ -31,7 +31,7 @@ def sharded_linear(linear: nn.Module, x: Tensor, updates: Sequence[Update]) -> T
     parallelism says.
     """
     weight: Any = linear.weight
-    return functional_call(linear, {"weight": sharded_weight(weight, updates)}, (x,))
+    return call_with(linear, "weight", sharded_weight(weight, updates), (x,))
 
 
 def sharded_weight(weight: DTensor, updates: Sequence[Update]) -> DTensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from repro.adapters.dual_lora import DualLoraConfig, DualLoraLayer, Update
@@ -284,3 +285,56 @@ def test_target_parameters_that_are_refused() -> None:
         model.add_adapter("second", DualLoraConfig(target_parameters=["0.down"]))
     with pytest.raises(ValueError, match=r"weight of a Conv2d has shape .4, 3, 2, 2.: Dual LoRA adapts"):
         adapt(nn.Conv2d(3, 4, 2), target_parameters=["0.weight"])
+
+
+class Stack(nn.Module):
+    """Stacked weights that are no module of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = nn.Parameter(torch.randn(2, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("eoi,bi->beo", self.stack, x).sum(1)
+
+
+class Doubled(nn.Embedding):
+    """An embedding with a forward pass of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs", "where"),
+    [
+        (lambda: nn.Conv1d(3, 4, 2), torch.randn(2, 3, 5), {"target_modules": ["0"]}),
+        (lambda: nn.Conv2d(3, 4, 2), torch.randn(2, 3, 5, 5), {"target_modules": ["0"]}),
+        (lambda: nn.Embedding(9, 6), torch.arange(6).view(2, 3), {"target_modules": ["0"]}),
+        (lambda: Doubled(9, 6), torch.arange(6).view(2, 3), {"target_modules": ["0"]}),
+        (Stack, torch.randn(3, 6), {"target_parameters": ["0.stack"]}),
+    ],
+    ids=["Conv1d", "Conv2d", "embedding", "embedding of its own", "experts"],
+)
+def test_every_kind_is_adapted_under_fsdp1(layer: Any, inputs: Tensor, where: Any, tmp_path: Path) -> None:
+    """FSDP1 keeps the whole weight beside the registered parameter, where a module finds it first."""
+    torch.manual_seed(0)
+    config = DualLoraConfig(magnitude_rank=2, init_std=0.5, warmup="none", **where)
+    plain = get_peft_model(nn.Sequential(layer()), config)
+    expected = plain(inputs)
+    expected.square().sum().backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1)
+    try:
+        copied = copy.deepcopy(plain)
+        copied.zero_grad()
+        wrapped = FullyShardedDataParallel(copied, device_id=torch.device("cpu"), use_orig_params=True)
+        output = wrapped(inputs)
+        output.square().sum().backward()
+        gradients = [p.grad for p in wrapped.parameters() if p.requires_grad]
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(output, expected)
+    with plain.disable_adapter():
+        assert not torch.allclose(plain(inputs), expected, atol=0.01)
+    for found, parameter in zip(gradients, (p for p in plain.parameters() if p.requires_grad), strict=True):
+        torch.testing.assert_close(found, parameter.grad)
