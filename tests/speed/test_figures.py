@@ -13,6 +13,5 @@ def test_a_bench_compares_equal_work(bench) -> None:
 
 
 def test_evaluation_comes_to_lm_evals_accuracies() -> None:
-
     (figure,) = evaluation.figures(small=True)
     assert "same accuracies" in figure.note
