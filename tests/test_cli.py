@@ -23,6 +23,7 @@ from repro.runs.bases import BaseModels
 from repro.runs.interruption import Interrupted
 from repro.runs.runner import execute
 from repro.runs.store import Store
+from repro.training.probes import Probe
 
 
 @pytest.fixture
@@ -79,7 +80,17 @@ def test_run_takes_the_named_rows_alone_and_the_table_shows_what_is_missing(
     out = capsys.readouterr().out
     assert "0 of 1 runs are done, executing 1" in out
     assert "0/1" in out and "1/1" in out
-    assert len(list((results / "runs").rglob("result.json"))) == 1
+    (file,) = (results / "runs").rglob("result.json")
+    assert _run("--rows", "dual*", "--check") == 0
+    found = json.loads(file.read_text())
+    found["probes"][0] |= {"distance": 1.0, "tolerance": 0.25}
+    found["warnings"] = [Probe(**found["probes"][0]).warning]
+    file.write_text(json.dumps(found))
+    assert _run("--rows", "dual*") == 0
+    assert "batch of 1 = batch of N' failed" in (results / "tables/smoke/table1.md").read_text()
+    capsys.readouterr()
+    assert _run("--rows", "dual*", "--check") == 1
+    assert "probe 'batch of 1 = batch of N' failed" in capsys.readouterr().err
     assert _run("--rows", "base,dora") == 2
     assert "unknown row 'dora'; known: base, dual_lora, lora" in capsys.readouterr().err
 
