@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from repro.adapters.card import CardConfig
+from .card import CardConfig
 
 
 @dataclass
@@ -35,8 +35,11 @@ class TargetConfig(CardConfig):
             self.exclude_modules = set(self.exclude_modules)
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError(
-                f"layers_to_transform={self.layers_to_transform!r} needs target_modules as a list of names "
-                f"(got the expression {self.target_modules!r}); put the numbers into the expression"
+                f"layers_to_transform={self.layers_to_transform!r} is not possible, it must be None where "
+                f"target_modules is a string (got {self.target_modules!r}); put the numbers into it."
             )
         if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError(f"layers_pattern={self.layers_pattern!r} needs layers_to_transform")
+            raise ValueError(
+                f"layers_pattern={self.layers_pattern!r} is not possible, it must be None unless "
+                "layers_to_transform is given."
+            )

@@ -8,35 +8,8 @@ import sys
 import peft  # noqa: F401  first: `repro register` has the harness registered when peft is imported
 
 if "repro.adapters.dual_lora" in sys.modules:
-    from repro.adapters.dual_lora import (
-        DualLoraConfig,
-        DualLoraLayer,
-        DualLoraModel,
-        Rule,
-        Update,
-        count_step,
-        delta_weight,
-        hotswap_adapter,
-    )
+    from repro.adapters.dual_lora import *  # noqa: F403
+    from repro.adapters.dual_lora import __all__
 else:
-    from .adapters.dual_lora import (
-        DualLoraConfig,
-        DualLoraLayer,
-        DualLoraModel,
-        Rule,
-        Update,
-        count_step,
-        delta_weight,
-        hotswap_adapter,
-    )
-
-__all__ = [
-    "DualLoraConfig",
-    "DualLoraLayer",
-    "DualLoraModel",
-    "Rule",
-    "Update",
-    "count_step",
-    "delta_weight",
-    "hotswap_adapter",
-]
+    from .adapters.dual_lora import *  # noqa: F403
+    from .adapters.dual_lora import __all__  # noqa: F401

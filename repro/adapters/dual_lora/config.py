@@ -8,7 +8,7 @@ from typing import Any, Literal
 from peft import PeftType
 from peft.utils.other import get_pattern_key
 
-from ..card import CardConfig
+from ..targets import TargetConfig
 from .rule import ALL_WORDS, Clip, Direction, MagnitudeActivation, Rule, SignEstimator
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -19,7 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass
-class DualLoraConfig(CardConfig):
+class DualLoraConfig(TargetConfig):
     """dW = s * activation(B A) * direction(D C), element by element, on the weight of each targeted layer.
 
     The defaults are the method of arXiv 2512.03402. *Open* marks what the paper does not say.
@@ -47,7 +47,8 @@ class DualLoraConfig(CardConfig):
             merging dW has full strength. `none` accepts the jump. `subtract_initial` uses dW - dW(0) always.
         warmup_steps: length of the ramp. *Open*: 100 is the learning-rate warm-up of the baselines.
         dropout: only 0. dW is part of the weight, so there is no branch whose input could be dropped.
-        target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in LoRA.
+        target_modules, exclude_modules, layers_to_transform, layers_pattern, modules_to_save: see
+            `TargetConfig`.
         target_parameters: ends of the paths of parameters to adapt that are no layer's weight, such as the
             `experts.gate_up_proj` of a mixture of experts, as in LoRA; see `ParamWrapper`.
         bias: which biases train: `none`, `all`, or `dual_lora_only` for those of the adapted layers.
@@ -60,8 +61,6 @@ class DualLoraConfig(CardConfig):
     magnitude_rank: int | None = None
     direction_rank: int | None = None
     alpha: float | None = None
-    target_modules: list[str] | set[str] | str | None = None
-    exclude_modules: list[str] | set[str] | str | None = None
     target_parameters: list[str] | None = None
     magnitude_activation: MagnitudeActivation = "relu"
     direction: Direction = "sign"
@@ -72,10 +71,7 @@ class DualLoraConfig(CardConfig):
     warmup: Literal["ramp", "none", "subtract_initial"] = "ramp"
     warmup_steps: int = 100
     dropout: float = 0.0
-    modules_to_save: list[str] | None = None
     bias: Literal["none", "all", "dual_lora_only"] = "none"
-    layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, int | tuple[int, int]] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     r: InitVar[int | None] = None
@@ -83,10 +79,6 @@ class DualLoraConfig(CardConfig):
     def __post_init__(self, r: int | None) -> None:
         super().__post_init__()
         self.peft_type = PeftType("DUAL_LORA")
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
-        if isinstance(self.exclude_modules, list):
-            self.exclude_modules = set(self.exclude_modules)
         if r is not None:
             allowed = f"the same as magnitude_rank={self.magnitude_rank!r}, of which it is another name"
             _check("r", r, self.magnitude_rank in (None, r), allowed)
@@ -102,16 +94,6 @@ class DualLoraConfig(CardConfig):
         if self.alpha is None:
             self.alpha = float(self.magnitude_rank + (self.direction_rank or self.magnitude_rank))
         self._check_numbers(self.alpha)
-        if self.layers_pattern and self.layers_to_transform is None:
-            _check("layers_pattern", self.layers_pattern, False, "None unless layers_to_transform is given")
-        if isinstance(self.target_modules, str):
-            for name in ("layers_to_transform", "layers_pattern"):
-                _check(
-                    name,
-                    getattr(self, name),
-                    getattr(self, name) is None,
-                    "None where target_modules is a string",
-                )
 
     @property
     def rule(self) -> Rule:
