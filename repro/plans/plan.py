@@ -133,11 +133,38 @@ class Plan:
         Raises:
             ConfigError: a pattern matches no row.
         """
-        ids = dict.fromkeys(row.id for row in self.rows)
+        return self._kept("row", [row.id for row in self.rows], patterns)
+
+    def only_models(self, names: Sequence[str]) -> Plan:
+        """This plan with only the rows of these models; a name may be a pattern (`llama*`).
+
+        Raises:
+            ConfigError: a name matches no model of the plan.
+        """
+        return self._kept("model", [row.block for row in self.rows], names)
+
+    def only_ungated(self) -> Plan:
+        """This plan with only the rows of models that the hub gives to anybody.
+
+        Raises:
+            ConfigError: every model of the plan is gated.
+        """
+        kept = tuple(row for row in self.rows if not row.specs[0].model.gated)
+        if not kept:
+            gated = ", ".join(dict.fromkeys(row.block for row in self.rows))
+            raise ConfigError(f"{self.experiment.name}: every selected model is gated ({gated})")
+        return replace(self, rows=kept)
+
+    def _kept(self, kind: str, names: Sequence[str], patterns: Sequence[str]) -> Plan:
+        """This plan with only the rows whose name, one for each row, matches one of the patterns."""
         for pattern in patterns:
-            if not any(fnmatchcase(row, pattern) for row in ids):
-                raise ConfigError(f"{self.experiment.name}: {one_of('row', pattern, ids)}")
-        kept = (row for row in self.rows if any(fnmatchcase(row.id, pattern) for pattern in patterns))
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ConfigError(f"{self.experiment.name}: {one_of(kind, pattern, dict.fromkeys(names))}")
+        kept = (
+            row
+            for row, name in zip(self.rows, names, strict=True)
+            if any(fnmatchcase(name, pattern) for pattern in patterns)
+        )
         return replace(self, rows=tuple(kept))
 
     def execution(self, spec: RunSpec) -> Execution:
