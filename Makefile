@@ -18,7 +18,7 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 	tests/test_cli.py::test_a_run_is_rerun_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference bench notebooks wheels \
+.PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference rehearse bench notebooks wheels \
 	test test-quick test-peft test-slurm lint format readme clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
@@ -93,6 +93,13 @@ notebooks: $(READY) ## open the notebooks in a browser, ready to run
 	cd notebooks && PROFILE=$(PROFILE) ../$(BIN)/jupyter lab
 
 ##@ Running on a SLURM cluster
+
+# Under the paper profile, whatever PROFILE says elsewhere: the other profiles need no rehearsal, they run here.
+rehearse: $(READY) ## the paper profile's runs with tiny models and data made here, then what the real ones need
+	$(BIN)/repro rehearse $(ARGS)
+
+rehearse-%: $(READY) ## the same for one experiment, for instance rehearse-table1
+	$(BIN)/repro rehearse $(patsubst sweep-%,sweeps/%,$*) $(ARGS)
 
 slurm-%: $(READY) ## submit the missing runs of an experiment, for instance slurm-table1
 	$(call ON_EXPERIMENT,submit)

@@ -23,7 +23,7 @@ ROOMS = [
     ["runs"],
     ["slurm", "analysis"],
     ["report"],
-    ["speed"],
+    ["speed", "rehearsal"],
     ["cli"],
 ]
 BELOW = {

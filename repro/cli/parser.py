@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from repro.cli import adapters, cluster, experiments, pages
+from repro.cli import adapters, cluster, experiments, pages, rehearse
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,6 +69,22 @@ def build_parser() -> argparse.ArgumentParser:
     asked.add_argument("--memory", help="for instance 64G")
     asked.add_argument("--concurrent", metavar="N", type=int, help="how many runs of an array run at once")
     verb.set_defaults(verb=cluster.submit_runs)
+
+    verb = verbs.add_parser(
+        "rehearse",
+        help="execute a profile's runs with tiny models and data made here, then say what the real ones need",
+    )
+    verb.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help="for instance table1; none: all but the sweeps"
+    )
+    verb.add_argument("--profile", default="paper", help="whose runs: paper (default), ...")
+    verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
+    verb.add_argument("--models", type=_names, help="only these models, for instance llama-7b,llama3-8b")
+    verb.add_argument(
+        "--jobs", type=_positive, default=rehearse.default_jobs(), help="processes at once (%(default)s)"
+    )
+    verb.add_argument("--submit", action="store_true", help="also execute a run as a task of SLURM")
+    verb.set_defaults(verb=rehearse.rehearse)
 
     verb = verbs.add_parser("cancel", parents=[common], help="take an experiment's runs out of SLURM's queue")
     verb.set_defaults(verb=cluster.cancel_runs)
@@ -155,6 +171,12 @@ def _seeds(text: str) -> tuple[int, ...]:
     if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r:.80} is not a list of seeds; for example, 0,1,2")
     return tuple(map(int, parts))
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a number from 1 on")
+    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -79,6 +79,12 @@ def submit(script: Path, after: str | None) -> str:
     return _slurm("sbatch", "--parsable", *waiting, str(script)).strip().split(";")[0]
 
 
+def refusal(script: str) -> str:
+    """Why SLURM would not take a script, in a line; empty if it would. Nothing is submitted."""
+    tested = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    return "" if tested.returncode == 0 else " ".join(tested.stderr.split())[:300]
+
+
 def cancel(tasks: Sequence[Task]) -> None:
     """Cancel queued or running tasks.
 
