@@ -11,12 +11,12 @@ from repro.config import read_yaml
 from repro.rehearsal.vocabularies import VOCABULARY
 
 # Records of each split of a data set, and the most that settings may say of records, steps and tokens.
-# Eight commonsense tasks give nine optimiser steps in three epochs: the ramp ends, two validations follow.
+# Eight commonsense tasks give nine optimiser steps in three epochs: the ramp ends, validations follow.
 RECORDS = {"train": 12, "validation": 6, "test": 6}
 _MOST = {
     "epochs": 3,
     "validation_size": 8,
-    "validate_every": 4,
+    "validate_every": 2,
     "warmup_steps": 2,
     "max_new_tokens": 12,
 }
