@@ -73,26 +73,6 @@ def data_folder(root: Path | None, holding: str) -> Path:
     return Path(folder)
 
 
-def load_from_hub(path: str, configuration: str | None, split: str, revision: str | None = None) -> Any:
-    """A split of a data set on the Hugging Face hub, as `datasets` returns it.
-
-    Raises:
-        DataError: it cannot be loaded.
-    """
-    import datasets
-
-    try:
-        return datasets.load_dataset(path, configuration, split=split, revision=revision)
-    # Offline, gated, renamed or moved: the hub's client raises many unrelated classes of errors.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        name = " ".join(part for part in (path, configuration, revision and f"({revision})") if part)
-        raise DataError(
-            f"cannot load {name} from the hub: {reason}; load it once while online, or set REPRO_DATA_DIR "
-            "and choose the source 'local'"
-        ) from error
-
-
 def batches_by_tokens(
     items: Sequence[T], lengths: Sequence[int], tokens: int, *, packed: bool = False
 ) -> Iterator[list[T]]:

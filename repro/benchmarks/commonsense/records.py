@@ -21,22 +21,18 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its names, its labels, and its numbers of items upstream.
+    """One task: its names and its labels.
 
     Args:
         name: LLM-Adapters' folder name.
         title: the paper's column heading.
         labels: every label that upstream's evaluation recognises, in option order. An item uses the first
             `len(options)` of them.
-        train_size: items of this task in commonsense_170k.
-        test_size: items in upstream's test.json.
     """
 
     name: str
     title: str
     labels: tuple[str, ...]
-    train_size: int
-    test_size: int
 
 
 def _numbered(word: str, count: int) -> tuple[str, ...]:
@@ -44,18 +40,18 @@ def _numbered(word: str, count: int) -> tuple[str, ...]:
 
 
 # The paper's column order. Upstream recognises answer1..answer5 in all four `answer` tasks, though only ARC
-# has items with five options. The train sizes add up to 170,420, the size of the merged file.
+# has items with five options.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("boolq", "BoolQ", ("true", "false"), 9_427, 3_270),
-        Task("piqa", "PIQA", _numbered("solution", 2), 16_113, 1_838),
-        Task("social_i_qa", "SIQA", _numbered("answer", 5), 33_410, 1_954),
-        Task("hellaswag", "HellaS.", _numbered("ending", 4), 39_905, 10_042),
-        Task("winogrande", "WinoG.", _numbered("option", 2), 63_238, 1_267),
-        Task("ARC-Easy", "ARC-e", _numbered("answer", 5), 2_251, 2_376),
-        Task("ARC-Challenge", "ARC-c", _numbered("answer", 5), 1_119, 1_172),
-        Task("openbookqa", "OBQA", _numbered("answer", 5), 4_957, 500),
+        Task("boolq", "BoolQ", ("true", "false")),
+        Task("piqa", "PIQA", _numbered("solution", 2)),
+        Task("social_i_qa", "SIQA", _numbered("answer", 5)),
+        Task("hellaswag", "HellaS.", _numbered("ending", 4)),
+        Task("winogrande", "WinoG.", _numbered("option", 2)),
+        Task("ARC-Easy", "ARC-e", _numbered("answer", 5)),
+        Task("ARC-Challenge", "ARC-c", _numbered("answer", 5)),
+        Task("openbookqa", "OBQA", _numbered("answer", 5)),
     )
 }
 

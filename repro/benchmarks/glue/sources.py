@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from repro.benchmarks.glue.records import Record, Split, Task, build_records, check_columns
+from repro.benchmarks.hub_sets import hub_rows
 from repro.benchmarks.package_data import in_train, validation_rows
 from repro.benchmarks.sources import Sources
-from repro.training.data import DataError, data_folder, load_from_hub
+from repro.training.data import DataError, data_folder
 from repro.training.data_files import MOST_BYTES, read_file
 
 # MNLI has two validation sets: of the training texts' genres, and of others.
@@ -57,19 +58,17 @@ class PackageSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """nyu-mll/glue, whose sizes are checked."""
+    """The sets that `experiments/data/glue.yaml` describes."""
 
     note = "nyu-mll/glue from the hub"
 
     def load(self, task: Task, split: Split) -> list[Record]:
-        if task.name != "mnli" or split == "train":
-            records = _download(task, split)
-        else:
-            records = [r for part in _MNLI_PARTS for r in _download(task, f"validation_{part}", part)]
-        expected = task.train_size if split == "train" else task.validation_size
-        if len(records) != expected:
-            raise DataError(f"nyu-mll/glue has {len(records)} {task.name} {split} rows, GLUE has {expected}")
-        return records
+        return [
+            record
+            for part, rows in hub_rows("glue", task.name, split).items()
+            # mnli/validation_matched
+            for record in build_records(task, rows, f"nyu-mll/glue, {part}", part.partition("_")[2])
+        ]
 
 
 SOURCES: Sources[[Task, Split], Record] = Sources(
@@ -101,8 +100,3 @@ def _parquet_rows(task: Task, path: Path) -> Iterator[dict[str, Any]]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"{path} is no parquet file, or a damaged one ({reason}); save it again") from error
-
-
-def _download(task: Task, split: str, part: str = "") -> list[Record]:
-    rows = load_from_hub("nyu-mll/glue", task.name, split)
-    return build_records(task, rows, f"nyu-mll/glue, {task.name}, {split}", part)
