@@ -20,6 +20,7 @@ from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
 from repro.config import Seed, added, differ, one_of
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
+from repro.training.truncation import Truncation, truncated_shares
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +52,9 @@ class Commonsense(Benchmark):
         evaluated: what is scored: the `test` set; or `held_out`, `test_per_task` training records of each
             task that are held out of training, for tuning settings.
         max_tokens: longest training text, prompt and completion together.
+        truncation: what a longer text loses; see `repro.training.truncation`. `context` cuts the question
+            from its beginning. LLM-Adapters' way is `right`. HiRA's is `prompt_right`, where the prompt alone
+            has 256 tokens (max_tokens 263 with an answer of seven).
         allowed_overlap: largest share of a task's test set that may be in the training sets as well.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
@@ -65,6 +69,7 @@ class Commonsense(Benchmark):
     test_per_task: int | None = Field(default=None, ge=1)
     evaluated: Literal["test", "held_out"] = added("test")
     max_tokens: int = Field(default=256, ge=8)
+    truncation: Truncation = added("left")
     allowed_overlap: float = added(ALLOWED, ge=0, le=1)
     data_seed: Seed = 0
     protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
@@ -138,13 +143,17 @@ class Commonsense(Benchmark):
         trained = mix((train for train, _ in parts), self.data_seed)
         validation, train = trained[: self.validation_size], trained[self.validation_size :]
         test = [record for _, tested in parts for record in tested]
+        examples = self._examples(train, tokenizer, training)
 
         return FineTuningData(
-            train=self._examples(train, tokenizer, training),
+            train=examples,
             validation=self._examples(validation, tokenizer, training),
             test_batches=self.test_batches(test, tokenizer, context.evaluation_tokens),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
             warnings=self._overlaps(sets),
+            truncated=truncated_shares(
+                (record.task, example.dropped > 0) for record, example in zip(train, examples, strict=True)
+            ),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
             context=context,
@@ -221,13 +230,11 @@ class Commonsense(Benchmark):
     def _examples(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
     ) -> list[Example]:
-        import tokenizers
-        import transformers
-
         from repro.training.causal_lm import encode_example
-        from repro.training.token_cache import cached_examples
+        from repro.training.token_cache import cached_examples, tokenizer_key
 
-        texts = [self.protocol.protocol().training_text(record) for record in records]
+        protocol = self.protocol.protocol()
+        texts = [(*protocol.training_text(record), protocol.training_head(record)) for record in records]
 
         def build() -> list[Example]:
             return [
@@ -237,16 +244,17 @@ class Commonsense(Benchmark):
                     completion,
                     append_eos=training.append_eos,
                     max_tokens=self.max_tokens,
+                    truncation=self.truncation,
+                    head=head,
                 )
-                for prompt, completion in texts
+                for prompt, completion, head in texts
             ]
 
         # The texts themselves, so that a template or a protocol that is edited counts as well.
         key = [
             hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
-            tokenizer.backend_tokenizer.to_str(),
-            f"{transformers.__version__} {tokenizers.__version__} {tokenizer('').input_ids}",
-            f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens}",
+            *tokenizer_key(tokenizer),
+            f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens} {self.truncation}",
         ]
         return cached_examples(key, build)
 
