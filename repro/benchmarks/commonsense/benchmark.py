@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.base import (
+    Answer,
+    Benchmark,
+    Item,
+    TaskScore,
+    TrainingSize,
+    of_nearest_vocabulary,
+)
 from repro.benchmarks.commonsense.protocols import Reading
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, answer, score
@@ -115,16 +122,16 @@ class Commonsense(Benchmark):
             f"({SOURCES.get(self.source).note}); accuracy (%) under {protocol}."
         )
 
-    def training_size(self, training: TrainingSpec) -> TrainingSize:
+    def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
+        means = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.protocol.name]
         examples, tokens, predicted = 0, 0.0, 0.0
         for task in self.tasks:
             records = train_size(task, self.source)
             if self.evaluated == "held_out":
                 records -= self.test_per_task or 0
             records = min(self.train_per_task or records, records)
-            text, completion = (
-                mean if training.append_eos else mean - 1 for mean in MEAN_TOKENS[self.protocol.name][task]
-            )
+            text, completion = (mean if training.append_eos else mean - 1 for mean in means[task])
+            text = min(text, self.max_tokens)
             examples += records
             tokens += records * text
             predicted += records * (completion if training.loss_on == "completion" else text - 1)
