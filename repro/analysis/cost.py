@@ -98,7 +98,7 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
     """
     method, training = spec.method, spec.training
     model = _Model(spec)
-    epoch = spec.benchmark.training_size(training)
+    epoch = spec.training_size
     size = execution.examples(training.batch_size)
     again = execution.gradient_checkpointing
     passes = training.epochs * math.ceil(epoch.examples / size) if method.trains else 0

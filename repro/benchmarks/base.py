@@ -7,7 +7,7 @@ import pkgutil
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import FiniteFloat
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from repro.training.finetuning import FineTuning, Prediction
     from repro.training.finetuning_data import FineTuningData
     from repro.training.spec import TrainingSpec
+
+T = TypeVar("T")
 
 
 class TaskScore(Frozen):
@@ -95,6 +97,11 @@ class TrainingSize(NamedTuple):
     longest: int
 
 
+def of_nearest_vocabulary(counts: Mapping[int, T], vocabulary: int) -> T:
+    """What was counted with the vocabulary of the nearest size. A text has fewer tokens of a larger one."""
+    return counts[min(counts, key=lambda size: abs(size - vocabulary))]
+
+
 class Benchmark(Frozen):
     """Settings of one family, as a run's spec holds them, and how to get data and scores from them.
 
@@ -139,8 +146,12 @@ class Benchmark(Frozen):
         """Protocol, source and sizes of the data, as a sentence for the table's notes."""
 
     @abstractmethod
-    def training_size(self, training: TrainingSpec) -> TrainingSize:
-        """The size of one epoch, computed without the data, from known set sizes and mean lengths."""
+    def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
+        """The size of one epoch, computed without the data, from known set sizes and mean lengths.
+
+        Args:
+            vocabulary: number of entries of the model's, which says how many tokens a text has.
+        """
 
     @abstractmethod
     def data(self, context: RunContext) -> FineTuningData:

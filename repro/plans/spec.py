@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from repro.benchmarks.base import Benchmark, parse_benchmark
+from repro.benchmarks.base import Benchmark, TrainingSize, parse_benchmark
 from repro.config import Frozen, Line, Seed, added
 from repro.methods.base import Method, MethodError
 from repro.methods.registry import parse_method
@@ -109,7 +109,7 @@ class RunSpec(Frozen):
             )
         if getattr(benchmark, "source", "local") == "local":
             return
-        examples = benchmark.training_size(training).examples
+        examples = self.training_size.examples
         if examples < 1:
             raise ValueError("benchmark.validation_size: it leaves no example to train on; lower it")
         if method.calibration_examples > examples:
@@ -130,6 +130,11 @@ class RunSpec(Frozen):
     def adapted_modules(self) -> tuple[str, ...]:
         """Names of the modules to adapt, matched against the end of a module's path."""
         return self.targets or self.model.targets_for(self.benchmark.family)
+
+    @property
+    def training_size(self) -> TrainingSize:
+        """The size of one epoch, computed without the data."""
+        return self.benchmark.training_size(self.training, self.model.architecture["vocab_size"])
 
     @property
     def trained_parameters(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from repro.analysis.statistics import ACCURACIES, DIFFERENCES, Estimate, mean_ov
 from repro.plans.plan import Plan, PlannedRow
 from repro.runs.result import Result
 from repro.runs.states import RunState
+from repro.training.truncation import ALL
 
 GAIN = "gain"
 """The column after the average: the average minus the untrained model's, paired by item."""
@@ -241,6 +242,7 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
             f"Measured with scorer version {', '.join(versions)} and code {', '.join(commits)} "
             f"on {', '.join(machines)}."
         )
+    notes += _truncated(plan, done)
     if any(group.source == "paper" for group in groups):
         notes.append(
             "Rows under 'Paper' are quoted as printed, with bold and dashes; none of them was measured here."
@@ -257,6 +259,17 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
     if any(row.collapsed for group in groups for row in group.rows):
         notes.append("* at least one run gave every item of this task the same answer.")
     return notes
+
+
+def _truncated(plan: Plan, done: Sequence[Result]) -> Iterator[str]:
+    """For each model, the largest share of training texts that one of its runs cut."""
+    models = {spec.hash: spec.model.name for spec in plan.runs.values()}
+    for model in dict.fromkeys(models.values()):
+        shares = [result.training.truncated or {} for result in done if models[result.hash] == model]
+        largest = max(shares, key=lambda share: share.get(ALL, 0.0), default={})
+        if largest.get(ALL):
+            parts = [f"{plan.columns.get(part, part)} {100 * share:.1f} %" for part, share in largest.items()]
+            yield f"{model}: training texts above max_tokens, which were cut: {', '.join(parts)}."
 
 
 def _metrics(plan: Plan, done: Sequence[Result]) -> str:

@@ -142,6 +142,7 @@ def _training(job: Job, built: Built, trained: Trained) -> Training:
         adamw_state_bytes=adamw_state_bytes(optimizer) if optimizer else None,
         kernel=module.kernel,
         micro_batch_size=halved(job.examples, module.oom_backoff) if trains else None,
+        truncated=built.data.truncated if trains else None,
     )
 
 

@@ -53,6 +53,8 @@ class Training(Frozen):
         adamw_state_bytes: of those that AdamW would have kept for the same parameters.
         kernel: what computed the adapter, where the method has a choice.
         micro_batch_size: examples in one pass of one device, after whatever halving the memory asked for.
+        truncated: share of the training texts that were cut, between 0 and 1: of `all`, and of each part with
+            any, such as a task. None where they were not counted, as by older versions.
     """
 
     steps: Count
@@ -65,6 +67,7 @@ class Training(Frozen):
     adamw_state_bytes: Count | None = None
     kernel: Literal["triton", "c", "torch"] | None = None
     micro_batch_size: int | None = Field(default=None, ge=1)
+    truncated: dict[str, FiniteFloat] | None = None
 
 
 class Evaluation(Frozen):

@@ -113,6 +113,9 @@ def _run(job: Job) -> None:
         tested = _test(job, built, trained, other_scores)
         if tested is not None and log is not None:
             log.summarise({f"test/{name}": score.value for name, score in tested.scores.items()})
+            log.summarise(
+                {f"truncated/{part}": share for part, share in (built.data.truncated or {}).items()}
+            )
     warnings = [f"Weights & Biases has not all of this run: {log.problem}"] if log and log.problem else []
     if tested is not None:
         record(job, built, trained, tested, warnings)

@@ -24,16 +24,18 @@ from transformers import (
 
 from repro.models.wrapper import without_wrapper
 from repro.training.packing import ROW_TOKENS, pack
+from repro.training.truncation import Truncation, truncated
 
 IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
 
 
 @dataclass(frozen=True)
 class Example:
-    """One training text as token ids; the first `prompt_length` tokens are the prompt."""
+    """One training text as token ids; the first `prompt_length` tokens are the prompt, `dropped` were cut."""
 
     ids: tuple[int, ...]
     prompt_length: int
+    dropped: int = 0
 
     def labels(self, loss_on: str) -> list[int]:
         """Ids to predict, one per position; with loss on the completion, the prompt is `IGNORED`."""
@@ -42,28 +44,41 @@ class Example:
 
 
 def encode_example(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, *, append_eos: bool, max_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    completion: str,
+    *,
+    append_eos: bool,
+    max_tokens: int,
+    truncation: Truncation = "left",
+    head: str = "",
 ) -> Example:
     """Tokenise prompt and completion separately, so that evaluation has the same token boundary.
 
-    A text that is too long loses the beginning of its prompt, since the completion is what the model learns.
     Adds the tokenizer's own start token, if it has one.
 
+    Args:
+        truncation: what a text of more than `max_tokens` tokens loses.
+        head: the prompt's beginning that stays when its context is cut.
+
     Raises:
-        ValueError: the completion alone is longer than `max_tokens`.
+        ValueError: the completion is to stay whole and leaves no token for its prompt.
     """
     prompt_ids = tokenizer(prompt).input_ids
     completion_ids = tokenizer(completion, add_special_tokens=False).input_ids
     if append_eos:
         completion_ids = [*completion_ids, tokenizer.eos_token_id]
-    room = max_tokens - len(completion_ids)
-    if room < 1:
-        raise ValueError(
-            f"a completion of {len(completion_ids)} tokens leaves no room for its prompt under max_tokens "
-            f"{max_tokens}; raise max_tokens (text: {completion[:60]!r})"
-        )
-    prompt_ids = prompt_ids[-room:]
-    return Example(ids=(*prompt_ids, *completion_ids), prompt_length=len(prompt_ids))
+    whole = len(prompt_ids) + len(completion_ids)
+    if whole > max_tokens:
+        head_ids = tokenizer(head).input_ids
+        try:
+            prompt_ids, completion_ids = truncated(
+                prompt_ids, completion_ids, head_ids, max_tokens, truncation
+            )
+        except ValueError as error:
+            raise ValueError(f"{error} (text: {completion[:60]!r})") from error
+    ids = (*prompt_ids, *completion_ids)
+    return Example(ids=ids, prompt_length=len(prompt_ids), dropped=whole - len(ids))
 
 
 def collate(

@@ -168,7 +168,8 @@ class FineTuning(L.LightningModule):
                     # longest training, 31,932 steps, so that no two (seed, step) share a value.
                     torch.manual_seed(1_000_003 * self.seed + len(self.losses))
                     with self.masks(examples, piece):
-                        loss = self.loss_sum(piece) / batch["targets"] * weight
+                        # Texts that were cut on the right may all lack a target; their loss is 0.
+                        loss = self.loss_sum(piece) / max(1, batch["targets"]) * weight
                     self.manual_backward(loss)
                     total += float(loss.detach())
         except torch.OutOfMemoryError as error:
@@ -190,7 +191,7 @@ class FineTuning(L.LightningModule):
         self._validation_targets += batch["targets"]
 
     def on_validation_epoch_end(self) -> None:
-        mean = self._validation_sum / self._validation_targets
+        mean = self._validation_sum / max(1, self._validation_targets)
         self._validation_sum, self._validation_targets = 0.0, 0
         self.validation_losses.append((len(self.losses), mean))
         self.log("validation/loss", mean)

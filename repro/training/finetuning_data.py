@@ -33,6 +33,7 @@ class FineTuningData(L.LightningDataModule):
         collate: Callable[[Sequence[Any]], tuple[Any, int]],
         context: RunContext,
         warnings: Sequence[str] = (),
+        truncated: dict[str, float] | None = None,
     ) -> None:
         """Arrange a run's data.
 
@@ -43,6 +44,7 @@ class FineTuningData(L.LightningDataModule):
             collate: turns examples into a micro-batch and the number of its targets. If rows are no examples,
                 its `examples`, (rows, width), say which example of the micro-batch a token belongs to.
             warnings: what a reader of the result should know of the data.
+            truncated: the share of training texts that were cut; see `repro.training.truncation`.
 
         Raises:
             ValueError: the best weights are to be selected, but no validation would take place.
@@ -52,6 +54,7 @@ class FineTuningData(L.LightningDataModule):
         self.test_batches = test_batches
         self.fingerprints = fingerprints
         self.warnings = tuple(warnings)
+        self.truncated = truncated
         self.training_tokens = training.epochs * sum(length(example) for example in train)
         self._micro_batch_size = context.micro_batch_size
         self._train = _Batches(train, collate)

@@ -9,8 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import tokenizers
+import transformers
 from platformdirs import user_cache_path
 from safetensors.numpy import load, save
+from transformers import PreTrainedTokenizerBase
 
 from repro.files import write_whole
 from repro.training.causal_lm import Example
@@ -19,6 +22,14 @@ _CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 # A file begins with the sha256 of its key and of the rest, which holds the arrays, by safetensors. So what is
 # damaged, cut, or of another key or version is noticed, and never parsed.
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a tokenizer's ids depend on, for the key of a cache."""
+    return [
+        tokenizer.backend_tokenizer.to_str(),
+        f"{transformers.__version__} {tokenizers.__version__} {tokenizer('').input_ids}",
+    ]
 
 
 def cached_examples(key: Sequence[str], build: Callable[[], list[Example]]) -> list[Example]:
@@ -62,15 +73,16 @@ def _packed(examples: list[Example]) -> bytes:
             "ids": np.array([token for example in examples for token in example.ids], dtype=np.int32),
             "ends": np.cumsum([len(example.ids) for example in examples], dtype=np.int64),
             "prompts": np.array([example.prompt_length for example in examples], dtype=np.int64),
+            "dropped": np.array([example.dropped for example in examples], dtype=np.int64),
         }
     )
 
 
 def _unpacked(content: memoryview) -> list[Example]:
     stored = load(bytes(content))
-    ids, ends, prompts = (stored[part].tolist() for part in ("ids", "ends", "prompts"))
+    ids, ends, prompts, dropped = (stored[part].tolist() for part in ("ids", "ends", "prompts", "dropped"))
     starts = [0, *ends][: len(ends)]
     return [
-        Example(tuple(ids[start:end]), prompt)
-        for start, end, prompt in zip(starts, ends, prompts, strict=True)
+        Example(tuple(ids[start:end]), prompt, cut)
+        for start, end, prompt, cut in zip(starts, ends, prompts, dropped, strict=True)
     ]

@@ -79,7 +79,7 @@ def built(run: RunSpec) -> Any:
 
 def one_pass(run: RunSpec) -> tuple[Any, Callable[[], None], int]:
     """A model, a training pass with the run's number of tokens, and that number."""
-    size = run.benchmark.training_size(run.training)
+    size = run.training_size
     length, predicted = round(size.tokens / size.examples), round(size.predicted / size.examples)
     model, ids = built(run), torch.randint(5, 900, (size.examples, length))
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

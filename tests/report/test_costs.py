@@ -78,7 +78,7 @@ def test_finished_runs_give_tokens_and_a_rate(finished: Path) -> None:
     assert len(measured) == 3  # LoRA at two ranks, DoRA at one
     # HiRA trains on the same texts as the others, and is not finished: its tokens are theirs, not the mean.
     hira, lora = (next(s.spec for s in found.states if s.spec.method.name == n) for n in ("hira", "lora"))
-    expected = hira.benchmark.training_size(hira.training).tokens
+    expected = hira.training_size.tokens
     assert measured[0].training.tokens == pytest.approx(expected, rel=0.05)
     unmeasured = estimates(table, finished / "none").costs
     assert found.costs[lora.hash].flops != unmeasured[lora.hash].flops

@@ -28,7 +28,9 @@ def plan() -> Plan:
     return expand(load_experiment("table1"), load_profile("smoke"), [0, 1])
 
 
-def state(spec: RunSpec, outcomes: dict[str, Outcomes] | None) -> RunState:
+def state(
+    spec: RunSpec, outcomes: dict[str, Outcomes] | None, truncated: dict[str, float] | None = None
+) -> RunState:
     """A run that is finished with these outcomes, without the fields that a table does not read."""
     if outcomes is None:
         return RunState(spec, State.MISSING)
@@ -40,12 +42,15 @@ def state(spec: RunSpec, outcomes: dict[str, Outcomes] | None) -> RunState:
         for column, found in outcomes.items()
     }  # fmt: skip
     from repro.benchmarks.base import TaskScore
-    from repro.runs.result import Environment, Evaluation
+    from repro.runs.result import Environment, Evaluation, Training
 
     result = Result.model_construct(
         hash=spec.hash,
         slug=spec.slug,
         scores={column: TaskScore.model_validate(score) for column, score in scores.items()},
+        training=Training(
+            steps=1, tokens=1, seconds=1.0, losses=(1.0,), validation_losses=(), truncated=truncated
+        ),
         evaluation=Evaluation(seconds=1.0, items=1, merged=False, scorer_version=1, predictions="p"),
         environment=Environment(
             commit=None, dirty=None, python="3", platform="l", hardware="cpu", threads=1, packages={}
@@ -133,3 +138,14 @@ def test_rows_with_unequal_items_are_not_paired(plan: Plan) -> None:
     one, other = (runs_by_column(rows[name], results) for name in items)
     assert paired_difference(one, other, list(rows["lora"].columns)) is None
     assert paired_difference(one, one, list(rows["lora"].columns)) is not None
+
+
+def test_texts_that_were_cut_are_a_note_with_the_most_of_any_run(plan: Plan) -> None:
+    few, many = {"all": 0.25, "piqa": 0.5}, {"all": 0.3125, "hellaswag": 0.75, "piqa": 0.5}
+    cut = iter([None, {"all": 0.0}, few, many, few])
+    table = build_table(plan, [state(spec, {}, next(cut, few)) for spec in plan.runs.values()])
+    shares = "all 31.2 %, HellaS. 75.0 %, PIQA 50.0 %"
+    said = [note for note in table.notes if "cut" in note]
+    assert said == [f"tiny-llama: training texts above max_tokens, which were cut: {shares}."]
+    whole = build_table(plan, [state(spec, {}, {"all": 0.0}) for spec in plan.runs.values()])
+    assert not any("cut" in note for note in whole.notes)

@@ -76,6 +76,26 @@ def test_too_long_a_text_loses_the_beginning_of_its_prompt(tokenizer: PreTrained
     example = encode_example(tokenizer, "abcdef", "xy", append_eos=True, max_tokens=6)
     assert list(example.ids) == [*byte_ids(tokenizer, "defxy"), tokenizer.eos_token_id]
     assert example.prompt_length == 3
+    assert example.dropped == 4  # of ten tokens with start and end
+
+
+def test_a_text_keeps_its_start_its_head_and_its_completion(tokenizer: PreTrainedTokenizerBase) -> None:
+    example = encode_example(
+        tokenizer, "abcdef", "xy", append_eos=True, max_tokens=9, truncation="context", head="ab"
+    )
+    kept = [tokenizer.bos_token_id, *byte_ids(tokenizer, "abdefxy"), tokenizer.eos_token_id]
+    assert list(example.ids) == kept
+    assert (example.prompt_length, example.dropped) == (6, 1)
+
+
+def test_a_batch_of_texts_without_a_completion_has_no_target(tokenizer: PreTrainedTokenizerBase) -> None:
+    """LLM-Adapters' cut leaves them in the training."""
+    example = encode_example(
+        tokenizer, "abcdef", "xy", append_eos=True, max_tokens=5, truncation="right", head="ab"
+    )
+    assert list(example.ids) == [tokenizer.bos_token_id, *byte_ids(tokenizer, "abcd")]
+    assert example.labels("completion") == [IGNORED] * 5
+    assert example.labels("all") == list(example.ids)
 
 
 def test_a_completion_without_room_for_a_prompt_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -252,6 +252,19 @@ def test_a_loss_that_is_no_number_ends_the_training_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_texts_that_lost_their_targets_change_no_weight(
+    fit: Fit, attach: Callable[..., nn.Module], train: list[Example]
+) -> None:
+    """As LLM-Adapters' cut on the right leaves them, with the loss on completions."""
+    cut = [Example(example.ids[: example.prompt_length], example.prompt_length) for example in train]
+    training, model = settings(weight_decay=0.0, validate_every=STEPS), attach(PLAIN_LORA)
+    before = [tensor.clone() for tensor in trained(model)]
+    module = fit(model, PLAIN_LORA, training, data_of(training, cut, cut))
+    assert module.losses == [0.0] * STEPS
+    assert module.validation_losses == [(STEPS, 0.0)]
+    assert same(before, trained(model))
+
+
 # --- validation ---------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from repro.training import token_cache as module
 from repro.training.causal_lm import Example
 from repro.training.token_cache import cached_examples
 
-EXAMPLES = [Example((1, 70_000, 3), 2), Example((4,), 1), Example((9, 8, 7, 6), 0)]
+EXAMPLES = [Example((1, 70_000, 3), 2), Example((4,), 1, 5), Example((9, 8, 7, 6), 0)]
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.base import (
+    Answer,
+    Benchmark,
+    Item,
+    TaskScore,
+    TrainingSize,
+    of_nearest_vocabulary,
+)
 from repro.benchmarks.commonsense.protocols import Reading
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, answer, score
@@ -20,6 +27,7 @@ from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
 from repro.config import Seed, added, differ, one_of
 from repro.training.data import DataError, batches_by_tokens, fingerprints, select
+from repro.training.truncation import Truncation, truncated_shares
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +59,9 @@ class Commonsense(Benchmark):
         evaluated: what is scored: the `test` set; or `held_out`, `test_per_task` training records of each
             task that are held out of training, for tuning settings.
         max_tokens: longest training text, prompt and completion together.
+        truncation: what a longer text loses; see `repro.training.truncation`. `context` cuts the question
+            from its beginning. LLM-Adapters' way is `right`. HiRA's is `prompt_right`, where the prompt alone
+            has 256 tokens (max_tokens 263 with an answer of seven).
         allowed_overlap: largest share of a task's test set that may be in the training sets as well.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
@@ -65,6 +76,7 @@ class Commonsense(Benchmark):
     test_per_task: int | None = Field(default=None, ge=1)
     evaluated: Literal["test", "held_out"] = added("test")
     max_tokens: int = Field(default=256, ge=8)
+    truncation: Truncation = added("left")
     allowed_overlap: float = added(ALLOWED, ge=0, le=1)
     data_seed: Seed = 0
     protocol: Annotated[GenerateSettings | ClozeSettings, Field(discriminator="name")]
@@ -110,16 +122,16 @@ class Commonsense(Benchmark):
             f"({SOURCES.get(self.source).note}); accuracy (%) under {protocol}."
         )
 
-    def training_size(self, training: TrainingSpec) -> TrainingSize:
+    def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
+        means = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.protocol.name]
         examples, tokens, predicted = 0, 0.0, 0.0
         for task in self.tasks:
             records = train_size(task, self.source)
             if self.evaluated == "held_out":
                 records -= self.test_per_task or 0
             records = min(self.train_per_task or records, records)
-            text, completion = (
-                mean if training.append_eos else mean - 1 for mean in MEAN_TOKENS[self.protocol.name][task]
-            )
+            text, completion = (mean if training.append_eos else mean - 1 for mean in means[task])
+            text = min(text, self.max_tokens)
             examples += records
             tokens += records * text
             predicted += records * (completion if training.loss_on == "completion" else text - 1)
@@ -138,13 +150,17 @@ class Commonsense(Benchmark):
         trained = mix((train for train, _ in parts), self.data_seed)
         validation, train = trained[: self.validation_size], trained[self.validation_size :]
         test = [record for _, tested in parts for record in tested]
+        examples = self._examples(train, tokenizer, training)
 
         return FineTuningData(
-            train=self._examples(train, tokenizer, training),
+            train=examples,
             validation=self._examples(validation, tokenizer, training),
             test_batches=self.test_batches(test, tokenizer, context.evaluation_tokens),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
             warnings=self._overlaps(sets),
+            truncated=truncated_shares(
+                (record.task, example.dropped > 0) for record, example in zip(train, examples, strict=True)
+            ),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
             context=context,
@@ -221,13 +237,11 @@ class Commonsense(Benchmark):
     def _examples(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
     ) -> list[Example]:
-        import tokenizers
-        import transformers
-
         from repro.training.causal_lm import encode_example
-        from repro.training.token_cache import cached_examples
+        from repro.training.token_cache import cached_examples, tokenizer_key
 
-        texts = [self.protocol.protocol().training_text(record) for record in records]
+        protocol = self.protocol.protocol()
+        texts = [(*protocol.training_text(record), protocol.training_head(record)) for record in records]
 
         def build() -> list[Example]:
             return [
@@ -237,16 +251,17 @@ class Commonsense(Benchmark):
                     completion,
                     append_eos=training.append_eos,
                     max_tokens=self.max_tokens,
+                    truncation=self.truncation,
+                    head=head,
                 )
-                for prompt, completion in texts
+                for prompt, completion, head in texts
             ]
 
         # The texts themselves, so that a template or a protocol that is edited counts as well.
         key = [
             hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
-            tokenizer.backend_tokenizer.to_str(),
-            f"{transformers.__version__} {tokenizers.__version__} {tokenizer('').input_ids}",
-            f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens}",
+            *tokenizer_key(tokenizer),
+            f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens} {self.truncation}",
         ]
         return cached_examples(key, build)
 

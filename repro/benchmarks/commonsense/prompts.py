@@ -32,6 +32,11 @@ class PromptTemplate:
         """sha256 of both texts."""
         return hashlib.sha256(f"{self.training}\0{self.evaluation}".encode()).hexdigest()
 
+    @property
+    def training_head(self) -> str:
+        """What a training prompt has before its instruction."""
+        return self.training.partition("{instruction}")[0]
+
     def training_prompt(self, instruction: str) -> str:
         return self.training.replace("{instruction}", instruction)
 

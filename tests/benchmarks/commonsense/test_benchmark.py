@@ -145,6 +145,44 @@ def test_only_training_texts_are_cut(data: Data, tokenizer: PreTrainedTokenizerB
     assert all(prompt[0] == tokenizer.bos_token_id for prompt in prompts)
 
 
+def test_a_text_that_is_too_long_loses_the_beginning_of_its_question(
+    data: Data, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model's tokens are bytes."""
+
+    def load(self: Play, task: str, split: Split) -> list[Record]:
+        questions = [f"{split} {20 * number * '?'}{number}" for number in range(9)]
+        return build_records(task, split, [(question, OPTIONS[task], 0) for question in questions])
+
+    monkeypatch.setattr(Play, "load", load)
+    protocol = GenerateSettings().protocol()
+    made = data(tasks=("piqa",), protocol=GenerateSettings(), max_tokens=480, truncation="context")
+    found = texts(made.train_dataloader(), tokenizer)
+    expected = set()
+    for record in Play().load("piqa", "train"):
+        text, head = "".join(protocol.training_text(record)), protocol.training_head(record)
+        excess = max(0, len(text) + 2 - 480)  # with the start and the end
+        expected.add(head + text[len(head) + excess :])
+    assert set(found) == expected
+    cut = sum(len(text) == 478 for text in found)
+    assert made.truncated == {"all": cut / 9, "piqa": cut / 9} and 0 < cut < 9
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [ClozeSettings(), GenerateSettings(), GenerateSettings(template="hira")],
+    ids=["cloze", "llm-adapters", "hira"],
+)
+def test_the_question_follows_the_head(protocol: ClozeSettings | GenerateSettings) -> None:
+    for task in TASKS:
+        question = "Where is _ now"
+        (record,) = build_records(task, "train", [(question, TASKS[task].labels[:2], 0)])
+        texts = protocol.protocol()
+        prompt, _ = texts.training_text(record)
+        # WinoGrande's context under cloze ends at the blank.
+        assert prompt.startswith(texts.training_head(record) + "Where is")
+
+
 def test_texts_are_tokenised_once_for_all_runs_that_share_them(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
