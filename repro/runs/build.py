@@ -16,6 +16,7 @@ from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.sharding import shard
 from repro.plans.spec import RunSpec
 from repro.runs.job import Job, on_gpu
+from repro.runs.reloading import Reloading
 from repro.runs.starting import continue_adapter, starting_model
 from repro.training import collectives
 from repro.training.context import RunContext
@@ -33,7 +34,7 @@ class Built:
         revision: of the base model's checkpoint.
         steps: optimiser steps of the training; 0 of a method without one.
         mesh: of the devices over which the base model is sharded, if it is.
-        reload: builds the trained model anew from the saved adapter.
+        reload: reads the trained model back from what was saved of it; None where nothing is.
         merge: merges a trained model; None where merging would not be exact.
     """
 
@@ -43,7 +44,7 @@ class Built:
     revision: str
     steps: int
     mesh: DeviceMesh | None
-    reload: Callable[[], nn.Module]
+    reload: Reloading | None
     merge: Callable[[nn.Module], nn.Module] | None
 
 
@@ -81,15 +82,7 @@ def build(job: Job) -> Built:
     module.retries = mesh is None
     # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
     merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
-
-    def reload() -> nn.Module:
-        with collectives.in_turn() if mesh else nullcontext():
-            fresh, _ = starting_model(spec, job.store, job.bases)
-            loaded = method.load(fresh, job.adapter, targets, task)
-            if mesh:
-                shard(loaded, mesh)
-        return loaded
-
+    reload = Reloading(job, model, mesh) if method.trains else None
     return Built(module, data, adapter, revision, steps, mesh, reload, method.merge if merges else None)
 
 

@@ -192,7 +192,7 @@ def _test(
     job: Job, built: Built, trained: Trained, other_scores: dict[str, dict[str, TaskScore]]
 ) -> Tested | None:
     """Probe and evaluate the selected weights. None in a process that does not lead: it records nothing."""
-    probing = Probing(built.data, reload=built.reload if job.spec.method.trains else None, merge=built.merge)
+    probing = Probing(built.data, reload=built.reload, merge=built.merge)
     trained.trainer.callbacks.append(probing)  # type: ignore[attr-defined]  # not before: of these weights alone
     started = time.perf_counter()
     trained.trainer.test(built.module, datamodule=built.data, verbose=False)
