@@ -70,7 +70,7 @@ def execute(
             if execution.processes == 1:
                 _run(Job(spec, store, execution, bases, group, scratch, report, note))
             else:
-                saves = spec.method.trains and execution.checkpoint_every is not None
+                saves = spec.method.trains and execution.checkpoint_minutes is not None
                 run_in_processes(
                     partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
                     nodes=execution.nodes,

@@ -48,7 +48,7 @@ ALONE = Execution(
     accelerator="cpu",
     micro_batch_size=4,
     evaluation_tokens=2000,
-    checkpoint_every=1,
+    checkpoint_minutes=0,
     wandb=False,
     diagnostics=2,
 )
@@ -184,7 +184,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
 
     watch = Killing(1, Console(stderr=True, quiet=True))
     # Without checkpoints: how far it comes before its first step is seen here is a matter of load.
-    unkept = DDP.model_copy(update={"checkpoint_every": None})
+    unkept = DDP.model_copy(update={"checkpoint_minutes": None})
     run_here([spec], store=store, execution=lambda _: unkept, group="test", watch=watch)
     failure = store.failure(spec)
     assert failure is not None
@@ -197,7 +197,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
             subprocess.run(["kill", "-TERM", *map(str, pids), str(os.getpid())], check=True)
 
     with pytest.raises(Interrupted), on_stop_signal(stop):
-        _execute(spec, tmp_path, DDP.model_copy(update={"checkpoint_every": 100}), tell)
+        _execute(spec, tmp_path, DDP.model_copy(update={"checkpoint_minutes": 100}), tell)
     assert not multiprocessing.active_children()
     steps: list[int] = []
     result = _execute(

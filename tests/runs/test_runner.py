@@ -26,7 +26,7 @@ from repro.runs.result import Result
 from repro.runs.runner import execute
 from repro.runs.store import Store
 
-EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=1, wandb=False)
+EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_minutes=0, wandb=False)
 
 
 def _spec(row: str) -> RunSpec:
