@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.methods.base import AttachReport
 from repro.models.gradient_checkpointing import checkpoint_blocks
+from repro.models.mapped import maps_weights
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.sharding import shard
 from repro.plans.spec import RunSpec
+from repro.runs.bases import DTYPES
 from repro.runs.job import Job, on_gpu
 from repro.runs.reloading import Reloading
 from repro.runs.starting import continue_adapter, starting_model
@@ -60,8 +62,8 @@ def build(job: Job) -> Built:
     spec, method, benchmark = job.spec, job.spec.method, job.spec.benchmark
     targets, task = spec.adapted_modules, benchmark.model_task
     mesh = _mesh(job)
-    # In turn: all processes at once would hold as many whole models in main memory.
-    with collectives.in_turn() if mesh else nullcontext():
+    # In turn, unless weights are mapped: all at once would hold as many whole models in main memory.
+    with collectives.in_turn() if mesh and not _mapped(spec) else nullcontext():
         base, tokenizer = starting_model(spec, job.store, job.bases)
         revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
         context = context_of(spec, tokenizer, job.examples, job.execution.evaluation_tokens)
@@ -84,6 +86,12 @@ def build(job: Job) -> Built:
     merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
     reload = Reloading(job, model, mesh) if method.trains else None
     return Built(module, data, adapter, revision, steps, mesh, reload, method.merge if merges else None)
+
+
+def _mapped(spec: RunSpec) -> bool:
+    """Whether every process finds the weights in files that it can map, and nothing is merged into them."""
+    merged = spec.init_from is not None and spec.init_from.reading == "merged"
+    return not merged and all(collectives.gathered(maps_weights(spec.model, DTYPES[spec.training.precision])))
 
 
 def _mesh(job: Job) -> DeviceMesh | None:

@@ -37,6 +37,7 @@ from repro.runs.progress import Watch
 from repro.runs.result import Result
 from repro.runs.runner import execute
 from repro.runs.store import Store
+from tests.hub_cache import COMMIT, write_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes inherit it
 
@@ -168,6 +169,38 @@ def test_two_processes_give_what_one_gives(
         one, other = (json.loads((folder / "adapter_config.json").read_text()) for folder in (saved, same))
         assert sorted(one.pop("target_modules")) == sorted(other.pop("target_modules"))  # a set
         assert one == other
+
+
+def test_weights_from_mapped_files_give_what_weights_in_memory_give(
+    single_threaded: None, together: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process reads its rows out of the files, both at once. DoRA needs the norms of all rows."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    dual_lora, dora = SPECS["dual_lora"], _spec("table1", "dora")
+    on_disk = write_checkpoint(tmp_path / "home", dual_lora.model)
+    stored = [
+        RunSpec.model_validate(spec.model_dump(exclude={"version"}) | {"model": on_disk})
+        for spec in (dual_lora, dora)
+    ]
+    specs = [*stored, dora]
+    store = Store(tmp_path)
+    jobs = [(spec.model_dump_json(), tmp_path, FSDP) for spec in specs]
+    run_in_processes(
+        partial(work_off, jobs), devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True
+    )
+    for (one, of), (other, same) in zip(
+        [(stored[0], store), (stored[1], store)],
+        [(dual_lora, together[CASES.index(("dual_lora", FSDP))]), (dora, store)],
+        strict=True,
+    ):
+        found, expected = of.result(one), same.result(other)
+        assert found is not None and expected is not None
+        assert found.model_revision == COMMIT
+        assert found.training.losses == expected.training.losses
+        assert found.training.validation_losses == expected.training.validation_losses
+        assert of.predictions(one) == same.predictions(other)
+        assert [probe.distance for probe in found.probes] == [probe.distance for probe in expected.probes]
 
 
 def test_a_run_survives_a_killed_process_and_an_end_of_time(
