@@ -37,7 +37,7 @@ from repro.runs.progress import Watch
 from repro.runs.result import Result
 from repro.runs.runner import execute
 from repro.runs.store import Store
-from tests.hub_cache import COMMIT, write_checkpoint
+from tests.hub_cache import write_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes inherit it
 
@@ -71,6 +71,7 @@ SPECS = {
     "dual_lora": _spec("table1", "dual_lora"),
     "lora with dropout": _spec("table1", "lora", dropout=0.1),
     "hira": _spec("table1", "hira"),
+    "dora": _spec("table1", "dora"),
     "fft": _spec("table1", "fft"),
     "galore": _spec("table2", "galore"),
     "encoder": _spec("table2", "dual_lora"),
@@ -83,11 +84,20 @@ CASES = [
     ("lora with dropout", DDP),
     ("lora with dropout", FSDP),
     ("hira", FSDP),
+    ("dora", FSDP),
     ("galore", DDP),
     ("encoder", DDP),
     ("encoder", FSDP),
     ("generation", FSDP),
 ]
+
+# With a checkpoint in safetensors files, which is not loaded but mapped.
+MAPPED = ["dual_lora", "dora"]
+
+
+def _id(case: tuple[str, Execution]) -> str:
+    name, execution = case
+    return f"{name} {execution.strategy}{' checkpointing' * execution.gradient_checkpointing}"
 
 
 def _execute(spec: RunSpec, folder: Path, execution: Execution, report: Report = lambda *_: None) -> Result:
@@ -124,24 +134,39 @@ def alone(
 
 
 @pytest.fixture(scope="module")
-def together(single_threaded: None, tmp_path_factory: pytest.TempPathFactory) -> list[Store]:
+def mapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunSpec]]:
+    """The same runs, with the model in the hub's cache."""
+    home = tmp_path_factory.mktemp("home")
+    model = write_checkpoint(home, SPECS["dual_lora"].model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(home))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield {
+            name: RunSpec.model_validate(SPECS[name].model_dump(exclude={"version"}) | {"model": model})
+            for name in MAPPED
+        }
+
+
+@pytest.fixture(scope="module")
+def together(
+    single_threaded: None, mapped: dict[str, RunSpec], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Store]:
     """Every case in two processes, all in one start of them."""
-    stores = [Store(tmp_path_factory.mktemp("together")) for _ in CASES]
-    jobs = [
-        (SPECS[name].model_dump_json(), store.folder, execution)
-        for (name, execution), store in zip(CASES, stores, strict=True)
-    ]
+    runs = {_id(case): (SPECS[case[0]], case[1]) for case in CASES}
+    runs |= {f"mapped {name}": (spec, FSDP) for name, spec in mapped.items()}
+    stores = {name: Store(tmp_path_factory.mktemp("together")) for name in runs}
+    jobs = [(spec.model_dump_json(), stores[name].folder, how) for name, (spec, how) in runs.items()]
     run_in_processes(
         partial(work_off, jobs), devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True
     )
     return stores
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: f"{CASES[i][0]} {CASES[i][1].strategy} {i}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: _id(case))
 def test_two_processes_give_what_one_gives(
-    case: int, alone: Callable[[str], tuple[Store, Result]], together: list[Store]
+    case: tuple[str, Execution], alone: Callable[[str], tuple[Store, Result]], together: dict[str, Store]
 ) -> None:
-    (name, execution), store = CASES[case], together[case]
+    (name, execution), store = case, together[_id(case)]
     spec, (reference, expected) = SPECS[name], alone(name)
     result = store.result(spec)
     assert result is not None
@@ -171,36 +196,18 @@ def test_two_processes_give_what_one_gives(
         assert one == other
 
 
+@pytest.mark.parametrize("name", MAPPED)
 def test_weights_from_mapped_files_give_what_weights_in_memory_give(
-    single_threaded: None, together: list[Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, mapped: dict[str, RunSpec], together: dict[str, Store]
 ) -> None:
     """Each process reads its rows out of the files, both at once. DoRA needs the norms of all rows."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    dual_lora, dora = SPECS["dual_lora"], _spec("table1", "dora")
-    on_disk = write_checkpoint(tmp_path / "home", dual_lora.model)
-    stored = [
-        RunSpec.model_validate(spec.model_dump(exclude={"version"}) | {"model": on_disk})
-        for spec in (dual_lora, dora)
-    ]
-    specs = [*stored, dora]
-    store = Store(tmp_path)
-    jobs = [(spec.model_dump_json(), tmp_path, FSDP) for spec in specs]
-    run_in_processes(
-        partial(work_off, jobs), devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True
-    )
-    for (one, of), (other, same) in zip(
-        [(stored[0], store), (stored[1], store)],
-        [(dual_lora, together[CASES.index(("dual_lora", FSDP))]), (dora, store)],
-        strict=True,
-    ):
-        found, expected = of.result(one), same.result(other)
-        assert found is not None and expected is not None
-        assert found.model_revision == COMMIT
-        assert found.training.losses == expected.training.losses
-        assert found.training.validation_losses == expected.training.validation_losses
-        assert of.predictions(one) == same.predictions(other)
-        assert [probe.distance for probe in found.probes] == [probe.distance for probe in expected.probes]
+    found, expected = together[f"mapped {name}"], together[_id((name, FSDP))]
+    result, same = found.result(mapped[name]), expected.result(SPECS[name])
+    assert result is not None and same is not None
+    assert result.training.losses == same.training.losses
+    assert result.training.validation_losses == same.training.validation_losses
+    assert found.predictions(mapped[name]) == expected.predictions(SPECS[name])
+    assert [probe.distance for probe in result.probes] == [probe.distance for probe in same.probes]
 
 
 def test_a_run_survives_a_killed_process_and_an_end_of_time(
