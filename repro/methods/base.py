@@ -86,6 +86,8 @@ class Method(Frozen, ABC):
         citation: the paper that proposes the method.
         mergeable: whether a trained model can be merged into a plain one of the same architecture.
         trains: whether the method trains anything.
+        loads_anew: whether `load` changes frozen weights, so that it needs a base model that nobody changed
+            yet; see `reload`.
         flops_per_weight: FLOPs for each token and weight of the model's own linear maps: 2 forward, 2 for
             the gradient of the map's input, and 2 more if the weight itself is trained.
         name: the method's name in experiment files.
@@ -95,6 +97,7 @@ class Method(Frozen, ABC):
     citation: ClassVar[str]
     mergeable: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    loads_anew: ClassVar[bool] = False
     flops_per_weight: ClassVar[int] = 4
 
     name: str
@@ -148,10 +151,41 @@ class Method(Frozen, ABC):
         """Write the trained parameters into a folder."""
 
     @abstractmethod
+    def saved(self, model: nn.Module) -> tuple[str, dict[str, Tensor]]:
+        """The file that `save` writes, and the model's own tensors, no copies, by their names in it."""
+
+    @abstractmethod
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
         """Load onto a base model, in place, what `save` wrote; the result can be trained further."""
+
+    def reload(self, model: nn.Module, directory: Path) -> None:
+        """Read back, in place, what `save` wrote of this model, as `load` reads it.
+
+        Raises:
+            ConfigError: it is missing or damaged, or of other settings. The model is then as it was.
+        """
+        self.restore(model, directory)
+
+    def restore(self, model: nn.Module, directory: Path) -> None:
+        """Replace the tensors of a built model by those that `save` wrote: these, all of them, and finite.
+
+        They are erased before: one that is then not replaced shows in every prediction.
+        """
+        import torch
+
+        file, own = self.saved(model)
+        found = read_tensors(directory / file, own)
+        places = {tensor.data_ptr() for tensor in own.values()}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter.data_ptr() not in places:
+                raise ConfigError(f"{directory / file}: {name} is trained, and has no place in it")
+        with torch.no_grad():
+            for tensor in own.values():
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+            for name, tensor in own.items():
+                tensor.copy_(found[name])
 
     def adapted(self, shapes: Sequence[LinearShape]) -> list[LinearShape]:
         """The targeted linear maps that get an adapter."""
@@ -293,19 +327,25 @@ class PeftMethod(Method):
         # No tuner here changes the embeddings; "auto" would ask the hub whether the vocabulary has grown.
         model.save_pretrained(str(directory), save_embedding_layers=False)  # type: ignore[operator]
 
+    def saved(self, model: nn.Module) -> tuple[str, dict[str, Tensor]]:
+        from peft import get_peft_model_state_dict
+
+        return _WEIGHTS, get_peft_model_state_dict(model, save_embedding_layers=False)
+
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
         config = self.loading_config(base_model, directory, targets, task_type)
         config.modules_to_save = head_modules(base_model) or None  # type: ignore[attr-defined]
         model = self.build(base_model, config)
-        # peft itself would fill gaps with random weights, and fall back on a pickle.
-        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-        tensors = read_tensors(directory / "adapter_model.safetensors", expected)
-        set_peft_model_state_dict(model, tensors)
+        self.restore(model, directory)  # peft itself would fill gaps with random weights, or read a pickle
         return model
+
+    def reload(self, model: nn.Module, directory: Path) -> None:
+        # What is drawn from a saved seed is in no file of tensors: an equal seed draws the same.
+        configs: Any = model.peft_config
+        _check_settings(directory / _CONFIG, configs["default"])
+        super().reload(model, directory)
 
     def loading_config(
         self, model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
@@ -317,20 +357,14 @@ class PeftMethod(Method):
         """
         import torch
 
-        path = directory / "adapter_config.json"
-        saved = read_mapping(path)
+        path = directory / _CONFIG
         with torch.random.fork_rng(devices=[]):  # a seed that is drawn now counts for nothing
             config = self.peft_config(targets, task_type.upper(), model)
         config.modules_to_save = head_modules(model) or None  # type: ignore[attr-defined]
-        drawn = saved.get(_DRAWN)
+        drawn = read_mapping(path).get(_DRAWN)
         if hasattr(config, _DRAWN) and type(drawn) is int and 0 <= drawn < 2**31:
             setattr(config, _DRAWN, drawn)
-        for name, value in json.loads(json.dumps(config.to_dict(), default=list)).items():
-            # What is None here, peft fills in as it builds the model.
-            found = saved.get(name)
-            if value is not None and name not in _OF_NO_SETTING and _sorted(found) != _sorted(value):
-                shown = excerpt(repr(found))
-                raise ConfigError(f"{path}: not of these settings ({name} is {shown}, the run has {value!r})")
+        _check_settings(path, config)
         return config
 
     def merge(self, model: nn.Module) -> nn.Module:
@@ -340,6 +374,9 @@ class PeftMethod(Method):
         return model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
 
 
+# What peft writes.
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
 # The seed of matrices that are drawn again when a model is loaded; it is in no other file.
 _DRAWN = "projection_prng_key"
 
@@ -348,6 +385,21 @@ _DRAWN = "projection_prng_key"
 _OF_NO_SETTING = (
     "auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision"
 )  # fmt: skip
+
+
+def _check_settings(path: Path, config: PeftConfig) -> None:
+    """Compare a saved configuration with the one that a model has or is to get.
+
+    Raises:
+        ConfigError: it is missing or damaged, or of other settings.
+    """
+    saved = read_mapping(path)
+    for name, value in json.loads(json.dumps(config.to_dict(), default=list)).items():
+        # What is None here, peft fills in as it builds the model.
+        found = saved.get(name)
+        if value is not None and name not in _OF_NO_SETTING and _sorted(found) != _sorted(value):
+            shown = excerpt(repr(found))
+            raise ConfigError(f"{path}: not of these settings ({name} is {shown}, the run has {value!r})")
 
 
 def _sorted(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from repro.methods.base import Method, MethodError, OptimizerSettings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from repro.models.shapes import LinearShape
@@ -39,6 +39,9 @@ class BaseModel(Method):
     def save(self, model: nn.Module, directory: Path) -> None:
         """Only makes the folder, as nothing was trained."""
         directory.mkdir(parents=True, exist_ok=True)
+
+    def saved(self, model: nn.Module) -> tuple[str, dict[str, Tensor]]:
+        raise MethodError("base: nothing was trained, so nothing is saved")
 
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str

@@ -40,6 +40,10 @@ class CorDA(PeftMethod):
         "Task-Aware Parameter-Efficient Fine-tuning (NeurIPS 2024)"
     )
 
+    # The frozen weight of a trained model is the base's without the initial factors; only from the base can
+    # be told whether `load` finds the same.
+    loads_anew: ClassVar[bool] = True
+
     name: Literal["corda"] = "corda"
     rank: int = Field(default=128, gt=0)
     alpha: float = Field(default_factory=lambda settings: float(settings.get("rank", 0)), gt=0)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from repro.methods.base import Method
-from repro.models.saved import read_tensors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from repro.models.shapes import LinearShape
 
@@ -42,12 +41,15 @@ class FullFineTuning(Method):
         directory.mkdir(parents=True, exist_ok=True)
         save_model(model, str(directory / _FILE))
 
+    def saved(self, model: nn.Module) -> tuple[str, dict[str, Tensor]]:
+        state = model.state_dict()
+        # Of tied weights the file has the first name alone, as safetensors' `save_model` chooses it.
+        first = {tensor.data_ptr(): name for name, tensor in sorted(state.items(), reverse=True)}
+        return _FILE, {name: state[name] for name in first.values()}
+
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str
     ) -> nn.Module:
         model = self.attach(base_model, targets, task_type)
-        # Of tied weights the file has the first name alone, as safetensors' `save_model` chooses it.
-        first = {tensor.data_ptr(): name for name, tensor in sorted(model.state_dict().items(), reverse=True)}
-        expected = {name: model.state_dict()[name] for name in first.values()}
-        model.load_state_dict(read_tensors(directory / _FILE, expected), strict=False)
+        self.restore(model, directory)
         return model

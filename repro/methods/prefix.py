@@ -12,7 +12,7 @@ from repro.methods.base import MethodError, PeftMethod
 
 if TYPE_CHECKING:
     from peft import PeftModel, PrefixTuningConfig
-    from torch import nn
+    from torch import Tensor, nn
 
     from repro.models.shapes import LinearShape
 
@@ -61,6 +61,11 @@ class Prefix(PeftMethod):
         adapted: Any = get_peft_model(model, config)
         nn.init.normal_(adapted.prompt_encoder["default"].embedding.weight, std=self.init_std)
         return _installed(adapted, task_type)
+
+    def saved(self, model: nn.Module) -> tuple[str, dict[str, Tensor]]:
+        file, tensors = super().saved(model)  # the embeddings among them are a copy
+        prefix: Any = model.prompt_encoder["default"]  # type: ignore[index]
+        return file, tensors | {"prompt_embeddings": prefix.embedding.weight}
 
     def load(
         self, base_model: nn.Module, directory: Path, targets: Sequence[str], task_type: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from repro.config import ConfigError, Frozen
 from repro.plans.spec import RunSpec
@@ -25,8 +25,8 @@ class Execution(Frozen):
         gradient_checkpointing: recompute each block's activations in the backward pass. Takes a third more
             time, and memory for the activations of one block only.
         evaluation_tokens: tokens in one evaluation forward pass, padding included unless items are packed.
-        checkpoint_every: optimiser steps between checkpoints; None keeps no checkpoint, and an interrupted
-            run starts over.
+        checkpoint_minutes: time between checkpoints, each of which replaces the one before; 0 keeps one after
+            every step. None keeps no checkpoint, and an interrupted run starts over.
         keep_weights_mb: where a method trains the whole model, its weights are kept with the result up to
             this size in MiB. Adapters are always kept.
         diagnostics: number of times that every adapted layer is inspected during training (see
@@ -41,10 +41,20 @@ class Execution(Frozen):
     micro_batch_size: int = Field(default=16, ge=1)
     gradient_checkpointing: bool = False
     evaluation_tokens: int = Field(default=4096, ge=1)
-    checkpoint_every: int | None = Field(default=None, ge=1)
+    checkpoint_minutes: float | None = Field(default=10, ge=0)
     keep_weights_mb: int = Field(default=200, ge=0)
     diagnostics: int = Field(default=3, ge=0)
     wandb: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_steps_between_checkpoints(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "checkpoint_every" in content:
+            raise ValueError(
+                f"checkpoint_every: {content['checkpoint_every']} counts steps, and checkpoints are kept by "
+                "time now; write checkpoint_minutes: 10, or null for none"
+            )
+        return content
 
     @property
     def processes(self) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class BaseModels:
@@ -41,7 +41,7 @@ class BaseModels:
             # Loading a classifier draws a head. A run must not depend on whether its base was still here.
             with torch.random.fork_rng(devices=[]):
                 tokenizer = load_tokenizer(spec)  # first: where it fails, no time was spent on the weights
-                self._loaded = load_model(spec, task, _DTYPES[precision], num_labels), tokenizer
+                self._loaded = load_model(spec, task, DTYPES[precision], num_labels), tokenizer
             self._key = key
         model, tokenizer = self._loaded
         if self._keep:

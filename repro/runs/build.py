@@ -12,10 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.methods.base import AttachReport
 from repro.models.gradient_checkpointing import checkpoint_blocks
+from repro.models.mapped import maps_weights
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.sharding import shard
 from repro.plans.spec import RunSpec
+from repro.runs.bases import DTYPES
 from repro.runs.job import Job, on_gpu
+from repro.runs.reloading import Reloading
 from repro.runs.starting import continue_adapter, starting_model
 from repro.training import collectives
 from repro.training.context import RunContext
@@ -33,7 +36,7 @@ class Built:
         revision: of the base model's checkpoint.
         steps: optimiser steps of the training; 0 of a method without one.
         mesh: of the devices over which the base model is sharded, if it is.
-        reload: builds the trained model anew from the saved adapter.
+        reload: reads the trained model back from what was saved of it; None where nothing is.
         merge: merges a trained model; None where merging would not be exact.
     """
 
@@ -43,7 +46,7 @@ class Built:
     revision: str
     steps: int
     mesh: DeviceMesh | None
-    reload: Callable[[], nn.Module]
+    reload: Reloading | None
     merge: Callable[[nn.Module], nn.Module] | None
 
 
@@ -59,8 +62,8 @@ def build(job: Job) -> Built:
     spec, method, benchmark = job.spec, job.spec.method, job.spec.benchmark
     targets, task = spec.adapted_modules, benchmark.model_task
     mesh = _mesh(job)
-    # In turn: all processes at once would hold as many whole models in main memory.
-    with collectives.in_turn() if mesh else nullcontext():
+    # In turn, unless weights are mapped: all at once would hold as many whole models in main memory.
+    with collectives.in_turn() if mesh and not _mapped(spec) else nullcontext():
         base, tokenizer = starting_model(spec, job.store, job.bases)
         revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
         context = context_of(spec, tokenizer, job.examples, job.execution.evaluation_tokens)
@@ -81,16 +84,14 @@ def build(job: Job) -> Built:
     module.retries = mesh is None
     # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
     merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
-
-    def reload() -> nn.Module:
-        with collectives.in_turn() if mesh else nullcontext():
-            fresh, _ = starting_model(spec, job.store, job.bases)
-            loaded = method.load(fresh, job.adapter, targets, task)
-            if mesh:
-                shard(loaded, mesh)
-        return loaded
-
+    reload = Reloading(job, model, mesh) if method.trains else None
     return Built(module, data, adapter, revision, steps, mesh, reload, method.merge if merges else None)
+
+
+def _mapped(spec: RunSpec) -> bool:
+    """Whether every process finds the weights in files that it can map, and nothing is merged into them."""
+    merged = spec.init_from is not None and spec.init_from.reading == "merged"
+    return not merged and all(collectives.gathered(maps_weights(spec.model, DTYPES[spec.training.precision])))
 
 
 def _mesh(job: Job) -> DeviceMesh | None:

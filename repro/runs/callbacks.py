@@ -44,7 +44,7 @@ class Probing(L.Callback):
         self,
         data: FineTuningData,
         *,
-        reload: Callable[[], nn.Module] | None,
+        reload: Callable[[nn.Module], nn.Module] | None,
         merge: Callable[[nn.Module], nn.Module] | None,
     ) -> None:
         self.found: tuple[Probe, ...] = ()
@@ -60,12 +60,7 @@ class Probing(L.Callback):
         # lengths without the longest, several times the median, which would set the width of every row.
         shorter = every[-max(PROBE_ITEMS, len(every) // 2) :]
         items = shorter[:: max(1, len(shorter) // PROBE_ITEMS)][:PROBE_ITEMS]
-
-        def reload() -> nn.Module:
-            assert self._reload is not None
-            return self._reload().to(module.device).eval()
-
         started = time.perf_counter()
         with trainer.precision_plugin.forward_context():
-            self.found = probe(module, items, reload=reload if self._reload else None, merge=self._merge)
+            self.found = probe(module, items, reload=self._reload, merge=self._merge)
         self.seconds = time.perf_counter() - started

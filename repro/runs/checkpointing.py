@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -120,15 +121,31 @@ class Checkpoints(CheckpointIO):
 
 
 class KeepLatest(ModelCheckpoint):
-    """Keeps the whole training state, every `every` steps."""
+    """Keeps the whole training state after the first step that ends so many minutes after the last one kept.
 
-    def __init__(self, checkpoints: Checkpoints, every: int) -> None:
+    Of several processes the first alone has this callback: it tells the time, and the others, which wait for
+    it in their next sum, need not know.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, minutes: float) -> None:
         super().__init__(
             dirpath=checkpoints.folder,
             filename=checkpoints.latest.stem,
-            every_n_train_steps=every,
+            every_n_train_steps=1,
             enable_version_counter=False,
         )
+        self._seconds = 60 * minutes
+        self._kept = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self._kept = time.monotonic()
+
+    def on_train_batch_end(self, *step: Any) -> None:
+        # Lightning's own `train_time_interval` does nothing under manual optimisation.
+        if time.monotonic() - self._kept >= self._seconds:
+            super().on_train_batch_end(*step)
+            self._kept = time.monotonic()
 
 
 class KeepBest(ModelCheckpoint):

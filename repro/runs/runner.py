@@ -70,7 +70,7 @@ def execute(
             if execution.processes == 1:
                 _run(Job(spec, store, execution, bases, group, scratch, report, note))
             else:
-                saves = spec.method.trains and execution.checkpoint_every is not None
+                saves = spec.method.trains and execution.checkpoint_minutes is not None
                 run_in_processes(
                     partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
                     nodes=execution.nodes,
@@ -195,7 +195,7 @@ def _test(
     job: Job, built: Built, trained: Trained, other_scores: dict[str, dict[str, TaskScore]]
 ) -> Tested | None:
     """Probe and evaluate the selected weights. None in a process that does not lead: it records nothing."""
-    probing = Probing(built.data, reload=built.reload if job.spec.method.trains else None, merge=built.merge)
+    probing = Probing(built.data, reload=built.reload, merge=built.merge)
     trained.trainer.callbacks.append(probing)  # type: ignore[attr-defined]  # not before: of these weights alone
     started = time.perf_counter()
     trained.trainer.test(built.module, datamodule=built.data, verbose=False)

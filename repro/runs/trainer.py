@@ -42,7 +42,7 @@ def lightning_trainer(
     keeping: list[L.Callback] = []
     if spec.method.trains and collectives.rank() == 0:
         keeping = [*checkpoint_callbacks(spec, execution, checkpoints)]
-    if spec.method.trains and execution.checkpoint_every is not None:
+    if spec.method.trains and execution.checkpoint_minutes is not None:
         # After the other callbacks, which then have seen the step that it keeps.
         callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
     return L.Trainer(
@@ -73,8 +73,8 @@ def checkpoint_callbacks(
 ) -> list[KeepLatest | KeepBest]:
     """What keeps the latest state to resume from, and the best weights where a validation tells them."""
     callbacks: list[KeepLatest | KeepBest] = []
-    if execution.checkpoint_every is not None:
-        callbacks.append(KeepLatest(checkpoints, execution.checkpoint_every))
+    if execution.checkpoint_minutes is not None:
+        callbacks.append(KeepLatest(checkpoints, execution.checkpoint_minutes))
     watched = watched_metric(spec)
     if watched is not None:
         callbacks.append(KeepBest(checkpoints, *watched))

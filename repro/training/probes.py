@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, FiniteFloat
 
-from repro.config import Frozen
+from repro.config import ConfigError, Frozen
+from repro.reading import excerpt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +31,8 @@ PROBE_ITEMS = 4
 # have no such jumps, so their tolerances, in the families' modules, allow for rounding alone.
 TEXT_TOLERANCE = {"fp32": 1 / PROBE_ITEMS, "bf16": 1 / 2}
 
+_RELOADED = "reloaded = in memory"
+
 
 class Probe(Frozen):
     """One invariance: how far two ways of computing the same predictions are apart.
@@ -37,11 +40,13 @@ class Probe(Frozen):
     Attributes:
         distance: in the unit of `FineTuning.distance`; None where a prediction is no finite number.
         tolerance: what rounding may cause.
+        problem: why there are no predictions to compare.
     """
 
     name: str
     distance: Annotated[FiniteFloat, Field(ge=0)] | None
     tolerance: Annotated[FiniteFloat, Field(ge=0)]
+    problem: str = ""
 
     @property
     def warning(self) -> str | None:
@@ -49,9 +54,10 @@ class Probe(Frozen):
         if self.distance is not None and self.distance <= self.tolerance:
             return None
         found = "by no finite number" if self.distance is None else f"by {self.distance:.3g}"
+        why = f"predictions of the same items differ {found}, allowed are {self.tolerance:.3g}"
         return (
-            f"probe '{self.name}' failed: predictions of the same items differ {found}, allowed are "
-            f"{self.tolerance:.3g}; do not trust the scores before the cause is found"
+            f"probe '{self.name}' failed: {self.problem or why}; do not trust the scores before the cause is "
+            "found"
         )
 
 
@@ -59,13 +65,13 @@ def probe(
     module: FineTuning,
     items: Sequence[Any],
     *,
-    reload: Callable[[], nn.Module] | None,
+    reload: Callable[[nn.Module], nn.Module] | None,
     merge: Callable[[nn.Module], nn.Module] | None,
 ) -> tuple[Probe, ...]:
     """The probes that the arguments allow; afterwards `module.model` is the merged model if `merge` is given.
 
     Args:
-        reload: loads the trained model from disk; None if nothing was trained.
+        reload: reads the trained model back from disk, in place or into another; None if nothing was trained.
         merge: turns the trained model into a plain one; None if that is not possible or not wanted.
     """
     reference = module.predicted(items)
@@ -76,9 +82,16 @@ def probe(
         "two passes": module.distance(reference, module.predicted(items)),
     }
     trained = module.model
+    problems: dict[str, str] = {}
     if reload is not None:
-        module.model = reload()
-        distances["reloaded = in memory"] = module.distance(reference, module.predicted(items))
+        try:
+            module.model = reload(trained)
+            read_back = module.predicted(items)
+            distances[_RELOADED] = module.distance(reference, read_back)
+            if module.model is trained:  # in place: this is what is merged
+                reference = read_back
+        except ConfigError as error:
+            distances[_RELOADED], problems[_RELOADED] = math.nan, excerpt(str(error))
     module.model = trained
     if merge is not None:
         module.model = merge(trained)
@@ -88,6 +101,7 @@ def probe(
             name=name,
             distance=distance if math.isfinite(distance) else None,
             tolerance=module.probe_tolerance,
+            problem=problems.get(name, ""),
         )
         for name, distance in distances.items()
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
+from repro.config import ConfigError
 from repro.methods import METHODS, Method, MethodError, OptimizerSettings
 from repro.models import base_parameters, linear_shapes, load_model_spec
 from repro.models.loading import load_model
@@ -131,6 +133,49 @@ def test_saving_and_loading_keeps_the_function(trained_method: Method, tmp_path:
     assert not torch.equal(logits(loaded), logits(BASE))
     expected = trained_method.verify(model, TARGETS, SHAPES, BASE_PARAMETERS)
     assert trained_method.verify(loaded, TARGETS, SHAPES, BASE_PARAMETERS) == expected
+
+
+def test_reloading_in_place_gives_what_the_file_says_to_the_last_bit(
+    trained_method: Method, tmp_path: Path
+) -> None:
+    if trained_method.loads_anew:
+        assert trained_method.name == "corda"
+        return
+    model = trained(trained_method)
+    trained_method.save(model, tmp_path)
+    expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    file, own = trained_method.saved(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    trained_method.reload(model, tmp_path)
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+    on_disk = load_file(tmp_path / file)
+    assert on_disk.keys() == own.keys()
+    # One number changed on the disk is changed in memory, and nothing else is.
+    name = max(own, key=lambda name: own[name].numel())
+    on_disk[name].view(-1)[0] += 1
+    save_file(on_disk, tmp_path / file)
+    trained_method.reload(model, tmp_path)
+    changed = sum(int((tensor != expected[key]).sum()) for key, tensor in model.state_dict().items())
+    assert changed == 1 and own[name].view(-1)[0] == on_disk[name].view(-1)[0]
+
+
+def test_a_trained_tensor_without_a_place_in_the_file_is_refused(tmp_path: Path) -> None:
+    method = METHODS_WITHOUT_DROPOUT["lora"]
+    model = attached(method)
+    method.save(model, tmp_path)
+    model.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(ConfigError, match=r"adapter_model.safetensors: .*norm.weight is trained, and has no"):
+        method.reload(model, tmp_path)
+
+
+def test_matrices_from_another_seed_are_refused(tmp_path: Path) -> None:
+    method = METHODS_WITHOUT_DROPOUT["randlora"]
+    method.save(attached(method, seed=1), tmp_path)
+    with pytest.raises(ConfigError, match=r"not of these settings .projection_prng_key is"):
+        method.reload(attached(method, seed=0), tmp_path)
 
 
 def test_merging_keeps_the_function_and_leaves_a_plain_model(trained_method: Method) -> None:

@@ -76,12 +76,19 @@ DAMAGES = {
 def _refused(name: str, damage: Callable[[Path], str], folder: Path) -> None:
     method = METHODS[name]()
     torch.manual_seed(0)
-    method.save(method.attach(copy.deepcopy(BASE), TARGETS, "causal_lm"), folder)
+    model = method.attach(copy.deepcopy(BASE), TARGETS, "causal_lm")
+    method.save(model, folder)
     method.load(copy.deepcopy(BASE), folder, TARGETS, "causal_lm")
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     file = damage(folder)
-    with pytest.raises(ConfigError) as caught:
-        method.load(copy.deepcopy(BASE), folder, TARGETS, "causal_lm")
-    assert file in str(caught.value) and "\n" not in str(caught.value)
+    for read in (
+        lambda: method.load(copy.deepcopy(BASE), folder, TARGETS, "causal_lm"),
+        lambda: method.reload(model, folder),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read()
+        assert file in str(caught.value) and "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

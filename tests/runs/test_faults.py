@@ -132,7 +132,7 @@ def _run(
             if done == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    execution = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=100, wandb=False)
+    execution = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_minutes=100, wandb=False)
     with on_stop_signal(stop):
         result = execute(
             spec,

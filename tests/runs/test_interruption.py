@@ -21,7 +21,7 @@ from repro.runs.runner import execute
 from repro.runs.store import Store
 
 # No checkpoint but that of the signal: the runs have four steps.
-EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=100, wandb=False)
+EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_minutes=100, wandb=False)
 BASES = BaseModels()
 
 
@@ -85,7 +85,7 @@ def test_who_is_told_twice_stops_at_once(spec: RunSpec, tmp_path: Path) -> None:
 def test_what_keeps_no_checkpoint_stops_at_once(
     phase: str, every: int | None, spec: RunSpec, tmp_path: Path
 ) -> None:
-    execution = EXECUTION.model_copy(update={"checkpoint_every": every})
+    execution = EXECUTION.model_copy(update={"checkpoint_minutes": every})
 
     def report(now: str, done: int, total: int) -> None:
         if now == phase:

@@ -34,7 +34,7 @@ from repro.runs.store import Store
 
 KILLS = int(os.environ.get("REPRO_TEST_KILLS", "25"))
 PHASES = ("prepare", "train", "evaluate", "write", "end")
-EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=1, wandb=False)
+EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_minutes=0, wandb=False)
 
 # Seconds that a slow disk takes to say that a file is there: a fair share of the kills finds the run writing.
 SLOW = 0.03

@@ -37,6 +37,7 @@ from repro.runs.progress import Watch
 from repro.runs.result import Result
 from repro.runs.runner import execute
 from repro.runs.store import Store
+from tests.hub_cache import write_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))  # the processes inherit it
 
@@ -48,7 +49,7 @@ ALONE = Execution(
     accelerator="cpu",
     micro_batch_size=4,
     evaluation_tokens=2000,
-    checkpoint_every=1,
+    checkpoint_minutes=0,
     wandb=False,
     diagnostics=2,
 )
@@ -70,6 +71,7 @@ SPECS = {
     "dual_lora": _spec("table1", "dual_lora"),
     "lora with dropout": _spec("table1", "lora", dropout=0.1),
     "hira": _spec("table1", "hira"),
+    "dora": _spec("table1", "dora"),
     "fft": _spec("table1", "fft"),
     "galore": _spec("table2", "galore"),
     "encoder": _spec("table2", "dual_lora"),
@@ -82,11 +84,20 @@ CASES = [
     ("lora with dropout", DDP),
     ("lora with dropout", FSDP),
     ("hira", FSDP),
+    ("dora", FSDP),
     ("galore", DDP),
     ("encoder", DDP),
     ("encoder", FSDP),
     ("generation", FSDP),
 ]
+
+# With a checkpoint in safetensors files, which is not loaded but mapped.
+MAPPED = ["dual_lora", "dora"]
+
+
+def _id(case: tuple[str, Execution]) -> str:
+    name, execution = case
+    return f"{name} {execution.strategy}{' checkpointing' * execution.gradient_checkpointing}"
 
 
 def _execute(spec: RunSpec, folder: Path, execution: Execution, report: Report = lambda *_: None) -> Result:
@@ -123,24 +134,39 @@ def alone(
 
 
 @pytest.fixture(scope="module")
-def together(single_threaded: None, tmp_path_factory: pytest.TempPathFactory) -> list[Store]:
+def mapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunSpec]]:
+    """The same runs, with the model in the hub's cache."""
+    home = tmp_path_factory.mktemp("home")
+    model = write_checkpoint(home, SPECS["dual_lora"].model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(home))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield {
+            name: RunSpec.model_validate(SPECS[name].model_dump(exclude={"version"}) | {"model": model})
+            for name in MAPPED
+        }
+
+
+@pytest.fixture(scope="module")
+def together(
+    single_threaded: None, mapped: dict[str, RunSpec], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Store]:
     """Every case in two processes, all in one start of them."""
-    stores = [Store(tmp_path_factory.mktemp("together")) for _ in CASES]
-    jobs = [
-        (SPECS[name].model_dump_json(), store.folder, execution)
-        for (name, execution), store in zip(CASES, stores, strict=True)
-    ]
+    runs = {_id(case): (SPECS[case[0]], case[1]) for case in CASES}
+    runs |= {f"mapped {name}": (spec, FSDP) for name, spec in mapped.items()}
+    stores = {name: Store(tmp_path_factory.mktemp("together")) for name in runs}
+    jobs = [(spec.model_dump_json(), stores[name].folder, how) for name, (spec, how) in runs.items()]
     run_in_processes(
         partial(work_off, jobs), devices=2, gpus=False, report=lambda *_: None, keeps=lambda _: True
     )
     return stores
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda i: f"{CASES[i][0]} {CASES[i][1].strategy} {i}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: _id(case))
 def test_two_processes_give_what_one_gives(
-    case: int, alone: Callable[[str], tuple[Store, Result]], together: list[Store]
+    case: tuple[str, Execution], alone: Callable[[str], tuple[Store, Result]], together: dict[str, Store]
 ) -> None:
-    (name, execution), store = CASES[case], together[case]
+    (name, execution), store = case, together[_id(case)]
     spec, (reference, expected) = SPECS[name], alone(name)
     result = store.result(spec)
     assert result is not None
@@ -170,6 +196,20 @@ def test_two_processes_give_what_one_gives(
         assert one == other
 
 
+@pytest.mark.parametrize("name", MAPPED)
+def test_weights_from_mapped_files_give_what_weights_in_memory_give(
+    name: str, mapped: dict[str, RunSpec], together: dict[str, Store]
+) -> None:
+    """Each process reads its rows out of the files, both at once. DoRA needs the norms of all rows."""
+    found, expected = together[f"mapped {name}"], together[_id((name, FSDP))]
+    result, same = found.result(mapped[name]), expected.result(SPECS[name])
+    assert result is not None and same is not None
+    assert result.training.losses == same.training.losses
+    assert result.training.validation_losses == same.training.validation_losses
+    assert found.predictions(mapped[name]) == expected.predictions(SPECS[name])
+    assert [probe.distance for probe in result.probes] == [probe.distance for probe in same.probes]
+
+
 def test_a_run_survives_a_killed_process_and_an_end_of_time(
     alone: Callable[[str], tuple[Store, Result]], tmp_path: Path
 ) -> None:
@@ -184,7 +224,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
 
     watch = Killing(1, Console(stderr=True, quiet=True))
     # Without checkpoints: how far it comes before its first step is seen here is a matter of load.
-    unkept = DDP.model_copy(update={"checkpoint_every": None})
+    unkept = DDP.model_copy(update={"checkpoint_minutes": None})
     run_here([spec], store=store, execution=lambda _: unkept, group="test", watch=watch)
     failure = store.failure(spec)
     assert failure is not None
@@ -197,7 +237,7 @@ def test_a_run_survives_a_killed_process_and_an_end_of_time(
             subprocess.run(["kill", "-TERM", *map(str, pids), str(os.getpid())], check=True)
 
     with pytest.raises(Interrupted), on_stop_signal(stop):
-        _execute(spec, tmp_path, DDP.model_copy(update={"checkpoint_every": 100}), tell)
+        _execute(spec, tmp_path, DDP.model_copy(update={"checkpoint_minutes": 100}), tell)
     assert not multiprocessing.active_children()
     steps: list[int] = []
     result = _execute(

@@ -24,7 +24,7 @@ SMALL = {
     "rank": 4, "magnitude_rank": 4, "direction_rank": 4, "bottleneck_size": 4, "warmup_steps": 3,
     "samples": 4, "start_step": 1, "update_gap": 2,
 }  # fmt: skip
-EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=1, wandb=False)
+EXECUTION = Execution(micro_batch_size=4, evaluation_tokens=8192, checkpoint_minutes=0, wandb=False)
 BASES = BaseModels()
 
 

@@ -25,7 +25,7 @@ from repro.training.diagnosing import _measures
 from repro.training.diagnostics import Diagnostics
 
 EXECUTION = Execution(
-    micro_batch_size=4, evaluation_tokens=8192, checkpoint_every=1, wandb=False, diagnostics=2
+    micro_batch_size=4, evaluation_tokens=8192, checkpoint_minutes=0, wandb=False, diagnostics=2
 )
 
 

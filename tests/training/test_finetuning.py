@@ -471,7 +471,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_selected(
             run.method,
             training,
             data,
-            callbacks=[watch, *checkpoint_callbacks(run, Execution(checkpoint_every=2), checkpoints)],
+            callbacks=[watch, *checkpoint_callbacks(run, Execution(checkpoint_minutes=0), checkpoints)],
             plugins=[checkpoints],
             seed=19,
             checkpoint=checkpoint,

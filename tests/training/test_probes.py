@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from repro.benchmarks.commonsense.module import CommonsenseModule, TestItem, encode_item
 from repro.benchmarks.commonsense.records import build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
+from repro.config import ConfigError
 from repro.methods import Method
 from repro.methods.dual_lora import DualLoRA
 from repro.methods.lora import LoRA
-from repro.models import ModelSpec
 from repro.training.causal_finetuning import CausalFineTuning
 from repro.training.finetuning import FineTuning, Prediction
 from repro.training.probes import PROBE_ITEMS, Probe, probe
@@ -85,7 +85,7 @@ def test_a_healthy_model_passes_with_all_its_distances_and_is_merged_afterwards(
         given.append(model)
         return merged
 
-    found = probe(module, [1.0, 2.0], reload=lambda: model_of(healthy), merge=merge)
+    found = probe(module, [1.0, 2.0], reload=lambda model: model_of(healthy), merge=merge)
     assert not broken(found)
     assert distances(found) == {BATCH: 0.0, PASSES: 0.0, RELOADED: 0.0, MERGED: 0.25}
     assert given == [trained]  # not the reloaded one
@@ -96,7 +96,7 @@ def test_what_cannot_be_done_is_not_probed() -> None:
     module = Scripted(healthy)
     trained = module.model
     assert [p.name for p in probe(module, [1.0, 2.0], reload=None, merge=None)] == [BATCH, PASSES]
-    found = probe(module, [1.0, 2.0], reload=lambda: model_of(healthy), merge=None)
+    found = probe(module, [1.0, 2.0], reload=lambda model: model_of(healthy), merge=None)
     assert [p.name for p in found] == [BATCH, PASSES, RELOADED]
     assert module.model is trained
 
@@ -132,12 +132,28 @@ def restless() -> Callable[[float, int], float]:
 )
 def test_a_fault_is_named(name: str, answer: Any, reloaded: Any, merged: Any) -> None:
     module = Scripted(answer)
-    found = probe(module, [1.0, 2.0], reload=lambda: model_of(reloaded), merge=lambda model: model_of(merged))
+    found = probe(
+        module, [1.0, 2.0], reload=lambda model: model_of(reloaded), merge=lambda model: model_of(merged)
+    )
     first = next(p for p in found if p.warning)
     assert first.name == name
     assert str(first.warning).startswith(f"probe '{name}' failed: predictions of the same items differ by ")
     assert "allowed are 0.5;" in str(first.warning)
     assert (first.distance is None) == ("no finite number" in str(first.warning))
+
+
+def test_what_cannot_be_read_back_is_a_fault_and_the_others_are_probed() -> None:
+    def refuse(model: nn.Module) -> nn.Module:
+        raise ConfigError("adapter.safetensors: it lacks one\ntensor")
+
+    module = Scripted(healthy)
+    found = probe(module, [1.0, 2.0], reload=refuse, merge=lambda model: model)
+    assert distances(found) == {BATCH: 0.0, PASSES: 0.0, RELOADED: None, MERGED: 0.0}
+    (warning,) = [p.warning for p in found if p.warning]
+    assert warning == (
+        "probe 'reloaded = in memory' failed: adapter.safetensors: it lacks one tensor; do not trust the "
+        "scores before the cause is found"
+    )
 
 
 class ScriptedTexts(CausalFineTuning):
@@ -203,8 +219,6 @@ METHODS = [LoRA(rank=2, dropout=0.5), DualLoRA(magnitude_rank=2, init_std=0.2)]
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_a_healthy_adapter_passes(
     attach: Callable[..., nn.Module],
-    base: nn.Module,
-    tiny: ModelSpec,
     build: Callable[..., CommonsenseModule],
     items: list[TestItem],
     protocol: ClozeSettings | GenerateSettings,
@@ -214,8 +228,9 @@ def test_a_healthy_adapter_passes(
     module = build(attach(method), method, protocol)
     method.save(module.model, tmp_path)
 
-    def reload() -> nn.Module:
-        return method.load(copy.deepcopy(base), tmp_path, tiny.targets_for("commonsense"), "causal_lm").eval()
+    def reload(model: nn.Module) -> nn.Module:
+        method.reload(model, tmp_path)
+        return model
 
     found = distances(probe(module, items, reload=reload, merge=method.merge))
     assert found.keys() == {BATCH, PASSES, RELOADED, MERGED}
@@ -242,7 +257,9 @@ def test_another_adapter_on_the_disk_is_caught(
     protocol: Any,
 ) -> None:
     module = build(attach(METHODS[0]), METHODS[0], protocol)
-    assert RELOADED in broken(probe(module, items, reload=lambda: attach(METHODS[0], seed=1), merge=None))
+    assert RELOADED in broken(
+        probe(module, items, reload=lambda model: attach(METHODS[0], seed=1), merge=None)
+    )
 
 
 def test_a_merge_that_drops_the_adapter_is_caught(
