@@ -93,7 +93,7 @@ def execute_task(options: argparse.Namespace) -> int:
         return 0 if run_state(spec, store).state is State.DONE else _join(nodes)
     print(f"start {restarts() + 1}: {spec.slug}", file=sys.stderr)
     try:
-        execute_here(plan.profile, [spec], store, options, plan.experiment.name)
+        tell(execute_here(plan.profile, [spec], store, options, plan.experiment.name))
     except Interrupted:
         if restarts() >= plan.profile.cluster_for(spec.model.name).restarts:
             print("told to stop more often than cluster.restarts allows, not requeued", file=sys.stderr)
