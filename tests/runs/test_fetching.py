@@ -139,7 +139,8 @@ def test_a_damaged_file_is_fetched_again_once(online: Served, capsys: pytest.Cap
     assert "llama-7b-hf: damaged twice: model.safetensors; run the same command" in capsys.readouterr().err
 
 
-def test_an_interrupted_download_goes_on(online: Served) -> None:
+def test_an_interrupted_download_goes_on(online: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # 10 MB, and kept as a whole
     online.hub.dropped.append("model.safetensors")
     assert run("--models", "llama-7b") == 0
     assert online.hub.resumed == [len(BIG) // 2]
