@@ -53,6 +53,7 @@ class FakeHub:
         damaged: paths whose next answer has a wrong byte, once for each time that they are listed.
         dropped: paths whose next answer ends in the middle.
         served: how often each file was sent; a range of it counts as well.
+        resumed: where an answer began that was not asked from the start.
         asked: all requests.
     """
 
@@ -61,6 +62,7 @@ class FakeHub:
     damaged: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     served: Counter[str] = field(default_factory=Counter)
+    resumed: list[int] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -117,6 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = content[start:]
         headers["Content-Length"] = str(len(body))
         if start:
+            self.hub.resumed.append(start)
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         if file in self.hub.damaged:
             self.hub.damaged.remove(file)

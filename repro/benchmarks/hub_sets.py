@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from repro import hub
 from repro.config import Frozen, Line, Name, load_named
+from repro.hub import Repository
 from repro.paths import EXPERIMENTS
 from repro.training.data import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# What is needed of a repository: the card, which may say which file belongs to which split, and the rows.
-FILES = ("README.md", "*.parquet")
+    from repro.benchmarks.base import Benchmark
+
+# The card, which may say which file belongs to which split, and the rows; as in `Repository.needed`.
+_FILES = ["README.md", "*.parquet"]
 
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 
@@ -73,47 +77,54 @@ def hub_size(family: str, name: str, split: str) -> int:
     return hub_sets(family)[name].splits[split].size
 
 
+def set_repositories(benchmark: Benchmark) -> list[Repository]:
+    """Where the data sets are that a run with these settings reads."""
+    names = getattr(benchmark, "tasks", (benchmark.family,))
+    sets = [hub_sets(benchmark.family)[name] for name in names]
+    return [Repository("dataset", found.repository, found.revision) for found in sets]
+
+
 def hub_rows(family: str, name: str, split: str) -> dict[str, Dataset]:
-    """The rows of a split by part, in the order of the parts.
+    """The rows of a split by part, in the order of the parts: from the cache, or else downloaded.
 
     Raises:
         DataError: they cannot be loaded, or are not as many as described.
     """
     described = hub_sets(family)[name]
     wanted = described.splits[split]
+    where = Repository("dataset", described.repository, described.revision)
     try:
-        rows = _rows(described, wanted, cached=True)
-    except Exception:  # not in the cache, or not whole
+        rows = _rows(where, wanted)
+    except Exception:  # not in the cache, or not all of it
         try:
-            rows = _rows(described, wanted, cached=False)
-        # Offline, gated, renamed or moved: the hub's client raises many unrelated classes of errors.
+            if (reason := hub.offline()) is not None:
+                raise OSError(f"it is not whole in the cache, and {reason}") from None
+            _download(where)
+            rows = _rows(where, wanted)
+        # Gated, renamed or moved, damaged: the client and `datasets` raise many unrelated classes of errors.
         except Exception as error:
-            reason = " ".join(str(error).split())[:160]
-            revision = f" ({described.revision})" if described.revision else ""
             raise DataError(
-                f"cannot load {described.repository}{revision} from the hub: {reason}; run `repro fetch` "
-                "where there is a network, or set REPRO_DATA_DIR and choose the source 'local'"
+                f"cannot load {name} {split} of {where.id}: {hub.how_to_get(where, error)}; or set "
+                "REPRO_DATA_DIR and choose the source 'local'"
             ) from error
-    found = sum(map(len, rows.values()))
-    if found != wanted.size:
-        raise DataError(
-            f"{described.repository} has {found} {name} {split} rows, experiments/data/{family}.yaml says "
-            f"{wanted.size}; pin the revision that has as many"
-        )
     return rows
 
 
-def _rows(described: HubSet, wanted: HubSplit, *, cached: bool) -> dict[str, Dataset]:
+def _download(where: Repository) -> None:
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        described.repository,
-        repo_type="dataset",
-        revision=described.revision,
-        allow_patterns=list(FILES),
-        local_files_only=cached,
-    )
-    return {part: _part(Path(folder), part) for part in wanted.parts}
+    snapshot_download(where.id, repo_type=where.kind, revision=where.revision, allow_patterns=_FILES)
+
+
+def _rows(where: Repository, wanted: HubSplit) -> dict[str, Dataset]:
+    folder = hub.cached_folder(where)
+    if folder is None:
+        raise FileNotFoundError("not in the cache")
+    rows = {part: _part(folder, part) for part in wanted.parts}
+    found = sum(map(len, rows.values()))
+    if found != wanted.size:
+        raise ValueError(f"it has {found} rows, its file in experiments/data says {wanted.size}")
+    return rows
 
 
 def _part(folder: Path, part: str) -> Dataset:

@@ -120,7 +120,7 @@ def execute_task(options: argparse.Namespace) -> int:
         return 0 if done else _join(execution.nodes)
     print(f"start {restarts() + 1}: {', '.join(spec.slug for spec in specs)}", file=sys.stderr)
     try:
-        execute_here(plan.profile, _untried(specs, store), store, options, plan.experiment.name)
+        tell(execute_here(plan.profile, _untried(specs, store), store, options, plan.experiment.name))
     except Interrupted:
         if restarts() >= plan.profile.cluster_for(specs[0].model.name).restarts:
             print("told to stop more often than cluster.restarts allows, not requeued", file=sys.stderr)

@@ -89,10 +89,9 @@ def run(options: argparse.Namespace) -> int:
     print(f"{name}, profile {profile}: {done} of {len(states)} runs are done, executing {len(specs)}")
     for line in describe_batches(plan, specs):
         print(line)
-    if specs:
-        execute_here(plan.profile, specs, store, options, plan.experiment.name)
+    problems = execute_here(plan.profile, specs, store, options, plan.experiment.name) if specs else []
     states = run_states(plan, store)
-    problems = _failed(states)
+    problems += _failed(states)
     if options.check:
         problems += _failed_probes(states)
     if plan.experiment.ranks is not None:
@@ -124,11 +123,12 @@ def _rerun(options: argparse.Namespace) -> int:
     first = [spec.init_from.run] if spec.init_from else []
     specs = [needed for needed in [*first, spec] if not store.is_done(needed)]
     print(f"{spec.slug}: {'executing' if specs else 'already done here, comparing'}", file=sys.stderr)
+    problems: list[str] = []
     if specs:
-        execute_here(load_profile(options.profile), specs, store, options, "rerun", as_recorded)
+        problems = execute_here(load_profile(options.profile), specs, store, options, "rerun", as_recorded)
     state = run_state(spec, store)
     if state.result is None:
-        return tell(_failed([state]) or [f"{state.state}: {state.detail or spec.slug}"])
+        return tell(problems or _failed([state]) or [f"{state.state}: {state.detail or spec.slug}"])
     comparison = compare(before, state.result)
     print(describe_rerun(comparison))
     return 0 if comparison.within_tolerance else 1

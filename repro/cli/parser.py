@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from repro.cli import adapters, cluster, experiments, pages, rehearse
+from repro.cli import adapters, cluster, experiments, fetch, pages, rehearse
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +36,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--gpu", default="h100", help="the GPU whose hours are estimated, for instance a100")
     verb.set_defaults(verb=experiments.show_plan)
+
+    verb = verbs.add_parser(
+        "fetch", help="download the models and data of experiments from the hub, and check every file"
+    )
+    verb.add_argument("experiments", metavar="experiment", nargs="+", help="for instance table1 table2")
+    verb.add_argument("--profile", default="laptop", help="whose models: paper needs the hub")
+    verb.add_argument("--models", type=_names, help="only these models and their data, for instance llama-7b")
+    verb.add_argument("--ungated", action="store_true", help="only models without a licence to accept")
+    verb.add_argument("--dry-run", action="store_true", help="print the sizes, download nothing")
+    verb.set_defaults(verb=fetch.fetch)
 
     verb = verbs.add_parser(
         "run", parents=[sizing], help="execute the missing runs on this machine, then render"

@@ -46,11 +46,14 @@ def execute_here(
     options: argparse.Namespace,
     group: str,
     adapted: Callable[[RunSpec, Execution], Execution] = lambda spec, execution: execution,
-) -> None:
+) -> list[str]:
     """Execute runs in this process, one after the other, and show their progress.
 
     Args:
         adapted: changes the profile's execution settings of a run.
+
+    Returns:
+        A line for each model that is not here. Its runs are not started, and leave no failure.
     """
 
     def execution(spec: RunSpec) -> Execution:
@@ -59,10 +62,15 @@ def execute_here(
         return adapted(spec, logged)
 
     # Before torch is loaded and anything is trained.
-    from repro.runs.preflight import check_machine
+    from repro.runs.preflight import check_machine, without_model
 
     check_writable(store.folder)
-    check_machine(specs, map(execution, specs))
+    check_machine(map(execution, specs))
+    absent = without_model(specs)
+    specs = [spec for spec in specs if spec.model.name not in absent]
+    problems = [f"not started: {problem}" for problem in absent.values()]
+    if not specs:
+        return problems
 
     from rich.console import Console
 
@@ -76,6 +84,7 @@ def execute_here(
         group=group,
         watch=Watch(len(specs), Console(stderr=True)),
     )
+    return problems
 
 
 def tell(problems: Iterable[str]) -> int:

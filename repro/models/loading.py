@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from repro import hub
 from repro.config import ConfigError, one_of
 from repro.models.gpt2 import split_attention_inputs
 from repro.models.head import without_head
@@ -70,18 +71,20 @@ def check_available(spec: ModelSpec) -> None:
     """
     if spec.source == "package":
         package_file(spec)
-    elif spec.source == "hub":
+    elif spec.source == "hub" and not hub.model_is_cached(repository(spec)):
         import huggingface_hub
 
-        cached = huggingface_hub.try_to_load_from_cache(
-            spec.checkpoint, "config.json", revision=spec.revision
-        )
-        if isinstance(cached, str):
-            return
         try:
+            if (reason := hub.offline()) is not None:
+                raise OSError(f"it is not whole in {huggingface_hub.constants.HF_HUB_CACHE}, and {reason}")
             huggingface_hub.hf_hub_download(spec.checkpoint, "config.json", revision=spec.revision)
         except Exception as error:  # offline, gated, renamed: of many unrelated classes
             raise _not_loaded(spec, error) from error
+
+
+def repository(spec: ModelSpec) -> hub.Repository:
+    """Where a model of the hub is."""
+    return hub.Repository("model", spec.checkpoint, spec.revision, spec.gated)
 
 
 def meta_model(spec: ModelSpec, task: Task) -> PreTrainedModel:
@@ -147,14 +150,8 @@ def _from_pretrained(auto_class: Any, spec: ModelSpec, **settings: Any) -> Any:
 
 
 def _not_loaded(spec: ModelSpec, error: Exception) -> ConfigError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    page = f"https://huggingface.co/{spec.checkpoint}"
-    advice = (
-        f"it is gated: accept its licence at {page}, then run `hf auth login` or set HF_TOKEN"
-        if spec.gated
-        else f"without a network, run `hf download {spec.checkpoint}` on a machine that has one"
-    )
-    return ConfigError(f"model {spec.name}: {spec.checkpoint} cannot be loaded ({reason}); {advice}")
+    advice = hub.how_to_get(repository(spec), error)
+    return ConfigError(f"model {spec.name}: {spec.checkpoint} cannot be loaded: {advice}")
 
 
 def _check_architecture(model: PreTrainedModel, spec: ModelSpec) -> None:

@@ -6,7 +6,7 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pydantic import ValidationError
 
@@ -26,8 +26,8 @@ _PATIENCE = 10
 _WITHOUT = "or set WANDB_MODE=offline, or use --no-wandb"
 
 
-def check_machine(specs: Sequence[RunSpec], executions: Iterable[Execution]) -> None:
-    """Check the data folder, W&B and the base models, without loading anything large.
+def check_machine(executions: Iterable[Execution]) -> None:
+    """Check the data folder and W&B.
 
     Raises:
         ConfigError: something is missing; the message says what to do.
@@ -35,8 +35,17 @@ def check_machine(specs: Sequence[RunSpec], executions: Iterable[Execution]) -> 
     variables.data_folder()
     if any(execution.wandb for execution in executions):
         check_wandb()
+
+
+def without_model(specs: Iterable[RunSpec]) -> dict[str, str]:
+    """Of the models that are not here, by name, why and how to get them. Nothing large is loaded."""
+    problems: dict[str, str] = {}
     for model in {spec.model.model_dump_json(): spec.model for spec in specs}.values():
-        check_available(model)
+        try:
+            check_available(model)
+        except ConfigError as error:
+            problems[model.name] = str(error)
+    return problems
 
 
 def check_wandb() -> None:

@@ -158,7 +158,7 @@ def test_a_branch_and_a_commit_are_asked_for(monkeypatch: pytest.MonkeyPatch) ->
         described(monkeypatch, ONE, revision=repository.commit)
         assert texts("validation") == ["d", "e"]
         described(monkeypatch, ONE, revision="0" * 40)
-        with pytest.raises(DataError, match=r"\Acannot load x/y \(0{40}\) from the hub: [^\n]*\Z"):
+        with pytest.raises(DataError, match=r"\Acannot load task train of x/y: .*has no revision 0{40}"):
             texts("train")
 
 
@@ -166,7 +166,7 @@ def test_a_cache_that_is_not_whole_is_completed(cache: Path, monkeypatch: pytest
     described(monkeypatch, ONE)
     files = {"README.md": CARD} | SHARDED
     in_cache(cache, "datasets/x/y", {"README.md": CARD})
-    with pytest.raises(DataError, match=r"\Acannot load x/y from the hub: [^\n]*run `repro fetch`[^\n]*\Z"):
+    with pytest.raises(DataError, match=r"\Acannot load task train of x/y: [^\n]*run `repro fetch`[^\n]*\Z"):
         texts("train")
     with served({"datasets/x/y": FakeRepository(files)}, monkeypatch):
         assert texts("train") == ["a", "b", "c"]
@@ -175,8 +175,21 @@ def test_a_cache_that_is_not_whole_is_completed(cache: Path, monkeypatch: pytest
 def test_the_number_of_rows_is_checked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described(monkeypatch, ONE, sizes={"train": 4, "validation": 2})
     in_cache(cache, "datasets/x/y", SHARDED)
-    with pytest.raises(DataError, match=r"x/y has 3 task train rows, experiments/data/glue.yaml says 4; pin"):
+    with pytest.raises(DataError, match="it is not whole in the cache, and HF_HUB_OFFLINE is set"):
         texts("train")
+    repositories = {"datasets/x/y": FakeRepository(SHARDED)}
+    said = "it has 3 rows, its file in experiments/data says 4"
+    with served(repositories, monkeypatch), pytest.raises(DataError, match=said):
+        texts("train")
+
+
+def test_a_mirror_may_call_a_pinned_commit_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    described(monkeypatch, ONE, revision="1" * 40)
+    with served({"datasets/x/y": FakeRepository(SHARDED, names=("1" * 40,))}, monkeypatch) as hub:
+        assert texts("train") == ["a", "b", "c"]
+        asked = len(hub.asked)
+        assert texts("validation") == ["d", "e"]
+        assert len(hub.asked) == asked
 
 
 def test_mnli_has_the_parts_matched_and_mismatched(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

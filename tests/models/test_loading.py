@@ -150,7 +150,7 @@ def test_a_missing_package_says_how_to_get_it() -> None:
     ("name", "advice"),
     [
         ("llama3-8b", "it is gated: accept its licence at https://huggingface.co/meta-llama/Meta-Llama-3-8B"),
-        ("llama-7b", "run `hf download yahma/llama-7b-hf`"),
+        ("llama-7b", "run `repro fetch` where there is a network"),
     ],
 )
 def test_an_unreachable_checkpoint_says_how_to_get_it(
@@ -162,6 +162,6 @@ def test_an_unreachable_checkpoint_says_how_to_get_it(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refused)
     with pytest.raises(ConfigError) as caught:
         load_model(load_model_spec(name), "causal_lm")
-    assert "(401 Client Error.)" in str(caught.value)
+    assert "cannot be loaded: 401 Client Error; " in str(caught.value)
     assert advice in str(caught.value)
     assert "\n" not in str(caught.value)

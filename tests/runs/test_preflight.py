@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 
 from repro.cli import main
+from repro.cli.shared import execute_here
 from repro.config import ConfigError
 from repro.models.loading import check_available
 from repro.models.spec import ModelSpec, load_model_spec
@@ -23,6 +26,7 @@ from repro.runs.bases import BaseModels
 from repro.runs.runner import execute
 from repro.runs.store import Store
 from repro.runs.wandb_log import WandbLog
+from tests.fake_hub import FakeRepository, in_cache, served
 
 RUN = ["run", "table1", "--profile", "smoke", "--rows", "lora"]
 
@@ -96,9 +100,113 @@ def test_a_model_that_is_not_there_is_said_without_loading_it(
         raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    monkeypatch.setattr("repro.hub.answers", lambda endpoint: None)
     spec: ModelSpec = load_model_spec("tiny-llama").model_copy(update=changes)
     with pytest.raises(ConfigError, match=reason):
         check_available(spec)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+SMALL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"w"}
+INDEX = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+PART = "model-0000{}-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "whole"),
+    [
+        (SMALL, True),
+        ({"config.json": b"{}", "spm.model": b"t", "pytorch_model.bin": b"w"}, True),
+        ({"config.json": b"{}", "tokenizer.json": b"{}"}, False),
+        ({"config.json": b"{}", "model.safetensors": b"w"}, False),
+        (
+            {
+                "config.json": b"{}",
+                "tokenizer.model": b"",
+                "model.safetensors.index.json": INDEX,
+                PART.format(1): b"w",
+                PART.format(2): b"w",
+            },
+            True,
+        ),
+        (
+            {
+                "config.json": b"{}",
+                "tokenizer.model": b"",
+                "model.safetensors.index.json": INDEX,
+                PART.format(1): b"w",
+            },
+            False,
+        ),
+    ],
+)
+def test_a_model_in_the_cache_is_whole_or_not_there(
+    files: dict[str, bytes], whole: bool, cache: Path
+) -> None:
+    in_cache(cache, "some/model", files)
+    spec = load_model_spec("tiny-llama").model_copy(update={"source": "hub", "checkpoint": "some/model"})
+    if whole:
+        check_available(spec)
+    else:
+        with pytest.raises(ConfigError, match=r"is not whole in .*HF_HUB_OFFLINE is set; run `repro fetch`"):
+            check_available(spec)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    spec = load_model_spec("llama-7b")
+    started = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"127.0.0.1:9 does not answer|HF_HUB_OFFLINE is set"):
+            check_available(spec)
+    assert time.monotonic() - started < 5
+    assert huggingface_hub.constants.is_offline_mode()
+
+
+def test_a_gated_and_a_missing_model_say_how_to_get_them(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated = load_model_spec("llama2-7b")
+    repositories = {
+        gated.checkpoint: FakeRepository(SMALL, names=(str(gated.revision),), gated=True),
+        "yahma/llama-13b-hf": FakeRepository(SMALL),
+    }
+    with served(repositories, monkeypatch):
+        page = f"https://huggingface.co/{gated.checkpoint}"
+        with pytest.raises(ConfigError, match=f"accept its licence at {page}, then run `hf auth login`"):
+            check_available(gated)
+        missing = load_model_spec("llama-7b")
+        with pytest.raises(ConfigError, match=f"there is no https://huggingface.co/{missing.checkpoint}"):
+            check_available(missing)
+        with pytest.raises(ConfigError, match="has no revision other; correct its file"):
+            check_available(load_model_spec("llama-13b").model_copy(update={"revision": "other"}))
+
+
+def test_runs_whose_model_is_not_here_are_not_started_and_their_neighbours_run(
+    results: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The smoke table, with one model of its two from the hub."""
+    smoke = load_profile("smoke")
+    plan = expand(load_experiment("table1"), smoke).only(["lora", "base"])
+    there, absent = (row.specs[0] for row in plan.rows)
+    model = absent.model.model_copy(update={"name": "absent", "source": "hub", "checkpoint": "x/y"})
+    absent = absent.model_copy(update={"model": model})
+    store = Store(results / "runs")
+    options = argparse.Namespace(no_wandb=True)
+    problems = execute_here(smoke, [absent, there], store, options, "table1")
+    assert len(problems) == 1
+    assert problems[0].startswith("not started: model absent: x/y cannot be loaded: it is not whole in ")
+    assert store.is_done(there)
+    assert not store.is_done(absent) and store.failure(absent) is None
 
 
 class _Logger:
