@@ -136,8 +136,9 @@ def test_hub_trains_on_all_sizes_of_winogrande_and_checks_the_sum(monkeypatch: p
     sizes = {"xl": 40_398, "l": 10_234, "debiased": 9_248, "m": 2_558, "s": 640, "xs": 160}
     row = {"sentence": "Ann beat Eve so _ won.", "option1": "Ann", "option2": "Eve", "answer": "1"}
 
-    def load_dataset(path: str, configuration: str, **_: Any) -> list[dict[str, str]]:
-        return [row] * sizes[configuration.removeprefix("winogrande_")]
+    def load_dataset(path: str, configuration: str, **_: Any) -> datasets.Dataset:
+        size = sizes[configuration.removeprefix("winogrande_")]
+        return datasets.Dataset.from_dict({name: [value] * size for name, value in row.items()})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     records = HubSource().load("winogrande", "train")
