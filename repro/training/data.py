@@ -10,11 +10,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from repro.config import ConfigError
+
+# The default's look for circles takes a third of the time, and a record has none.
+_JSON = json.JSONEncoder(check_circular=False)
 
 
 class DataError(ConfigError):
@@ -34,14 +37,18 @@ T = TypeVar("T")
 
 def content_id(prefix: str, *content: Any) -> str:
     """`<prefix>/<12 hex digits of the content's sha256>`, the same for every source of a record."""
-    return f"{prefix}/{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
+    return f"{prefix}/{hashlib.sha256(_JSON.encode(content).encode()).hexdigest()[:12]}"
 
 
 def fingerprint(records: Iterable[Any]) -> str:
-    """sha256 over the records (dataclasses) in their order: equal fingerprints mean equal data."""
+    """sha256 over records, dataclasses of one type, in their order: equal fingerprints mean equal data."""
     digest = hashlib.sha256()
+    names: list[str] = []
     for record in records:
-        digest.update(json.dumps(astuple(record)).encode() + b"\n")
+        names = names or [field.name for field in fields(record)]
+        # `astuple` would also copy every value, in five times the time.
+        content = [getattr(record, name) for name in names]
+        digest.update(_JSON.encode(content).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -128,7 +128,7 @@ def described(
 
 
 def texts(split: str) -> list[str]:
-    return [text for rows in hub_rows("glue", "task", split).values() for text in rows["text"]]
+    return [row["text"] for rows in hub_rows("glue", "task", split).values() for row in rows]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
@@ -237,33 +235,17 @@ class Commonsense(Benchmark):
     def _examples(
         self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, training: TrainingSpec
     ) -> list[Example]:
-        from repro.training.causal_lm import encode_example
-        from repro.training.token_cache import cached_examples, tokenizer_key
+        from repro.training.token_cache import encoded_examples
 
         protocol = self.protocol.protocol()
         texts = [(*protocol.training_text(record), protocol.training_head(record)) for record in records]
-
-        def build() -> list[Example]:
-            return [
-                encode_example(
-                    tokenizer,
-                    prompt,
-                    completion,
-                    append_eos=training.append_eos,
-                    max_tokens=self.max_tokens,
-                    truncation=self.truncation,
-                    head=head,
-                )
-                for prompt, completion, head in texts
-            ]
-
-        # The texts themselves, so that a template or a protocol that is edited counts as well.
-        key = [
-            hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
-            *tokenizer_key(tokenizer),
-            f"{training.append_eos} {tokenizer.eos_token_id} {self.max_tokens} {self.truncation}",
-        ]
-        return cached_examples(key, build)
+        return encoded_examples(
+            texts,
+            tokenizer,
+            append_eos=training.append_eos,
+            max_tokens=self.max_tokens,
+            truncation=self.truncation,
+        )
 
     def _items(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> list[TestItem]:
         """Test items, longest first, so that a batch too large for the memory shows at once."""

@@ -124,9 +124,10 @@ class E2E(Benchmark):
         return TrainingSize(examples, examples * text, examples * predicted, self.max_tokens)
 
     def data(self, context: RunContext) -> FineTuningData:
-        from repro.benchmarks.e2e.module import TestItem, encode, prompt_text
+        from repro.benchmarks.e2e.module import TestItem, prompt_text, training_text
         from repro.training.causal_lm import micro_batches
         from repro.training.finetuning_data import FineTuningData
+        from repro.training.token_cache import encoded_examples
 
         tokenizer, training = context.tokenizer, context.training
         source = SOURCES.get(self.source)
@@ -143,10 +144,10 @@ class E2E(Benchmark):
             validation = self._some(pairs(source.load("validation")), self.validation_size)
 
         def examples(records: Sequence[Record]) -> list[Example]:
-            return [
-                encode(record, tokenizer, append_eos=training.append_eos, max_tokens=self.max_tokens)
-                for record in records
-            ]
+            texts = [training_text(record, tokenizer) for record in records]
+            return encoded_examples(
+                texts, tokenizer, append_eos=training.append_eos, max_tokens=self.max_tokens
+            )
 
         encoded = examples(train)
         items = [TestItem(r, tuple(tokenizer(prompt_text(r, tokenizer)).input_ids)) for r in test]

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.benchmarks.e2e.records import Record
 from repro.training.causal_finetuning import CausalFineTuning
-from repro.training.causal_lm import Example, encode_example, generate
+from repro.training.causal_lm import generate
 from repro.training.context import RunContext
 from repro.training.data import DataError
 from repro.training.finetuning import Prediction
+from repro.training.token_cache import TrainingText
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,9 @@ def prompt_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
     return f"{record.prompt}{tokenizer.eos_token}"
 
 
-def encode(
-    record: Record, tokenizer: PreTrainedTokenizerBase, *, append_eos: bool, max_tokens: int
-) -> Example:
-    """A training text: the representation, the end token, a space and the reference."""
-    return encode_example(
-        tokenizer,
-        prompt_text(record, tokenizer),
-        f" {record.references[0]}",
-        append_eos=append_eos,
-        max_tokens=max_tokens,
-    )
+def training_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> TrainingText:
+    """The representation and the end token, a space and the reference."""
+    return prompt_text(record, tokenizer), f" {record.references[0]}", ""
 
 
 class E2EModule(CausalFineTuning):

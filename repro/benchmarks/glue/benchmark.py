@@ -134,9 +134,10 @@ class Glue(Benchmark):
         )
         train = self._some(trained, self.train_size)
         validation, test = self._validated_and_tested(tested)
+        parts = {"train": train, "validation": validation, "test": test}
+        hashes = fingerprints(**parts)
         encoded = {
-            name: [encode(record, tokenizer, self.max_tokens) for record in records]
-            for name, records in [("train", train), ("validation", validation), ("test", test)]
+            name: encode(records, tokenizer, self.max_tokens, hashes[name]) for name, records in parts.items()
         }
         # Longest first, so that a batch too large for the memory shows at once.
         items = sorted(encoded["test"], key=lambda item: (-len(item.ids), item.record.id))
@@ -150,7 +151,7 @@ class Glue(Benchmark):
             train=encoded["train"],
             validation=encoded["validation"],
             test_batches=list(batches_by_tokens(items, lengths, context.evaluation_tokens)),
-            fingerprints=fingerprints(train=train, validation=validation, test=test),
+            fingerprints=hashes,
             warnings=warnings,
             length=lambda example: len(example.ids),
             collate=micro_batch,

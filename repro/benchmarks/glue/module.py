@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,12 @@ from repro.benchmarks.glue.scoring import metric
 from repro.training.context import RunContext
 from repro.training.data import DataError
 from repro.training.finetuning import FineTuning, Prediction
+from repro.training.token_cache import Arrays, cached_arrays, joined, parted, tokenizer_key
 
 # Largest difference of a logit between two batchings: fp32 sums in another order; bf16 keeps 8 bits.
 _LOGITS = {"fp32": 1e-3, "bf16": 0.2}
+
+_TOKENISED_AT_ONCE = 10_000  # records; the tokenizer's own objects take some 10 KB for each
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,36 @@ class Example:
     segments: tuple[int, ...] | None
 
 
-def encode(record: Record, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Example:
-    """Tokenise a text or a pair; a pair that is too long loses tokens of its longer text."""
-    encoded = tokenizer(*record.texts, truncation=True, max_length=max_tokens)
-    segments = encoded.get("token_type_ids")
-    return Example(record, tuple(encoded["input_ids"]), None if segments is None else tuple(segments))
+def encode(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_tokens: int, key: str
+) -> list[Example]:
+    """Tokenise texts or pairs, or read their tokens from the cache; a pair that is too long loses tokens of
+    its longer text.
+
+    Args:
+        key: the records' fingerprint.
+    """
+
+    def build() -> Arrays:
+        ids: list[Sequence[int]] = []
+        segments: list[int] = []
+        for start in range(0, len(records), _TOKENISED_AT_ONCE):
+            texts = [record.texts for record in records[start : start + _TOKENISED_AT_ONCE]]
+            encoded = tokenizer(
+                *(list(column) for column in zip(*texts, strict=True)),
+                truncation=True,
+                max_length=max_tokens,
+                return_attention_mask=False,
+            )
+            ids += encoded["input_ids"]
+            segments += chain.from_iterable(encoded.get("token_type_ids", ()))
+        return joined(ids) | {"segments": np.array(segments, dtype=np.int8)}
+
+    stored = cached_arrays([key, *tokenizer_key(tokenizer), f"pairs of {max_tokens}"], build)
+    ids = parted(stored["ids"], stored["ends"])
+    if not len(stored["segments"]):
+        return [Example(record, row, None) for record, row in zip(records, ids, strict=True)]
+    return list(map(Example, records, ids, parted(stored["segments"], stored["ends"])))
 
 
 def collate(examples: Sequence[Example], pad_id: int, *, regression: bool) -> dict[str, Tensor]:

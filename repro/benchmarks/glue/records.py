@@ -95,9 +95,11 @@ def build_records(task: Task, rows: Iterable[Mapping[str, Any]], source: str, pa
     """
     records: list[Record] = []
     copies: Counter[str] = Counter()
+    columns: list[str] = []
     for number, row in enumerate(rows, 1):
         where = f"{source}: row {number}"
-        check_columns(task, row, source)
+        if columns != (columns := list(row)):
+            check_columns(task, columns, source)
         texts = tuple(checked_text(row[name], f"{where}: {name}") for name in task.columns)
         # QQP has a few questions without a text, but no pair without any.
         if not "".join(texts).strip():
@@ -136,9 +138,9 @@ def check_label(task: Task, value: Any, where: str) -> float:
     Raises:
         DataError: it is no number, or none of the task's.
     """
-    allowed = "a number from 0 to 5" if task.labels == 1 else f"one of 0 to {task.labels - 1}"
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (0 <= value <= 5 if task.labels == 1 else value in range(task.labels)):
+        allowed = "a number from 0 to 5" if task.labels == 1 else f"one of 0 to {task.labels - 1}"
         raise DataError(
             f"{where} has the label {shown(value)}, {task.name} wants {allowed}; GLUE's public test sets are "
             "unlabelled, use train and validation"

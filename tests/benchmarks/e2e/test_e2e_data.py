@@ -11,11 +11,11 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
 from repro.benchmarks.e2e.benchmark import E2E
-from repro.benchmarks.e2e.module import encode
+from repro.benchmarks.e2e.module import training_text
 from repro.benchmarks.e2e.records import SLOTS, grouped, pairs, read_rows
 from repro.benchmarks.e2e.sources import SOURCES, LocalSource
 from repro.benchmarks.e2e.synthetic import synthetic_rows
-from repro.training.causal_lm import NoRepeatedNGrams
+from repro.training.causal_lm import NoRepeatedNGrams, encode_example
 from repro.training.data import DataError
 
 MEANING = "name[The Eagle], eatType[coffee shop], customer rating[5 out of 5], familyFriendly[yes]"
@@ -116,13 +116,14 @@ def test_the_grammar_says_what_the_representation_does() -> None:
 
 def test_a_training_text_is_context_end_token_and_sentence(tokenizer: PreTrainedTokenizerBase) -> None:
     (record,) = pairs(rows(("name[B]", "B is it.")))
-    example = encode(record, tokenizer, append_eos=True, max_tokens=64)
+    prompt, completion, _ = training_text(record, tokenizer)
+    example = encode_example(tokenizer, prompt, completion, append_eos=True, max_tokens=64)
     text = tokenizer.decode(example.ids)
     assert text == "<s>name : B</s> B is it.</s>"
     assert tokenizer.decode(example.ids[example.prompt_length :]) == " B is it.</s>"
     with pytest.raises(DataError, match="no end token"):
         bare = type("Bare", (), {"eos_token": None})()
-        encode(record, bare, append_eos=True, max_tokens=64)
+        training_text(record, bare)
 
 
 def test_n_grams_may_come_from_the_prompt_but_not_twice() -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
+from dataclasses import astuple
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from repro.benchmarks.glue import sources
+from repro.benchmarks.glue import module, sources
 from repro.benchmarks.glue.benchmark import Glue
 from repro.benchmarks.glue.module import collate, encode
 from repro.benchmarks.glue.records import TASKS, build_records, get_task
 from repro.benchmarks.glue.sources import SOURCES, LocalSource, PackageSource
 from repro.models import load_model_spec
 from repro.models.loading import load_tokenizer
-from repro.training.data import DataError
+from repro.training.data import DataError, fingerprint, load_from_hub
 from repro.training.spec import TrainingSpec
 from tests.tiny_models import run_context
 
@@ -171,7 +175,8 @@ def test_a_batch_is_padded_and_masked() -> None:
         {"sentence1": "A b c d e.", "sentence2": "F.", "label": 1},
         {"sentence1": "A", "sentence2": "B", "label": 0},
     ]
-    examples = [encode(record, tokenizer, 64) for record in build_records(get_task("mrpc"), rows, "here")]
+    records = build_records(get_task("mrpc"), rows, "here")
+    examples = encode(records, tokenizer, 64, "padded")
     batch = collate(examples, tokenizer.pad_token_id, regression=False)
     expected = tokenizer(
         ["A b c d e.", "A"], ["F.", "B"], padding=True, return_tensors="pt", return_token_type_ids=True
@@ -180,7 +185,48 @@ def test_a_batch_is_padded_and_masked() -> None:
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
     assert batch["labels"].tolist() == [1, 0] and batch["labels"].dtype == torch.long
     assert collate(examples, 0, regression=True)["labels"].dtype == torch.float32
-    assert len(encode(examples[0].record, tokenizer, 8).ids) == 8
+    assert len(encode(records, tokenizer, 8, "padded")[0].ids) == 8
+
+
+@pytest.mark.parametrize("name", ["minilm-l6", "tiny-bert"])
+def test_tokens_are_those_of_each_record_by_itself_and_are_made_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TOKENISED_AT_ONCE", 3)
+    tokenizer, mrpc = load_tokenizer(load_model_spec(name)), get_task("mrpc")
+    rows = [
+        {"sentence1": f"A text of {i * ' very'} long words.", "sentence2": f"B, {i}", "label": i % 2}
+        for i in range(7)
+    ]
+    records = build_records(mrpc, rows, "here")
+    key = fingerprint(records)
+    made = encode(records, tokenizer, 12, key)
+    for record, example in zip(records, made, strict=True):
+        alone = tokenizer(*record.texts, truncation=True, max_length=12)
+        assert example.record == record
+        assert list(example.ids) == alone["input_ids"]
+        assert list(example.segments or ()) == alone.get("token_type_ids", [])
+    monkeypatch.setattr(module, "joined", None)  # which a second tokenisation would call
+    assert encode(records, tokenizer, 12, key) == made
+    with pytest.raises(TypeError):
+        encode(records, tokenizer, 13, key)
+
+
+def test_the_hubs_rows_and_a_files_give_the_same_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"sentence": ["a", "b\u00e9", "a"], "label": [1, 0, 1], "idx": [0, 1, 2]}
+    write(tmp_path, "cola", "train", **columns)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.Dataset.from_dict(columns))
+    rows = load_from_hub("nyu-mll/glue", "cola", "train")
+    cola = get_task("cola")
+    assert build_records(cola, rows, "hub") == LocalSource(tmp_path).load(cola, "train")
+
+
+def test_a_fingerprint_is_of_the_records_as_json() -> None:
+    records = build_records(get_task("cola"), [{"sentence": "b\u00e9", "label": 1}], "here")
+    content = json.dumps(astuple(records[0])).encode() + b"\n"
+    assert fingerprint(records) == hashlib.sha256(content).hexdigest()
 
 
 def data(**settings: object):
