@@ -27,6 +27,8 @@ class Execution(Frozen):
         evaluation_tokens: tokens in one evaluation forward pass, padding included unless items are packed.
         checkpoint_minutes: time between checkpoints, each of which replaces the one before; 0 keeps one after
             every step. None keeps no checkpoint, and an interrupted run starts over.
+        score: `merged`: adapters are merged into the base before the test, in the base's precision, where the
+            method can be merged and the base is neither sharded nor quantised. `unmerged`: none is.
         keep_weights_mb: where a method trains the whole model, its weights are kept with the result up to
             this size in MiB. Adapters are always kept.
         diagnostics: number of times that every adapted layer is inspected during training (see
@@ -42,6 +44,7 @@ class Execution(Frozen):
     gradient_checkpointing: bool = False
     evaluation_tokens: int = Field(default=4096, ge=1)
     checkpoint_minutes: float | None = Field(default=10, ge=0)
+    score: Literal["merged", "unmerged"] = "merged"
     keep_weights_mb: int = Field(default=200, ge=0)
     diagnostics: int = Field(default=3, ge=0)
     wandb: bool = True

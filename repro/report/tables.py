@@ -12,6 +12,7 @@ from repro.analysis.finished import are_accuracies, items_of, runs_by_column, sa
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows
 from repro.analysis.statistics import ACCURACIES, DIFFERENCES, Estimate, mean_over_tasks, outcomes_array
 from repro.plans.plan import Plan, PlannedRow
+from repro.report.scored import scoring_notes
 from repro.runs.result import Result
 from repro.runs.states import RunState
 from repro.training.truncation import ALL
@@ -113,7 +114,7 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
         params=_PARAMS[experiment.params],
         decimals=family.decimals,
         groups=tuple(groups),
-        notes=tuple(_notes(plan, done, groups)),
+        notes=tuple(_notes(plan, results, groups)),
         watermark=profile.watermark,
         warnings=tuple(f"{result.slug}: {warning}" for result in done for warning in result.warnings),
     )
@@ -209,9 +210,10 @@ def _printed(row: PaperRow) -> TableRow:
     )
 
 
-def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> list[str]:
+def _notes(plan: Plan, results: Mapping[str, Result | None], groups: Sequence[TableGroup]) -> list[str]:
     """The notes below a table: models, data, protocol, seeds, and what the profile changes."""
     experiment, profile, first = plan.experiment, plan.profile, plan.rows[0].specs[0]
+    done = [result for result in results.values() if result is not None]
     seeds = sorted({spec.seed for spec in plan.runs.values()})
     notes = [
         f"Profile {profile.name}: {profile.purpose}.",
@@ -234,6 +236,7 @@ def _notes(plan: Plan, done: Sequence[Result], groups: Sequence[TableGroup]) -> 
     notes += experiment.paper_notes
     if done:
         notes.append(f"Metrics: {_metrics(plan, done)}.")
+    notes += scoring_notes(plan.rows, results)
     versions = sorted({str(result.evaluation.scorer_version) for result in done})
     if versions:
         commits = sorted({_commit(result) for result in done})

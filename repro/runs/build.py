@@ -37,7 +37,7 @@ class Built:
         steps: optimiser steps of the training; 0 of a method without one.
         mesh: of the devices over which the base model is sharded, if it is.
         reload: reads the trained model back from what was saved of it; None where nothing is.
-        merge: merges a trained model; None where merging would not be exact.
+        merge: merges a trained model; None where merging would not be exact, or is not wanted.
     """
 
     module: FineTuning
@@ -83,7 +83,8 @@ def build(job: Job) -> Built:
     module = benchmark.module(model, context, steps)
     module.retries = mesh is None
     # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
-    merges = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
+    mergeable = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
+    merges = mergeable and job.execution.score == "merged"
     reload = Reloading(job, model, mesh) if method.trains else None
     return Built(module, data, adapter, revision, steps, mesh, reload, method.merge if merges else None)
 

@@ -75,6 +75,7 @@ class Evaluation(Frozen):
 
     Attributes:
         seconds: of the test pass, the probes before it among them.
+        merged: whether the adapter was in the base's weights; never so if these were sharded.
         probing_seconds: of the probes alone; None where an older version did not take the time.
         batch_tokens: largest number of tokens in one forward pass; None where an older version did not say.
     """

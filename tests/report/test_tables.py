@@ -16,6 +16,7 @@ from repro.plans.spec import RunSpec
 from repro.report.figures import draw_table
 from repro.report.formats import FORMATS, cell_texts
 from repro.report.output import _as_text
+from repro.report.scored import scoring_notes
 from repro.report.tables import Table, TableRow, build_table
 from repro.runs.result import Result
 from repro.runs.states import RunState, State
@@ -149,3 +150,41 @@ def test_texts_that_were_cut_are_a_note_with_the_most_of_any_run(plan: Plan) -> 
     assert said == [f"tiny-llama: training texts above max_tokens, which were cut: {shares}."]
     whole = build_table(plan, [state(spec, {}, {"all": 0.0}) for spec in plan.runs.values()])
     assert not any("cut" in note for note in whole.notes)
+
+
+def scored(plan: Plan, way: Callable[[RunSpec], str]) -> list[str]:
+    """The notes on how rows were scored, of finished runs scored `merged`, `unmerged` or `sharded`."""
+    results: dict[str, Result | None] = {}
+    for spec in plan.runs.values():
+        result = state(spec, {}).result
+        assert result is not None
+        merged = result.evaluation.model_copy(update={"merged": way(spec) == "merged"})
+        strategy = "fsdp" if way(spec) == "sharded" else None
+        environment = result.environment.model_copy(update={"strategy": strategy})
+        results[spec.hash] = result.model_copy(update={"evaluation": merged, "environment": environment})
+    return list(scoring_notes(plan.rows, results))
+
+
+def test_a_table_says_how_its_rows_were_scored(plan: Plan) -> None:
+    """In a line, which names the rows that differ. FFT and Base have nothing to merge."""
+    assert scored(plan, lambda spec: "merged" if spec.method.mergeable else "unmerged") == [
+        "Scored merged into fp32; Adapter-P unmerged."
+    ]
+    assert scored(plan, lambda spec: "unmerged") == ["Scored unmerged."]
+    assert list(scoring_notes(plan.rows, dict.fromkeys(plan.runs))) == []
+    # Two seeds of one row that were scored in two ways.
+    found = scored(plan, lambda spec: "merged" if spec.method.name == "lora" and spec.seed else "unmerged")
+    assert found == ["Scored unmerged; LoRA merged into fp32."]
+
+
+def test_blocks_that_were_scored_alike_share_a_line() -> None:
+    def way(spec: RunSpec) -> str:
+        if spec.model.name == "llama3-70b":
+            return "sharded"
+        return "merged" if spec.method.mergeable else "unmerged"
+
+    assert scored(expand(load_experiment("table1"), load_profile("paper"), [0]), way) == [
+        "llama-7b: scored merged into bf16; Adapter-P unmerged.",
+        "llama-13b, llama2-7b, llama3-8b: scored merged into bf16.",
+        "llama3-70b: scored unmerged on a sharded model.",
+    ]

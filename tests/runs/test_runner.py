@@ -197,6 +197,18 @@ def test_a_failing_probe_is_a_warning_that_cannot_be_left_out(
         Store(tmp_path).result(spec)
 
 
+def test_a_run_is_scored_unmerged_where_the_profile_says_so(
+    finished: tuple[RunSpec, Path, Result], tmp_path: Path
+) -> None:
+    spec, _, merged = finished
+    unmerged = _execute(spec, tmp_path, execution=EXECUTION.model_copy(update={"score": "unmerged"}))
+    assert (merged.evaluation.merged, unmerged.evaluation.merged) == (True, False)
+    assert {probe.name for probe in merged.probes} - {probe.name for probe in unmerged.probes} == {
+        "merged = unmerged"
+    }
+    assert unmerged.training.losses == merged.training.losses
+
+
 def test_generation_goes_the_whole_way(tmp_path: Path) -> None:
     from repro.benchmarks.commonsense.settings import GenerateSettings
 
