@@ -95,6 +95,24 @@ class TrainingSize(NamedTuple):
     longest: int
 
 
+class EvaluationSize(NamedTuple):
+    """The size of the test set, and how an item is answered.
+
+    Attributes:
+        tokens: mean tokens of an item's prompt, with all options where these are scored.
+        counted: tokens for which a mean item counts in a batch of `evaluation_tokens`.
+        predicted: positions of a mean item whose logits are computed at once.
+        beams, new_tokens: of generated texts.
+    """
+
+    items: int
+    tokens: float
+    counted: float
+    predicted: float
+    beams: int = 1
+    new_tokens: int = 0
+
+
 class Benchmark(Frozen):
     """Settings of one family, as a run's spec holds them, and how to get data and scores from them.
 
@@ -141,6 +159,10 @@ class Benchmark(Frozen):
     @abstractmethod
     def training_size(self, training: TrainingSpec) -> TrainingSize:
         """The size of one epoch, computed without the data, from known set sizes and mean lengths."""
+
+    @abstractmethod
+    def evaluation_size(self) -> EvaluationSize:
+        """The size of the test set, computed without the data, from known set sizes and mean lengths."""
 
     @abstractmethod
     def data(self, context: RunContext) -> FineTuningData:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates, estimate
-from repro.analysis.gpu import list_gpus, load_gpu
 from repro.paths import REFERENCE
+from repro.plans.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.plans.experiment import load_experiment
+from repro.plans.gpu import list_gpus, load_gpu
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.report.costs import describe_costs

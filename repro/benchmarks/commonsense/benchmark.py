@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.base import Answer, Benchmark, EvaluationSize, Item, TaskScore, TrainingSize
 from repro.benchmarks.commonsense.protocols import Reading
 from repro.benchmarks.commonsense.records import TASKS, Record, mix
 from repro.benchmarks.commonsense.scoring import SCORER_VERSION, answer, score
@@ -38,6 +38,10 @@ TaskName = Literal[
 
 # Records to train on, and to test on.
 _Sets = tuple[Sequence[Record], Sequence[Record]]
+
+
+# Mean number of options of a test item.
+_OPTIONS = 3.4
 
 
 class Commonsense(Benchmark):
@@ -127,6 +131,22 @@ class Commonsense(Benchmark):
         trained = examples - self.validation_size
         share = trained / examples
         return TrainingSize(trained, share * tokens, share * predicted, self.max_tokens)
+
+    def evaluation_size(self) -> EvaluationSize:
+        sizes = {
+            task: min(self.test_per_task or n, n) for task in self.tasks for n in [TASKS[task].test_size]
+        }
+        items = sum(sizes.values())
+        text, completion = (
+            sum(n * MEAN_TOKENS[self.protocol.name][task][part] for task, n in sizes.items()) / items
+            for part in (0, 1)
+        )
+        if isinstance(self.protocol, GenerateSettings):
+            prompt = text - completion
+            return EvaluationSize(items, prompt, prompt, 0, self.protocol.beams, self.protocol.max_new_tokens)
+        scored = _OPTIONS * completion
+        tokens = text - completion + scored
+        return EvaluationSize(items, tokens, tokens, scored)
 
     def data(self, context: RunContext) -> FineTuningData:
         from repro.training.causal_lm import micro_batches

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.base import Answer, Benchmark, EvaluationSize, Item, TaskScore, TrainingSize
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Training sentences, and the mean tokens of an example and of its sentence, counted with SmolLM2's vocabulary
 # on every 42nd sentence of the official set, every 4th of the synthetic one. GPT-2's vocabulary is as large.
 _OFFICIAL, _SYNTHETIC = (42_061, 56.6, 26.4), (4_000, 65.7, 34.9)
+# Meaning representations of the official test set.
+_TESTED = 630
 
 
 class _Prediction(StoredPrediction):
@@ -106,6 +108,12 @@ class E2E(Benchmark):
         examples = min(self.train_size or available, available)
         predicted = completion if training.loss_on == "completion" else text - 1
         return TrainingSize(examples, examples * text, examples * predicted, self.max_tokens)
+
+    def evaluation_size(self) -> EvaluationSize:
+        _, text, completion = self._available
+        items, prompt = min(self.test_size or _TESTED, _TESTED), text - completion
+        counted = self.beams * (prompt + self.max_new_tokens)
+        return EvaluationSize(items, prompt, counted, 0, self.beams, self.max_new_tokens)
 
     def data(self, context: RunContext) -> FineTuningData:
         from repro.benchmarks.e2e.module import TestItem, encode, prompt_text

