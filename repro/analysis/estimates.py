@@ -79,17 +79,20 @@ def estimate(states: Sequence[RunState], execution: Callable[[RunSpec], Executio
         for state in states
         if state.result is not None and state.spec.method.trains
     }
-    found: dict[str, tuple[TrainingCost, EvaluationCost, Execution]] = {}
-    same: dict[str, tuple[TrainingCost, EvaluationCost, Execution]] = {}  # seeds cost the same
+    costs: dict[str, TrainingCost] = {}
+    tests: dict[str, EvaluationCost] = {}
+    executions: dict[str, Execution] = {}
+    same: dict[str, str] = {}  # seeds cost the same
     for state in states:
-        spec = state.spec
+        spec, hash = state.spec, state.spec.hash
         key = repr((spec.model.name, spec.adapted_modules, spec.method, spec.benchmark, spec.training))
-        if key not in same:
-            how = fitted(spec, execution(spec), gpu.memory_bytes)
-            trained = training_cost(spec, how, tokens.get(_data(spec)))
-            same[key] = trained, evaluation_cost(spec, how), how
-        found[spec.hash] = same[key]
-    costs, tests, executions = ({hash: parts[i] for hash, parts in found.items()} for i in range(3))
+        first = same.setdefault(key, hash)
+        if first == hash:
+            executions[hash] = fitted(spec, execution(spec), gpu.memory_bytes)
+            costs[hash] = training_cost(spec, executions[hash], tokens.get(_data(spec)))
+            tests[hash] = evaluation_cost(spec, executions[hash])
+        else:
+            executions[hash], costs[hash], tests[hash] = executions[first], costs[first], tests[first]
     return Estimates(states, costs, tests, executions)
 
 

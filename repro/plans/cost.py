@@ -30,8 +30,8 @@ Time of a pass, the longer of
     GPU    FLOPs over the reached share of its peak, and bytes that elementwise operations read and write over
            the reached share of its bandwidth: a number for each input and output of a linear layer, and
            `AdapterCost.moved`
-    CPU    operations that it launches, in each block and each adapter (`AdapterCost.operations`), one after the
-           other. This dominates in small batches, and for adapters of many operations
+    CPU    operations that it launches, in each block and each adapter (`AdapterCost.operations`), one after
+           the other. This dominates in small batches, and for adapters of many operations
 """
 
 from __future__ import annotations
@@ -54,15 +54,16 @@ EFFICIENCY = {"bf16": 0.65, "fp32": 0.6}
 # Share of the peak bandwidth that elementwise operations reach.
 BANDWIDTH = 0.85
 
-# Seconds of the CPU for one operation, in Python, autograd and the launch. The adapters' operations on small
-# inputs took 40 us each on the machine with that H200, and whole steps of LLaMA-7B with Dual LoRA and DoRA, which
-# wait for the CPU alone, 50 us. No constant here depends as much on the machine.
+# Seconds of the CPU for one operation, in Python, autograd and the launch. On the machine with that H200, 40 us
+# for each operation of an adapter on small inputs, and 50 us in whole steps of LLaMA-7B with Dual LoRA and DoRA,
+# which wait for the CPU alone. No constant here depends as much on the machine.
 OPERATION_SECONDS = 50e-6
-# Operations that launch kernels in a block, forward and backward: 77 (RoBERTa) to 106 (LLaMA). Forward: 34 to 63.
+# Operations that launch kernels in a block, forward and backward: 77 (RoBERTa) to 106 (LLaMA). Forward: 34 to
+# 63 (DeBERTa).
 BLOCK_OPERATIONS, BLOCK_FORWARD_OPERATIONS = 100, 45
 
-# Bytes that a block's elementwise operations read and write, forward and backward, for each number that enters or
-# leaves a linear layer. Counted in LLaMA in bf16; others move up to three times as many.
+# Bytes that a block's elementwise operations read and write, forward and backward, for each number that enters
+# or leaves a linear layer. Counted in LLaMA in bf16; others move up to three times as many.
 _MOVED = 26
 
 # Bytes per NF4 weight with double quantisation: 4 + 8/64 + 32/(64 x 256) bits (QLoRA, section 3).

@@ -5,14 +5,14 @@ texts are generated, every beam gets one token in each step, up to the largest n
 
 Memory of one device:
 
-    weights       as in training, if the adapter is merged into them, at the precision of training; otherwise the
+    weights       as in training, at its precision where the adapter is merged into them; otherwise the
                   adapter in fp32 as well. The base is held once
     activations   input and output of the linear layers of one block, for a batch
     logits        of the predicted positions, also in fp32
     cache         keys and values of all blocks, for every beam: prompts and new tokens
 
 Time: products and operations as in training (`cost`), forward alone. A step of generation also waits for the
-memory: it reads all weights and the whole cache. Answers that end early make it shorter, which is not counted.
+memory: it reads all weights and the whole cache. That answers may end early is not counted.
 """
 
 from __future__ import annotations

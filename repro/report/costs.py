@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from textwrap import wrap
 
 from repro.analysis.estimates import Estimates
 from repro.plans.cost import BANDWIDTH, EFFICIENCY, OPERATION_SECONDS
@@ -38,8 +37,8 @@ FLOPs of a pass over T tokens in texts of L, of which P are predicted: c T w for
 (c = 4 frozen, 6 trained); c P w for the head; 12 T L h for attention of width h; and the adapters' part, see
 repro/methods. Memory, for texts of max_tokens: weights; adapters, gradients and optimiser state; input and
 output of every linear layer (with gradient checkpointing, of every block); tensors that adapters build. The
-test pass: weights, the activations of a batch, logits, keys and values of all beams. Text lengths are means of
-the public data sets, or counts of finished runs. Padding, optimiser steps, validation and probes are NOT
+test pass: weights, the activations of a batch, logits, keys and values of all beams. Text lengths are means
+of the public data sets, or counts of finished runs. Padding, optimiser steps, validation and probes are NOT
 included. Details: repro/plans/cost.py and repro/plans/evaluation_cost.py."""
 
 
@@ -67,10 +66,9 @@ def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
     table = [_line("", _COLUMNS, width)]
     table += [_line(label, _cells(states, estimates, gpu), width) for label, states in lines]
     title = (
-        f"estimated cost of training, and of the test pass, on {gpu.title}; memory in GiB of one GPU, of the run "
-        "that needs most"
+        f"estimated cost of training and test on {gpu.title}; memory in GiB of one GPU, of the largest run"
     )
-    return "\n".join([*wrap(title, 110), "", *table, "", _FORMULA, *_basis(estimates, gpu, unfinished)])
+    return "\n".join([title, "", *table, "", _FORMULA, *_basis(estimates, gpu, unfinished)])
 
 
 def _line(label: str, cells: Iterable[str], width: int) -> str:
@@ -115,7 +113,7 @@ def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> It
         moved = f"{BANDWIDTH:.0%} of {gpu.bandwidth_tbs:g} TB/s"
         yield f"GPU-h: ASSUMED, since no run is finished on this GPU: {assumed} and {moved}, and"
         yield f"at least {1e6 * OPERATION_SECONDS:.0f} us for each operation that the CPU launches."
-    yield "test-h: ASSUMED in the same way; an upper bound where texts are generated, since answers may end early."
+    yield "test-h: ASSUMED in the same way; where texts are generated, as if none ended early."
     yield f"busy: the share of GPU-h spent on FLOPs, at {assumed}."
     kept = [
         state.spec for state in estimates.states if state.spec.method.trains and not state.spec.trains_base

@@ -10,7 +10,7 @@ import pytest
 
 from repro.analysis.estimates import Estimates, estimate
 from repro.paths import REFERENCE
-from repro.plans.cost import BLOCK_SECONDS, EFFICIENCY
+from repro.plans.cost import OPERATION_SECONDS
 from repro.plans.experiment import load_experiment
 from repro.plans.gpu import list_gpus, load_gpu
 from repro.plans.plan import Plan, expand
@@ -27,7 +27,7 @@ def planned(name: str, profile: str) -> Plan:
 
 
 def estimates(planned: Plan, folder: Path) -> Estimates:
-    return estimate(run_states(planned, Store(folder)), planned.execution)
+    return estimate(run_states(planned, Store(folder)), planned.execution, H100)
 
 
 @pytest.fixture

@@ -133,9 +133,8 @@ class Commonsense(Benchmark):
         return TrainingSize(trained, share * tokens, share * predicted, self.max_tokens)
 
     def evaluation_size(self) -> EvaluationSize:
-        sizes = {
-            task: min(self.test_per_task or n, n) for task in self.tasks for n in [TASKS[task].test_size]
-        }
+        wanted = self.test_per_task
+        sizes = {task: min(wanted or TASKS[task].test_size, TASKS[task].test_size) for task in self.tasks}
         items = sum(sizes.values())
         text, completion = (
             sum(n * MEAN_TOKENS[self.protocol.name][task][part] for task, n in sizes.items()) / items
