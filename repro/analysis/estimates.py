@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from repro.analysis.cost import TrainingCost, training_cost
-from repro.analysis.gpu import Gpu
+from repro.plans.cost import TrainingCost, training_cost
+from repro.plans.evaluation_cost import EvaluationCost, evaluation_cost
 from repro.plans.execution import Execution
+from repro.plans.fitting import fitted
+from repro.plans.gpu import Gpu
 from repro.plans.spec import RunSpec
 from repro.runs.states import RunState
 
@@ -33,10 +35,14 @@ class Estimates:
     Attributes:
         states: states of all runs.
         costs: training cost of each run, by hash.
+        tests: cost of each run's test pass, by hash.
+        executions: how each run is executed, with a number of examples per pass, by hash.
     """
 
     states: Sequence[RunState]
-    costs: dict[str, TrainingCost]
+    costs: Mapping[str, TrainingCost]
+    tests: Mapping[str, EvaluationCost]
+    executions: Mapping[str, Execution]
 
     def rates(self) -> dict[str, Rate]:
         """Throughput of finished runs, by hardware."""
@@ -66,22 +72,28 @@ class Estimates:
         return sum(cost.assumed_seconds(gpu) for cost in costs)
 
 
-def estimate(states: Sequence[RunState], execution: Callable[[RunSpec], Execution]) -> Estimates:
-    """Costs of runs, with measured token counts where a finished run trained on the same data."""
+def estimate(states: Sequence[RunState], execution: Callable[[RunSpec], Execution], gpu: Gpu) -> Estimates:
+    """Costs of runs on a GPU, with measured token counts where a finished run trained on the same data."""
     tokens = {
         _data(state.spec): state.result.training.tokens
         for state in states
         if state.result is not None and state.spec.method.trains
     }
     costs: dict[str, TrainingCost] = {}
-    same: dict[str, TrainingCost] = {}  # seeds cost the same
+    tests: dict[str, EvaluationCost] = {}
+    executions: dict[str, Execution] = {}
+    same: dict[str, str] = {}  # seeds cost the same
     for state in states:
-        spec = state.spec
+        spec, hash = state.spec, state.spec.hash
         key = repr((spec.model.name, spec.adapted_modules, spec.method, spec.benchmark, spec.training))
-        if key not in same:
-            same[key] = training_cost(spec, execution(spec), tokens.get(_data(spec)))
-        costs[spec.hash] = same[key]
-    return Estimates(states, costs)
+        first = same.setdefault(key, hash)
+        if first == hash:
+            executions[hash] = fitted(spec, execution(spec), gpu.memory_bytes)
+            costs[hash] = training_cost(spec, executions[hash], tokens.get(_data(spec)))
+            tests[hash] = evaluation_cost(spec, executions[hash])
+        else:
+            executions[hash], costs[hash], tests[hash] = executions[first], costs[first], tests[first]
+    return Estimates(states, costs, tests, executions)
 
 
 def _data(spec: RunSpec) -> str:

@@ -102,6 +102,24 @@ def of_nearest_vocabulary(counts: Mapping[int, T], vocabulary: int) -> T:
     return counts[min(counts, key=lambda size: abs(size - vocabulary))]
 
 
+class EvaluationSize(NamedTuple):
+    """The size of the test set, and how an item is answered.
+
+    Attributes:
+        tokens: mean tokens of an item's prompt, with all options where these are scored.
+        counted: tokens for which a mean item counts in a batch of `evaluation_tokens`.
+        predicted: positions of a mean item whose logits are computed at once.
+        beams, new_tokens: of generated texts.
+    """
+
+    items: int
+    tokens: float
+    counted: float
+    predicted: float
+    beams: int = 1
+    new_tokens: int = 0
+
+
 class Benchmark(Frozen):
     """Settings of one family, as a run's spec holds them, and how to get data and scores from them.
 
@@ -152,6 +170,10 @@ class Benchmark(Frozen):
         Args:
             vocabulary: number of entries of the model's, which says how many tokens a text has.
         """
+
+    @abstractmethod
+    def evaluation_size(self, vocabulary: int) -> EvaluationSize:
+        """The size of the test set, in the way of `training_size`."""
 
     @abstractmethod
     def data(self, context: RunContext) -> FineTuningData:

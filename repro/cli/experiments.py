@@ -41,7 +41,7 @@ def show_plan(options: argparse.Namespace) -> int:
     """`plan`: the runs with their states, and the estimated cost."""
     from repro.analysis.damaged_files import damaged_files
     from repro.analysis.estimates import estimate
-    from repro.analysis.gpu import load_gpu
+    from repro.plans.gpu import load_gpu
     from repro.report.costs import describe_costs
     from repro.report.plans import describe_plan
     from repro.runs.states import run_states
@@ -49,8 +49,9 @@ def show_plan(options: argparse.Namespace) -> int:
     gpu = load_gpu(options.gpu)
     plan, store = load(options)
     states = run_states(plan, store)
-    costs = describe_costs(plan, estimate(states, plan.execution), gpu)
-    print(f"{describe_plan(plan, states)}\n\n{costs}")
+    estimates = estimate(states, plan.execution, gpu)
+    described = describe_plan(plan, states, lambda spec: estimates.executions[spec.hash])
+    print(f"{described}\n\n{describe_costs(plan, estimates, gpu)}")
     return tell(damaged_files(states, store))
 
 
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     done = sum(state.result is not None for state in states)
     name, profile = plan.experiment.name, plan.profile.name
     print(f"{name}, profile {profile}: {done} of {len(states)} runs are done, executing {len(specs)}")
-    for line in describe_batches(plan, specs):
+    for line in describe_batches(plan.execution, specs):
         print(line)
     problems = execute_here(plan.profile, specs, store, options, plan.experiment.name) if specs else []
     states = run_states(plan, store)

@@ -67,7 +67,8 @@ class DeltaLoRA(PeftMethod):
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
         """LoRA's cost plus the moved weight: the products of the current factors and of those of step K."""
         # 6 for the trained pair, 4 for each of the two pairs without a gradient of their own.
-        return AdapterCost(14 * tokens * self.adapter_parameters(shape))
+        moved = tokens * (78 * shape.in_features + 42 * shape.out_features)
+        return AdapterCost(14 * tokens * self.adapter_parameters(shape), operations=41, moved=moved)
 
     def optimizer(self, model: nn.Module, settings: OptimizerSettings) -> Optimizer:
         optimizer = super().optimizer(model, settings)

@@ -39,7 +39,11 @@ class DoRA(LoRA):
         """LoRA's cost plus B A for the norm: peft passes an identity matrix through both factors."""
         d, k = shape.out_features, shape.in_features
         flops = (6 * tokens + 2 * k) * self.rank * (d + k)
+        # Both outputs are scaled, by row, and the norm reads and writes the weight's size several times.
+        operations, moved = 46, tokens * (30 * k + 134 * d) + 37 * d * k + 10 * k * k
         if self.dropout:
             flops += 4 * tokens * d * k  # the base product again, of the input after dropout
+            operations, moved = operations + 9, moved + 60 * tokens * k
         # Kept: both products, whose sum is scaled. Transient: the identity, B A, s B A and W0 + s B A.
-        return AdapterCost(flops, kept=round(2 * tokens * d), transient=k * k + 3 * d * k)
+        kept, transient = round(2 * tokens * d), k * k + 3 * d * k
+        return AdapterCost(flops, kept, transient, operations, moved)

@@ -55,4 +55,5 @@ class LoHa(PeftMethod):
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
         """peft's backward pass holds up to four matrices of the weight's size beside the kept update."""
-        return super().adapter_cost(shape, tokens)._replace(transient=4 * shape.parameters)
+        cost = super().adapter_cost(shape, tokens)
+        return cost._replace(transient=4 * shape.parameters, operations=33, moved=27 * shape.parameters)

@@ -56,7 +56,8 @@ class MoRA(PeftMethod):
         """M is applied to the sum of the input's groups, or to each of them."""
         side = self._side(shape)
         groups = math.ceil(shape.in_features / side) if self.compression == "rotation" else 1
-        return AdapterCost(6 * tokens * groups * side**2)
+        moved = tokens * (98 * shape.in_features + 50 * shape.out_features)
+        return AdapterCost(6 * tokens * groups * side**2, operations=47, moved=moved)
 
     def _side(self, shape: LinearShape) -> int:
         side = round(((shape.out_features + shape.in_features) * self.rank) ** 0.5)

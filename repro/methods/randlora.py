@@ -71,7 +71,8 @@ class RandLoRA(PeftMethod):
         scaled = inner * min(shape.out_features, shape.in_features)
         flops = 4 * tokens * inner * (shape.out_features + shape.in_features) + 2 * tokens * scaled
         # Kept: the scaled matrix. Transient: its gradient, in the backward pass.
-        return AdapterCost(flops, kept=scaled, transient=scaled)
+        moved = 68 * tokens * shape.in_features + 45 * scaled
+        return AdapterCost(flops, kept=scaled, transient=scaled, operations=31, moved=moved)
 
     def _bases(self, shape: LinearShape) -> int:
         """n, the number of bases of rank r that reach full rank."""

@@ -21,7 +21,8 @@ class Execution(Frozen):
         strategy: `ddp`: every device holds the whole model. `fsdp`: the frozen blocks are sharded and
             gathered one at a time, adapters are replicated. `fsdp` evaluates unmerged and skips
             `diagnostics`, since merging and `diagnostics` need all weights at once.
-        micro_batch_size: maximum number of training examples in one forward pass of a device.
+        micro_batch_size: maximum number of training examples in one forward pass of a device; None takes as
+            many as fit its memory (`repro.plans.fitting`).
         gradient_checkpointing: recompute each block's activations in the backward pass. Takes a third more
             time, and memory for the activations of one block only.
         evaluation_tokens: tokens in one evaluation forward pass, padding included unless items are packed.
@@ -40,7 +41,7 @@ class Execution(Frozen):
     devices: int = Field(default=1, ge=1, le=1024)
     nodes: int = Field(default=1, ge=1, le=1024)
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    micro_batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool = False
     evaluation_tokens: int = Field(default=4096, ge=1)
     checkpoint_minutes: float | None = Field(default=10, ge=0)
@@ -70,11 +71,17 @@ class Execution(Frozen):
         return self.strategy == "fsdp" and self.processes > 1
 
     def examples(self, batch_size: int) -> int:
-        """Examples in one forward pass of one device, for an optimiser batch of `batch_size` examples."""
-        return min(self.micro_batch_size, math.ceil(batch_size / self.processes))
+        """Examples in one forward pass of one device, for an optimiser batch of `batch_size` examples.
+
+        Its whole share, if `micro_batch_size` is not known yet.
+        """
+        share = math.ceil(batch_size / self.processes)
+        return share if self.micro_batch_size is None else min(self.micro_batch_size, share)
 
     def batch(self, batch_size: int) -> str:
         """How an optimiser batch is split: `batch 16 = 2 devices x 4 examples x 2 passes`."""
+        if self.micro_batch_size is None:
+            return f"batch {batch_size} = passes of as many examples as fit the memory"
         examples = self.examples(batch_size)
         passes = math.ceil(batch_size / (self.processes * examples))
         some = "" if self.processes * examples * passes == batch_size else "up to "

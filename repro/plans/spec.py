@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from repro.benchmarks.base import Benchmark, TrainingSize, parse_benchmark
+from repro.benchmarks.base import Benchmark, EvaluationSize, TrainingSize, parse_benchmark
 from repro.config import Frozen, Line, Seed, added
 from repro.methods.base import Method, MethodError
 from repro.methods.registry import parse_method
@@ -135,6 +135,11 @@ class RunSpec(Frozen):
     def training_size(self) -> TrainingSize:
         """The size of one epoch, computed without the data."""
         return self.benchmark.training_size(self.training, self.model.architecture["vocab_size"])
+
+    @property
+    def evaluation_size(self) -> EvaluationSize:
+        """The size of the test set, computed without the data."""
+        return self.benchmark.evaluation_size(self.model.architecture["vocab_size"])
 
     @property
     def trained_parameters(self) -> int:

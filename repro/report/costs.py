@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates
-from repro.analysis.gpu import Gpu
+from repro.plans.cost import BANDWIDTH, EFFICIENCY, OPERATION_SECONDS
+from repro.plans.gpu import Gpu
 from repro.plans.plan import Plan
 from repro.report.durations import duration
 from repro.runs.states import RunState, State
@@ -25,19 +25,21 @@ _COLUMNS = {
     "activ.": 7,
     "adapters": 9,
     "GiB": 7,
+    "test": 7,
     "GPUs": 5,
     "GPU-h": 8,
     "busy": 6,
+    "test-h": 8,
     "GFLOP/s": 8,
 }
 _FORMULA = """\
 FLOPs of a pass over T tokens in texts of L, of which P are predicted: c T w for linear layers with w weights
 (c = 4 frozen, 6 trained); c P w for the head; 12 T L h for attention of width h; and the adapters' part, see
 repro/methods. Memory, for texts of max_tokens: weights; adapters, gradients and optimiser state; input and
-output of every linear layer (with gradient checkpointing, of every block); tensors that adapters build; the
-sum over all GPUs if weights are sharded. Text lengths are means of the public data sets, or counts of
-finished runs. Padding, optimiser steps, validation and evaluation are NOT included. Details:
-repro/analysis/cost.py."""
+output of every linear layer (with gradient checkpointing, of every block); tensors that adapters build. The
+test pass: weights, the activations of a batch, logits, keys and values of all beams. Text lengths are means
+of the public data sets, or counts of finished runs. Padding, optimiser steps, validation and probes are NOT
+included. Details: repro/plans/cost.py and repro/plans/evaluation_cost.py."""
 
 
 def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
@@ -63,7 +65,9 @@ def describe_costs(plan: Plan, estimates: Estimates, gpu: Gpu) -> str:
     width = max(len(label) for label, _ in lines)
     table = [_line("", _COLUMNS, width)]
     table += [_line(label, _cells(states, estimates, gpu), width) for label, states in lines]
-    title = f"estimated cost of training on {gpu.title}; memory in GiB, of the run that needs most"
+    title = (
+        f"estimated cost of training and test on {gpu.title}; memory in GiB of one GPU, of the largest run"
+    )
     return "\n".join([title, "", *table, "", _FORMULA, *_basis(estimates, gpu, unfinished)])
 
 
@@ -74,17 +78,19 @@ def _line(label: str, cells: Iterable[str], width: int) -> str:
 
 def _cells(states: Sequence[RunState], estimates: Estimates, gpu: Gpu) -> list[str]:
     costs = [estimates.costs[state.spec.hash] for state in states]
-    largest = max(costs, key=lambda cost: cost.memory)
+    tests = [estimates.tests[state.spec.hash] for state in states]
+    largest, tested = max(costs, key=lambda cost: cost.memory), max(test.memory for test in tests)
     parts = (largest.weights, largest.trained, largest.activations, largest.adapters, largest.memory)
     rate, seconds = estimates.rate(states), estimates.seconds(states, gpu)
     computing = sum(cost.computing_seconds(gpu) for cost in costs)
     return [
         str(len(costs)),
         _number(sum(cost.flops for cost in costs) / 1e15),
-        *(f"{part / _GIB:.1f}" for part in parts),
-        str(math.ceil(largest.memory / (gpu.memory_gib * _GIB))),
+        *(f"{part / _GIB:.1f}" for part in (*parts, tested)),
+        str(largest.devices * math.ceil(max(largest.memory, tested) / gpu.memory_bytes)),
         _number(seconds / 3600),
         f"{computing / seconds:.0%}" if seconds else "-",
+        _number(sum(test.assumed_seconds(gpu) for test in tests) / 3600),
         _number(rate.per_second / 1e9) if rate else "-",
     ]
 
@@ -104,9 +110,10 @@ def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> It
         reached = f"{measured.per_second / 1e12:.3g} TFLOP/s"
         yield f"GPU-h: MEASURED, at {reached}, the rate of {measured.runs} runs finished on this GPU."
     else:
-        launch = f"{1000 * BLOCK_SECONDS:g} ms"
-        yield f"GPU-h: ASSUMED, since no run is finished on this GPU: {assumed}, and at least"
-        yield f"{launch} per block and pass to launch kernels, which dominates in small batches."
+        moved = f"{BANDWIDTH:.0%} of {gpu.bandwidth_tbs:g} TB/s"
+        yield f"GPU-h: ASSUMED, since no run is finished on this GPU: {assumed} and {moved}, and"
+        yield f"at least {1e6 * OPERATION_SECONDS:.0f} us for each operation that the CPU launches."
+    yield "test-h: ASSUMED in the same way; where texts are generated, as if none ended early."
     yield f"busy: the share of GPU-h spent on FLOPs, at {assumed}."
     kept = [
         state.spec for state in estimates.states if state.spec.method.trains and not state.spec.trains_base

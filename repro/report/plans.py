@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import fill
 
+from repro.plans.execution import Execution
 from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import RunSpec
 from repro.report.durations import duration
@@ -17,8 +18,14 @@ from repro.text import one_line
 _WIDTH = 120
 
 
-def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
-    """Every row with its runs, by block; then batches, runs outside of rows, notes and a summary."""
+def describe_plan(
+    plan: Plan, states: Sequence[RunState], execution: Callable[[RunSpec], Execution] | None = None
+) -> str:
+    """Every row with its runs, by block; then batches, runs outside of rows, notes and a summary.
+
+    Args:
+        execution: of each run; None takes the plan's.
+    """
     by_hash = {state.spec.hash: state for state in states}
     first = plan.rows[0].specs[0]
     lines = [
@@ -33,7 +40,8 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
             model = row.specs[0].model
             lines += ["", f"{block} ({model.source}: {model.checkpoint or 'random weights'})"]
         lines += _row(row, by_hash)
-    batches = describe_batches(plan, [spec for row in plan.rows for spec in row.specs])
+    specs = [spec for row in plan.rows for spec in row.specs]
+    batches = describe_batches(execution or plan.execution, specs)
     lines += ["", *batches] if batches else []
     shown = {spec.hash for row in plan.rows for spec in row.specs}
     others = [spec for spec in plan.runs.values() if spec.hash not in shown]
@@ -45,12 +53,12 @@ def describe_plan(plan: Plan, states: Sequence[RunState]) -> str:
     return "\n".join(map(_wrapped, [*lines, "", summarise(states), f"cells: {len(plan.cells)}"]))
 
 
-def describe_batches(plan: Plan, specs: Iterable[RunSpec]) -> list[str]:
+def describe_batches(execution: Callable[[RunSpec], Execution], specs: Iterable[RunSpec]) -> list[str]:
     """How optimiser batches are split on this machine, one line for each split, with its models."""
     models: dict[str, list[str]] = {}
     for spec in specs:
         if spec.method.trains:
-            batch = plan.execution(spec).batch(spec.training.batch_size)
+            batch = execution(spec).batch(spec.training.batch_size)
             models.setdefault(batch, []).append(spec.model.name)
     if len(models) == 1:
         return list(models)

@@ -49,6 +49,13 @@ def reset_peak_memory() -> None:
         return
 
 
+def device_memory() -> int:
+    """Bytes of the memory of the GPU that this process uses."""
+    import torch
+
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+
+
 def peak_memory_bytes() -> int | None:
     """Peak since `reset_peak_memory`: on the GPU, or resident in main memory; None if nobody counts."""
     import torch

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from lightning.pytorch.loggers.logger import Logger
 
 from repro.benchmarks.base import TaskScore
 from repro.plans.execution import Execution, check_execution
+from repro.plans.fitting import fitted
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
 from repro.runs.build import Built, build
 from repro.runs.callbacks import Probing, Progress
 from repro.runs.checkpointing import Checkpoints
+from repro.runs.environment import device_memory
 from repro.runs.interruption import Interrupted
 from repro.runs.job import Job, Note, Report, on_gpu
 from repro.runs.link import Link
@@ -102,6 +105,7 @@ def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch:
 
 
 def _run(job: Job) -> None:
+    job = replace(job, execution=_fitted(job))
     usage, timer = Usage(), Timer()
     # Before anything is built: a seed that is set after the adapter does not seed it.
     L.seed_everything(job.spec.seed, workers=True, verbose=False)
@@ -119,6 +123,13 @@ def _run(job: Job) -> None:
     warnings = [f"Weights & Biases has not all of this run: {log.problem}"] if log and log.problem else []
     if tested is not None:
         record(job, built, trained, tested, warnings)
+
+
+def _fitted(job: Job) -> Execution:
+    """The execution with the number of examples that fits every device of the run."""
+    execution = fitted(job.spec, job.execution, device_memory() if on_gpu(job.execution) else None)
+    sizes = collectives.gathered(execution.micro_batch_size)
+    return execution.model_copy(update={"micro_batch_size": min(sizes)})
 
 
 def _train(job: Job, built: Built, usage: Usage, timer: Timer, logger: Logger | None) -> Trained:

@@ -36,7 +36,9 @@ def figures(small: bool = False) -> Iterator[Measurement]:
     benchmark = spec.benchmark
     assert isinstance(benchmark, Commonsense)
     benchmark = benchmark.model_copy(update={"test_per_task": _ITEMS})
-    context = context_of(spec, tokenizer, execution.micro_batch_size, execution.evaluation_tokens)
+    context = context_of(
+        spec, tokenizer, execution.examples(spec.training.batch_size), execution.evaluation_tokens
+    )
     module = benchmark.module(model, context, steps=1)
     records = benchmark.test_records()
     found: dict[str, Mapping[str, float]] = {}

@@ -72,7 +72,7 @@ def steps(profile: str) -> dict[str, Step]:
     bases = BaseModels()
     lora, dual = specs["lora"], specs["dual_lora"].method
     assert isinstance(lora.method, LoRA)
-    micro_batch = planned.execution(lora).micro_batch_size
+    micro_batch = planned.execution(lora).examples(lora.training.batch_size)
 
     def step(method: Method, checkpointing: bool = False) -> Step:
         spec = lora.model_copy(update={"method": method})

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.analysis.cost import BLOCK_SECONDS, EFFICIENCY
 from repro.analysis.estimates import Estimates, estimate
-from repro.analysis.gpu import list_gpus, load_gpu
 from repro.paths import REFERENCE
 from repro.plans.experiment import load_experiment
+from repro.plans.gpu import list_gpus, load_gpu
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.report.costs import describe_costs
@@ -27,7 +26,7 @@ def planned(name: str, profile: str) -> Plan:
 
 
 def estimates(planned: Plan, folder: Path) -> Estimates:
-    return estimate(run_states(planned, Store(folder)), planned.execution)
+    return estimate(run_states(planned, Store(folder)), planned.execution, H100)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from repro.benchmarks.base import (
     Answer,
     Benchmark,
+    EvaluationSize,
     Item,
     TaskScore,
     TrainingSize,
@@ -21,6 +22,7 @@ from repro.benchmarks.commonsense.scoring import SCORER_VERSION, answer, score
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.benchmarks.commonsense.sizes import MEAN_TOKENS, train_size
 from repro.benchmarks.commonsense.sources import SOURCES
+from repro.benchmarks.hub_sets import hub_size
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import by_id
 from repro.config import Seed, added, differ, one_of
@@ -44,6 +46,10 @@ TaskName = Literal[
 
 # Records to train on, and to test on.
 _Sets = tuple[Sequence[Record], Sequence[Record]]
+
+
+# Mean number of options of a test item.
+_OPTIONS = 3.4
 
 
 class Commonsense(Benchmark):
@@ -137,6 +143,21 @@ class Commonsense(Benchmark):
         trained = examples - self.validation_size
         share = trained / examples
         return TrainingSize(trained, share * tokens, share * predicted, self.max_tokens)
+
+    def evaluation_size(self, vocabulary: int) -> EvaluationSize:
+        means = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.protocol.name]
+        available = {task: hub_size("commonsense", task, "test") for task in self.tasks}
+        sizes = {task: min(self.test_per_task or size, size) for task, size in available.items()}
+        items = sum(sizes.values())
+        text, completion = (
+            sum(n * means[task][part] for task, n in sizes.items()) / items for part in (0, 1)
+        )
+        if isinstance(self.protocol, GenerateSettings):
+            prompt = text - completion
+            return EvaluationSize(items, prompt, prompt, 0, self.protocol.beams, self.protocol.max_new_tokens)
+        scored = _OPTIONS * completion
+        tokens = text - completion + scored
+        return EvaluationSize(items, tokens, tokens, scored)
 
     def data(self, context: RunContext) -> FineTuningData:
         from repro.training.causal_lm import micro_batches

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from repro.benchmarks.base import (
     Answer,
     Benchmark,
+    EvaluationSize,
     Item,
     TaskScore,
     TrainingSize,
@@ -44,6 +45,8 @@ _MEAN_TOKENS = {
     50_257: {"official": (53.5, 25.0), "synthetic": (63.2, 33.6)},
     49_152: {"official": (56.6, 26.4), "synthetic": (65.7, 34.9)},
 }
+# Meaning representations of the official test set.
+_TESTED = 630
 
 
 class _Prediction(StoredPrediction):
@@ -116,12 +119,22 @@ class E2E(Benchmark):
             f"up to {self.max_new_tokens} new tokens."
         )
 
-    def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
+    def _mean_tokens(self, vocabulary: int) -> tuple[float, float]:
+        """Of an example and of its sentence."""
         sentences = "synthetic" if self.source == "synthetic" else "official"
-        text, completion = of_nearest_vocabulary(_MEAN_TOKENS, vocabulary)[sentences]
+        return of_nearest_vocabulary(_MEAN_TOKENS, vocabulary)[sentences]
+
+    def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
+        text, completion = self._mean_tokens(vocabulary)
         examples = min(self.train_size or self._available, self._available)
         predicted = completion if training.loss_on == "completion" else text - 1
         return TrainingSize(examples, examples * text, examples * predicted, self.max_tokens)
+
+    def evaluation_size(self, vocabulary: int) -> EvaluationSize:
+        text, completion = self._mean_tokens(vocabulary)
+        items, prompt = min(self.test_size or _TESTED, _TESTED), text - completion
+        counted = self.beams * (prompt + self.max_new_tokens)
+        return EvaluationSize(items, prompt, counted, 0, self.beams, self.max_new_tokens)
 
     def data(self, context: RunContext) -> FineTuningData:
         from repro.benchmarks.e2e.module import TestItem, prompt_text, training_text

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from repro.benchmarks.base import (
     Answer,
     Benchmark,
+    EvaluationSize,
     Item,
     TaskScore,
     TrainingSize,
@@ -118,6 +119,15 @@ class Glue(Benchmark):
         mean = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.task.name]
         tokens = examples * min(mean, self.max_tokens)
         return TrainingSize(examples, tokens, examples, self.max_tokens)
+
+    def evaluation_size(self, vocabulary: int) -> EvaluationSize:
+        # Half of the package's validation sets is trained on, and half of a set may select the best epoch.
+        halves = (self.source == "package") + (self.selection_on == "half")
+        available = hub_size("glue", self.task.name, "validation") // 2**halves
+        items = min(self.test_size or available, available)
+        mean = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.task.name]
+        tokens = min(mean, self.max_tokens)
+        return EvaluationSize(items, tokens, tokens, 1)
 
     def data(self, context: RunContext) -> FineTuningData:
         from repro.benchmarks.glue.module import collate, encode

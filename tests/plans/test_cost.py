@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from repro.analysis.cost import training_cost
 from repro.methods import OptimizerSettings
 from repro.models import ModelSpec, load_model_spec
 from repro.models.gpt2 import split_attention_inputs
 from repro.optimizers.state_bytes import state_bytes
+from repro.plans.cost import training_cost
 from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 

@@ -20,6 +20,7 @@ class Gpu(Frozen):
         memory_gib: memory available to a program, in GiB.
         peak_tflops: peak TFLOP/s of dense matrix products by training precision: bf16 on tensor cores, fp32
             without them, since this project does not enable TF32.
+        bandwidth_tbs: peak bandwidth of its memory, in TB/s.
     """
 
     name: str
@@ -27,6 +28,11 @@ class Gpu(Frozen):
     device: str
     memory_gib: float = Field(gt=0)
     peak_tflops: dict[Literal["bf16", "fp32"], float]
+    bandwidth_tbs: float = Field(gt=0)
+
+    @property
+    def memory_bytes(self) -> float:
+        return self.memory_gib * 2**30
 
 
 def list_gpus(experiments: Path = EXPERIMENTS) -> list[str]:
