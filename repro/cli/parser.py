@@ -99,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--jobs", type=_positive, default=rehearse.default_jobs(), help="processes at once (%(default)s)"
     )
+    verb.add_argument("--gpu", default="h100", help="the GPU whose memory the real runs are fitted to")
     verb.add_argument("--submit", action="store_true", help="also execute a run as a task of SLURM")
     verb.set_defaults(verb=rehearse.rehearse)
 

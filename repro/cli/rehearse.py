@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from repro.cli.shared import submissions, tell
+from repro.config import ConfigError
 
 
 def rehearse(options: argparse.Namespace) -> int:
@@ -15,6 +16,7 @@ def rehearse(options: argparse.Namespace) -> int:
     from repro.analysis.estimates import estimate
     from repro.paths import RESULTS
     from repro.plans.experiment import list_experiments, load_experiment
+    from repro.plans.gpu import load_gpu
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.rehearsal.login_node import check_login_node
@@ -24,10 +26,14 @@ def rehearse(options: argparse.Namespace) -> int:
     from repro.runs.store import Store
 
     names = options.experiments or [name for name in list_experiments() if "/" not in name]
-    profile = load_profile(options.profile)
+    profile, gpu = load_profile(options.profile), load_gpu(options.gpu)
     plans = [expand(load_experiment(name), profile, local_data=False) for name in names]
+    if (options.rows or options.models) and len(plans) > 1:
+        raise ConfigError(f"--rows and --models choose within one experiment (got {len(plans)}); name one")
     if options.models:
         plans = [plan.only_models(options.models) for plan in plans]
+    if options.rows:
+        plans = [plan.only(options.rows) for plan in plans]
     world = World(RESULTS / "rehearsal")
     world.build(options.profile, accelerator="auto" if options.submit else "cpu")
     command = [sys.executable, "-m", "repro.rehearsal", str(world.hub), options.profile, *names]
@@ -38,7 +44,7 @@ def rehearse(options: argparse.Namespace) -> int:
     store, problems = Store(RESULTS / "runs"), []
     for plan in plans:
         print(f"\nthe real {plan.experiment.name}, profile {profile.name}, needs")
-        print("\n".join(needs(estimate(run_states(plan, store), plan.execution), RESULTS)))
+        print("\n".join(needs(estimate(run_states(plan, store), plan.execution, gpu), RESULTS)))
         problems += check_login_node(
             plan, store, submissions(), lambda spec: profile.cluster_for(spec.model.name)
         )

@@ -90,6 +90,7 @@ class Method(Frozen, ABC):
         citation: the paper that proposes the method.
         mergeable: whether a trained model can be merged into a plain one of the same architecture.
         trains: whether the method trains anything.
+        recomputes: whether it works with gradient checkpointing.
         loads_anew: whether `load` changes frozen weights, so that it needs a base model that nobody changed
             yet; see `reload`.
         flops_per_weight: FLOPs for each token and weight of the model's own linear maps: 2 forward, 2 for
@@ -101,6 +102,7 @@ class Method(Frozen, ABC):
     citation: ClassVar[str]
     mergeable: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    recomputes: ClassVar[bool] = True
     loads_anew: ClassVar[bool] = False
     flops_per_weight: ClassVar[int] = 4
 

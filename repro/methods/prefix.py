@@ -34,6 +34,8 @@ class Prefix(PeftMethod):
         "Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation (ACL 2021)"
     )
     mergeable: ClassVar[bool] = False
+    # transformers passes no cache, which holds the prefix, to a block whose activations are recomputed.
+    recomputes: ClassVar[bool] = False
 
     name: Literal["prefix"] = "prefix"
     virtual_tokens: int = Field(default=7, ge=1, le=2**14)

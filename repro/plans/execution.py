@@ -94,8 +94,14 @@ def check_execution(spec: RunSpec, execution: Execution) -> None:
     """Refuse an execution that does not fit the run.
 
     Raises:
-        ConfigError: `fsdp` is asked to shard weights that train, or that are quantised.
+        ConfigError: `fsdp` is asked to shard weights that train, or that are quantised; or gradient
+            checkpointing to recompute blocks of a method that does not allow it.
     """
+    if execution.gradient_checkpointing and not spec.method.recomputes:
+        raise ConfigError(
+            f"{spec.slug}: execution.gradient_checkpointing does not work with {spec.method.name}; set it to "
+            "false, and a smaller micro_batch_size if the memory does not suffice"
+        )
     if not execution.sharded:
         return
     if spec.trains_base:

@@ -12,6 +12,8 @@ from repro.runs.states import RunState
 
 _GIB = 2**30
 _FP16, _FP32 = 2, 4  # bytes
+# Bytes of a run's checkpoints for each trained weight: the latest with Adam's two states, and the best.
+_CHECKPOINT = 16
 
 
 def needs(estimates: Estimates, results: Path) -> list[str]:
@@ -24,10 +26,13 @@ def needs(estimates: Estimates, results: Path) -> list[str]:
         model = states[0].spec.model
         weights = _FP16 * base_parameters(model.architecture) if model.source == "hub" else 0
         adapters = _adapters(states)
-        memory = max(estimates.costs[state.spec.hash].memory for state in states)
+        checkpoint = _CHECKPOINT * max(state.spec.trained_parameters for state in states)
+        training = max(estimates.costs[state.spec.hash].memory for state in states)
+        test = max(estimates.tests[state.spec.hash].memory for state in states)
         lines.append(
-            f"  {name}: {len(states)} runs; weights on disk {weights / _GIB:.3g} GiB in 16 bits "
-            f"(twice in 32); adapters {adapters / _GIB:.2g} GiB; memory of GPUs {memory / _GIB:.3g} GiB"
+            f"  {name}: {len(states)} runs; disk: weights {weights / _GIB:.3g} GiB in 16 bits (twice in 32), "
+            f"adapters {adapters / _GIB:.2g}, checkpoints {checkpoint / _GIB:.2g} a run; each GPU: training "
+            f"{training / _GIB:.3g} GiB, test {test / _GIB:.3g}"
         )
         files, kept = files + weights, kept + adapters
     free = shutil.disk_usage(_existing(results)).free

@@ -149,7 +149,7 @@ class ExampleDropout(TorchFunctionMode):
         elif len(shape) == 4:  # (rows, heads, queries, keys)
             queries, keys = (
                 self._position(plain[2])[:, None, :, None],
-                self._position(plain[3])[:, None, None],
+                self._key_position(plain[3])[:, None, None],
             )
             yield from (examples[:, None, :, None], queries, plain[1].view(-1, 1, 1), keys)
         else:
@@ -165,6 +165,14 @@ class ExampleDropout(TorchFunctionMode):
                 f"{self._positions.shape[1]} tokens hold several examples"
             )
         return self._positions
+
+    def _key_position(self, plain: Tensor) -> Tensor:
+        """The same for keys, before which there may be a prefix, as if each example had a row of its own."""
+        prefix = 0 if self._positions is None else max(0, len(plain) - self._positions.shape[1])
+        if not prefix:
+            return self._position(plain)
+        before = plain[:prefix].expand(len(self._examples), prefix)
+        return torch.cat([before, prefix + self._position(plain[prefix:])], dim=1)
 
 
 def _mixed(bits: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from torch.distributed.tensor import DTensor
 
 import repro
 from repro.config import ConfigError
-from repro.plans.execution import Execution
+from repro.methods.prefix import Prefix
+from repro.plans.execution import Execution, check_execution
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
@@ -345,6 +346,12 @@ def test_several_nodes_must_know_where_they_meet(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("MASTER_PORT", raising=False)
     with pytest.raises(ConfigError, match=r"execution.nodes is 2, but MASTER_ADDR and MASTER_PORT do not"):
         _execute(SPECS["dual_lora"], tmp_path, NODES)
+
+
+def test_a_prefix_is_not_recomputed() -> None:
+    spec = SPECS["dual_lora"].model_copy(update={"method": Prefix()})
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing does not work with prefix; set it to fal"):
+        check_execution(spec, Execution(gradient_checkpointing=True))
 
 
 def test_what_trains_every_weight_cannot_be_sharded(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from repro.methods.lora import LoRA
+from repro.methods.prefix import Prefix
 from repro.models.gradient_checkpointing import checkpoint_blocks
 from repro.training.causal_lm import IGNORED, Example, collate, negative_log_likelihood
 from repro.training.dropout import ExampleDropout, checkpoint_contexts, has_dropout
@@ -175,6 +176,10 @@ def gpt2() -> PreTrainedModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4))
 
 
+def gpt2_with_a_prefix() -> nn.Module:
+    return Prefix(virtual_tokens=3).attach(gpt2(), (), "causal_lm")
+
+
 def bert() -> PreTrainedModel:
     return BertForSequenceClassification(BertConfig(**ENCODER))
 
@@ -239,6 +244,15 @@ def test_loss_and_gradient_do_not_depend_on_the_micro_batch(model: nn.Module) ->
         loss, again = losses(model, size, pack=pack, halvings=halvings)
         assert loss == pytest.approx(expected, rel=1e-5), (size, pack, halvings)
         torch.testing.assert_close(again, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_a_prefix_changes_no_mask_of_packed_examples() -> None:
+    torch.manual_seed(0)
+    model = gpt2_with_a_prefix().train()
+    expected, gradient = losses(model, 1)
+    loss, again = losses(model, 6, pack=True)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(again, gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
 
 
 def test_checkpointing_repeats_the_masks(model: nn.Module) -> None:
