@@ -28,6 +28,8 @@ def submit_runs(options: argparse.Namespace) -> int:
         command += ["--seeds", ",".join(map(str, options.seeds))]
     if options.preset:
         command += ["--preset", options.preset]
+    if options.data:
+        command += ["--data", options.data]
     if options.no_wandb:
         command += ["--no-wandb"]
     count = 0
@@ -115,7 +117,9 @@ def _check_data(plan: Plan, options: argparse.Namespace) -> None:
     from repro import variables
     from repro.config import ConfigError
 
-    if options.run in plan.runs or options.run not in load(options, local_data=not plan.local_data)[0].runs:
+    if options.data is not None or options.run in plan.runs:
+        return
+    if options.run not in load(options, local_data=not plan.local_data)[0].runs:
         return
     before, now = ("without", "with") if plan.local_data else ("with", "without")
     raise ConfigError(
