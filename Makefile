@@ -26,8 +26,8 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 	tests/test_cli.py::test_a_run_is_rerun_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference rehearse bench notebooks wheels \
-	test test-quick test-peft test-slurm lint format readme wheelhouse lock clean
+.PHONY: help all $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench notebooks \
+	wheels test test-quick test-peft test-slurm lint format readme wheelhouse lock clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
 help:
@@ -71,6 +71,12 @@ all: $(READY) ## all of the above but the sweeps, then params, audit, claims and
 
 plan-%: $(READY) ## the runs of an experiment, their settings and what they cost
 	$(call ON_EXPERIMENT,plan)
+
+fetch-%: $(READY) ## download the models and data of an experiment, for instance fetch-table1 PROFILE=paper
+	$(call ON_EXPERIMENT,fetch)
+
+fetch: $(READY) ## download the models and data of all experiments
+	$(BIN)/repro fetch $(EXPERIMENTS) --profile $(PROFILE) $(ARGS)
 
 status-%: $(READY) ## which runs of an experiment are done, running, pending, missing, lost or failed
 	$(call ON_EXPERIMENT,status)

@@ -20,6 +20,7 @@ VERBS = {
     "score": "score",
     "slurm": "submit",
     "cancel": "cancel",
+    "fetch": "fetch",
 }
 
 

@@ -31,6 +31,8 @@ def submit_runs(options: argparse.Namespace) -> int:
         command += ["--seeds", ",".join(map(str, options.seeds))]
     if options.preset:
         command += ["--preset", options.preset]
+    if options.data:
+        command += ["--data", options.data]
     if options.no_wandb:
         command += ["--no-wandb"]
     count = 0
@@ -161,7 +163,9 @@ def _check_data(plan: Plan, options: argparse.Namespace) -> None:
     from repro.config import ConfigError
 
     missing = [run for run in options.runs if run not in plan.runs]
-    others = load(options, local_data=not plan.local_data)[0].runs if missing else {}
+    if options.data is not None or not missing:
+        return
+    others = load(options, local_data=not plan.local_data)[0].runs
     planned = [run for run in missing if run in others]
     if not planned:
         return

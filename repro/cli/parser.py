@@ -24,6 +24,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--seeds", type=_seeds, help="these seeds instead of the profile's, for instance 0,1,2"
     )
     sizing.add_argument("--preset", help="this preset instead of the experiment's; `repro list` shows all")
+    sizing.add_argument(
+        "--data",
+        choices=("local", "hub", "package", "synthetic", "profile"),
+        help="the source of all data; profile: the profile's, whether REPRO_DATA_DIR is set or not",
+    )
 
     common = argparse.ArgumentParser(add_help=False, parents=[sizing])
     common.add_argument("experiment", help="for instance table1; `repro list` shows all")

@@ -25,7 +25,7 @@ def load(options: argparse.Namespace, *, local_data: bool | None = None) -> tupl
     """The plan selected by the options, and the store of this machine's runs.
 
     Args:
-        local_data: see `repro.plans.plan.expand`.
+        local_data: see `repro.plans.plan.expand`; None leaves it to the options.
     """
     from repro.paths import RESULTS
     from repro.plans.experiment import load_experiment
@@ -35,7 +35,10 @@ def load(options: argparse.Namespace, *, local_data: bool | None = None) -> tupl
 
     experiment = load_experiment(options.experiment)
     profile = load_profile(options.profile)
-    planned = expand(experiment, profile, options.seeds, preset=options.preset, local_data=local_data)
+    data = options.data if local_data is None else None
+    planned = expand(
+        experiment, profile, options.seeds, preset=options.preset, local_data=local_data, data=data
+    )
     return planned, Store(RESULTS / "runs")
 
 

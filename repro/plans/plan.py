@@ -221,6 +221,7 @@ def expand(
     *,
     preset: str | None = None,
     local_data: bool | None = None,
+    data: str | None = None,
 ) -> Plan:
     """Expand an experiment under a profile and check it.
 
@@ -229,10 +230,14 @@ def expand(
         preset: replaces the experiment's preset.
         local_data: whether to apply the profile's settings for local data; None applies them if
             REPRO_DATA_DIR is set.
+        data: the source of all data, whatever the profile says: `local` or another that the family has;
+            `profile` for the profile's own, whether REPRO_DATA_DIR is set or not. It replaces `local_data`.
 
     Raises:
         ConfigError: a setting is invalid, or rows differ where they may not.
     """
+    if data is not None:
+        local_data = data == "local"
     if local_data is None:
         local_data = bool(os.environ.get("REPRO_DATA_DIR"))
     used_seeds = profile.seeds if seeds is None else parse({"seeds": tuple(seeds)}, Seeds, "--seeds").seeds
@@ -254,6 +259,7 @@ def expand(
             seeds=used_seeds,
             curve=row.id if row.vary else None,
             local_data=local_data,
+            source=None if data == "profile" else data,
         )
         for block in blocks
         for row in block.rows
@@ -323,9 +329,11 @@ def _planned_row(
     seeds: Sequence[int],
     curve: str | None,
     local_data: bool,
+    source: str | None,
 ) -> PlannedRow:
     family = profile.family(experiment.family)
-    source = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
+    where = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
+    data = Settings() if source is None else Settings(benchmark={"source": source})
     method = METHODS[row.method["name"]]
     preset_name = row.preset or experiment.preset
     preset = load_preset(preset_name, block.model) if preset_name and family.model is None else Settings()
@@ -336,7 +344,7 @@ def _planned_row(
 
     def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
         local = family.local_data if local_data else Settings()
-        parts: list[Settings] = [experiment.defaults, preset, family, local, block, row]
+        parts: list[Settings] = [experiment.defaults, preset, family, local, block, row, data]
         layers = [layer for part in parts for layer in part.layers(task)]
         alone = {"tasks": [task]} if task else {}
         content = {
@@ -349,7 +357,7 @@ def _planned_row(
             "seed": seed,
             "targets": row.targets,
         }
-        return parse(content, RunSpec, source)
+        return parse(content, RunSpec, where)
 
     def started(task: str | None, seed: int) -> RunSpec:
         """The spec of a run, including the run it starts from."""
