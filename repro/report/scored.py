@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from repro.plans.plan import PlannedRow
@@ -24,13 +25,22 @@ def scoring_notes(rows: Sequence[PlannedRow], results: Mapping[str, Result | Non
 
 
 def _words(rows: Sequence[PlannedRow], results: Mapping[str, Result | None]) -> str:
-    labels: dict[str, list[str]] = {}
+    found: dict[str, list[PlannedRow]] = {}
     for row in rows:
         done = [(spec, result) for spec in row.specs if (result := results[spec.hash]) is not None]
         for way in dict.fromkeys(way for spec, result in done if (way := _way(spec, result))):
-            labels.setdefault(way, []).append(row.label)
-    usual, *others = sorted(labels, key=lambda way: -len(labels[way])) or [""]
-    return "; ".join([usual, *(f"{', '.join(labels[way])} {way}" for way in others)])
+            found.setdefault(way, []).append(row)
+    usual, *others = sorted(found, key=lambda way: -len(found[way])) or [""]
+    return "; ".join([usual, *(f"{way}: {', '.join(_names(found[way], rows))}" for way in others)])
+
+
+def _names(some: Sequence[PlannedRow], rows: Sequence[PlannedRow]) -> Iterator[str]:
+    """The labels of rows; that of their method where these are all of its rows."""
+    methods = Counter(row.specs[0].method.label for row in some)
+    everywhere = Counter(row.specs[0].method.label for row in rows)
+    whole = {method for method in methods if methods[method] == everywhere[method]}
+    named = (method if (method := row.specs[0].method.label) in whole else row.label for row in some)
+    yield from dict.fromkeys(named)
 
 
 def _way(spec: RunSpec, result: Result) -> str:

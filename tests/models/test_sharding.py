@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.distributed import fsdp
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -110,3 +112,20 @@ def test_a_process_reads_its_rows_of_the_blocks_alone(three_processes: None) -> 
         assert torch.equal(own[name], weight.chunk(3)[1]), name
     assert reads.bytes == sum(rows.nbytes for rows in own.values())
     assert 0.3 < reads.bytes / sum(weight.nbytes for weight in whole.values()) < 0.36
+
+
+def test_fsdp_is_given_shapes_alone(three_processes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would move a block as a whole to its device, and then keep a part."""
+    given: list[torch.device] = []
+
+    def watched(module: nn.Module, *, ignored_params: set[nn.Parameter], **settings: Any) -> None:
+        given.extend(p.device for p in module.parameters() if p not in ignored_params)
+        fully_shard(module, ignored_params=ignored_params, **settings)
+
+    monkeypatch.setattr(fsdp, "fully_shard", watched)
+    model = METHODS["dual_lora"]().attach(load_model(TINY, "causal_lm"), TARGETS, "causal_lm")
+    blocks = model.get_base_model().model.layers
+    frozen = sum(not p.requires_grad for p in blocks.parameters())
+    shard(model, init_device_mesh("cpu", (3,)))
+    assert given[:frozen] == frozen * [torch.device("meta")]
+    assert {p.device.type for p in model.parameters()} == {"cpu"}

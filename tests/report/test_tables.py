@@ -168,13 +168,13 @@ def scored(plan: Plan, way: Callable[[RunSpec], str]) -> list[str]:
 def test_a_table_says_how_its_rows_were_scored(plan: Plan) -> None:
     """In a line, which names the rows that differ. FFT and Base have nothing to merge."""
     assert scored(plan, lambda spec: "merged" if spec.method.mergeable else "unmerged") == [
-        "Scored merged into fp32; Adapter-P unmerged."
+        "Scored merged into fp32; unmerged: Adapter-P."
     ]
     assert scored(plan, lambda spec: "unmerged") == ["Scored unmerged."]
     assert list(scoring_notes(plan.rows, dict.fromkeys(plan.runs))) == []
     # Two seeds of one row that were scored in two ways.
     found = scored(plan, lambda spec: "merged" if spec.method.name == "lora" and spec.seed else "unmerged")
-    assert found == ["Scored unmerged; LoRA merged into fp32."]
+    assert found == ["Scored unmerged; merged into fp32: LoRA."]
 
 
 def test_blocks_that_were_scored_alike_share_a_line() -> None:
@@ -184,7 +184,21 @@ def test_blocks_that_were_scored_alike_share_a_line() -> None:
         return "merged" if spec.method.mergeable else "unmerged"
 
     assert scored(expand(load_experiment("table1"), load_profile("paper"), [0]), way) == [
-        "llama-7b: scored merged into bf16; Adapter-P unmerged.",
+        "llama-7b: scored merged into bf16; unmerged: Adapter-P.",
         "llama-13b, llama2-7b, llama3-8b: scored merged into bf16.",
         "llama3-70b: scored unmerged on a sharded model.",
     ]
+
+
+def test_a_method_with_many_rows_is_named_once_where_all_of_them_differ() -> None:
+    sweep = expand(load_experiment("sweeps/learning_rate"), load_profile("laptop"))
+    found = scored(sweep, lambda spec: "merged" if spec.method.mergeable else "unmerged")
+    assert found == ["Scored merged into fp32; unmerged: Adapter-P."]
+    rate = next(spec.training.learning_rate for spec in sweep.runs.values() if spec.method.name == "hira")
+    (found_now,) = scored(
+        sweep,
+        lambda spec: (
+            "unmerged" if spec.method.name == "hira" and spec.training.learning_rate == rate else "merged"
+        ),
+    )
+    assert found_now == f"Scored merged into fp32; unmerged: HiRA, learning_rate {rate:g}."
