@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from repro.runs.bases import BaseModels
 from repro.runs.interruption import Interrupted
 from repro.runs.runner import execute
 from repro.runs.store import Store
+from repro.slurm.submissions import Submissions
 from repro.training.probes import Probe
 
 
@@ -303,6 +305,81 @@ def test_a_task_is_one_run_by_hash_or_number(
     assert path.stat().st_mtime_ns == before
     assert main([*arguments, "3"]) == 2
     assert "no run '3'; allowed: a hash that `repro plan` shows, or 0 to 2" in capsys.readouterr().err
+
+
+def test_a_task_of_several_runs_loads_their_model_once_and_a_failing_run_stops_no_other(
+    results: Path, experiments: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from repro.runs import bases
+
+    loaded, original = [], bases.load_model
+    monkeypatch.setattr(
+        bases, "load_model", lambda *arguments: loaded.append(arguments) or original(*arguments)
+    )
+    content = yaml.safe_load((experiments / "table1.yaml").read_text())
+    rows = {row["id"]: row for row in content["stand_in"]["rows"]}
+    rows["lora"]["training"]["learning_rate"] = 1e30
+    (experiments / "table1.yaml").write_text(yaml.safe_dump(content))
+    task = ["task", "table1", "--profile", "smoke", "--no-wandb", "2", "0", "1", "0"]
+    assert main(task) == 1
+    # In the plan's order, in which a run comes behind the one that it starts from.
+    assert re.search(r"start 1: \S+--lora--\S+, \S+--dual_lora--\S+, \S+--base--", capsys.readouterr().err)
+    assert len(loaded) == 1
+    assert main(["status", "table1", "--profile", "smoke"]) == 1
+    assert re.findall("^[a-z]+", capsys.readouterr().out, re.MULTILINE)[:3] == ["failed", "done", "done"]
+
+    # When the task is started again, what failed in it is tried again only where nothing else is left.
+    array = Submissions(results / "slurm")
+    plan = expand(experiment.load_experiment("table1"), load_profile("smoke"))
+    array.write("array", {0: list(plan.runs.values())}, "script")
+    monkeypatch.setenv("SLURM_JOB_NAME", "array")
+    (failure,) = (results / "runs").rglob("failure.json")
+    (done,) = (results / "runs").glob("*--dual_lora--*/result.json")
+    done.unlink()
+    before = json.loads(failure.read_text())
+    failure.write_text(json.dumps(before | {"when": array.all()[0].written[:19] + "+00:00"}))
+    assert main(task) == 1
+    assert done.exists() and json.loads(failure.read_text())["attempts"] == 1
+    assert main(task) == 1
+    assert json.loads(failure.read_text())["attempts"] == 2
+
+
+def test_runs_of_several_processes_share_no_task(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit = ["submit", "table1", "--profile", "paper", "--dry-run", "--runs-per-task", "3"]
+    assert main(submit) == 2
+    assert capsys.readouterr().err == (
+        "repro: cluster.runs_per_task is 3, and a run of llama3-70b has 8 processes, which load the model "
+        "anew for each run; allowed: 1. Set it to 1 in models.llama3-70b.cluster of profile paper, or submit "
+        "these runs apart, without --runs-per-task\n"
+    )
+    plan = expand(experiment.load_experiment("table1"), load_profile("paper"))
+    large = [hash for hash, spec in plan.runs.items() if spec.model.name == "llama3-70b"]
+    assert main(["task", "table1", "--profile", "paper", *large[:2]]) == 2
+    assert "task: 2 runs, of which one has several processes" in capsys.readouterr().err
+
+
+def test_a_task_is_cancelled_only_where_all_its_runs_are_of_the_plan(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, profile = experiment.load_experiment("table1"), load_profile("smoke")
+    runs = list(expand(table, profile, [0, 1]).runs.values())
+    array = {0: runs[:2], 1: [run for run in runs[2:] if run.seed == 0][:2]}
+    assert [run.seed for run in array[0]] == [0, 1]
+    Submissions(results / "slurm").write("array", array, "script")
+    for name, body in [("squeue", "echo 'array|7|0|PENDING|None'; echo 'array|7|1|PENDING|None'"),
+                       ("scancel", f'echo "$@" >> {tmp_path}/asked')]:  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert main(["cancel", "table1", "--profile", "smoke", "--seeds", "0"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "1 tasks cancelled\n"
+    assert said.err == "not cancelled: task 7_0 has other runs as well; `scancel 7_0` ends them all\n"
+    assert (tmp_path / "asked").read_text() == "7_1\n"
+    assert main(["cancel", "table1", "--profile", "smoke", "--seeds", "0,1"]) == 0
+    assert (tmp_path / "asked").read_text() == "7_1\n7_0 7_1\n"
 
 
 @pytest.mark.parametrize(

@@ -60,21 +60,31 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--retry-failed", action="store_true", help="submit failed runs again as well")
     verb.add_argument("--dry-run", action="store_true", help="print the batch scripts, submit nothing")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
-    asked = verb.add_argument_group("what a run asks for; overrides the profile's section `cluster`")
+    asked = verb.add_argument_group("what a task asks for; overrides the profile's section `cluster`")
     asked.add_argument("--partition")
     asked.add_argument("--account")
-    asked.add_argument("--time", help="time limit of one start of a run, for instance 24:00:00")
+    asked.add_argument("--time", help="time limit of one start of a task, for instance 24:00:00")
     asked.add_argument("--gpus", help="for instance 1 or a100:1")
     asked.add_argument("--cpus", type=int)
     asked.add_argument("--memory", help="for instance 64G")
-    asked.add_argument("--concurrent", metavar="N", type=int, help="how many runs of an array run at once")
+    asked.add_argument("--concurrent", metavar="N", type=int, help="how many tasks of an array run at once")
+    asked.add_argument(
+        "--runs-per-task",
+        metavar="N",
+        type=int,
+        help="how many runs of one model a task executes one after the other; it loads the model once",
+    )
     verb.set_defaults(verb=cluster.submit_runs)
 
     verb = verbs.add_parser("cancel", parents=[common], help="take an experiment's runs out of SLURM's queue")
     verb.set_defaults(verb=cluster.cancel_runs)
 
-    verb = verbs.add_parser("task", parents=[common], help="execute one run, as a task of a SLURM array")
-    verb.add_argument("run", help="the run's hash, or its number in the plan, counted from 0")
+    verb = verbs.add_parser(
+        "task", parents=[common], help="execute runs one after the other, as a task of a SLURM array"
+    )
+    verb.add_argument(
+        "runs", metavar="RUN", nargs="+", help="a run's hash, or its number in the plan, counted from 0"
+    )
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.set_defaults(verb=cluster.execute_task)
 

@@ -1,4 +1,4 @@
-"""The SLURM resources of a run: a profile's `cluster` section, overridden by flags of `repro submit`."""
+"""The SLURM resources of a task: a profile's `cluster` section, overridden by flags of `repro submit`."""
 
 from __future__ import annotations
 
@@ -71,19 +71,21 @@ def _option(value: str) -> str:
 
 
 class Cluster(Frozen):
-    """The SLURM resources of one run.
+    """The SLURM resources of one task, which executes one run, or several one after the other.
 
     Attributes:
         partition, account: SLURM's names; None uses the cluster's default.
-        time: time limit, after which a run is requeued; None uses the partition's default.
-        nodes: nodes per run, the same number as its `execution.nodes`.
-        gpus: GPUs per run on each node, for instance 1 or `a100:1`.
-        cpus: CPUs per run on each node, also torch's number of threads.
-        memory: memory per run on each node, for instance 64G; None uses the cluster's default.
-        concurrent: runs of one array that execute at the same time; None sets no limit.
+        time: time limit, after which a task is requeued; None uses the partition's default.
+        nodes: nodes per task, the same number as the `execution.nodes` of its run.
+        gpus: GPUs per task on each node, for instance 1 or `a100:1`.
+        cpus: CPUs per task on each node, also torch's number of threads.
+        memory: memory per task on each node, for instance 64G; None uses the cluster's default.
+        concurrent: tasks of one array that execute at the same time; None sets no limit.
+        runs_per_task: runs of the same model that one task executes one after the other at most, so that it
+            loads the model once. More than 1 only where a run has one process.
         notice: seconds before the time limit at which a run is told to stop. A training step and a checkpoint
             must fit. SLURM checks once a minute, so the signal may come up to a minute earlier.
-        restarts: how often a run is requeued; after that a person has to restart it.
+        restarts: how often a task is requeued; after that a person has to restart it.
         options: further sbatch options, for instance `--constraint=a100` or `--qos=long`. Words are separated
             and quoted as in a shell, which replaces nothing in them.
     """
@@ -96,6 +98,7 @@ class Cluster(Frozen):
     cpus: int = Field(default=1, ge=1)
     memory: Annotated[str | None, BeforeValidator(_memory)] = None
     concurrent: int | None = Field(default=None, ge=1)
+    runs_per_task: int = Field(default=1, ge=1)
     notice: int = Field(default=120, ge=1)
     restarts: int = Field(default=100, ge=0)
     options: tuple[Annotated[str, AfterValidator(_option)], ...] = ()

@@ -37,6 +37,7 @@ class RunState:
 
     Attributes:
         again: it failed, but by no fault of its own (see `Failure`).
+        failed: when it failed (ISO, UTC).
     """
 
     spec: RunSpec
@@ -44,6 +45,7 @@ class RunState:
     result: Result | None = None
     detail: str = ""
     again: bool = False
+    failed: str | None = None
 
 
 def run_states(plan: Plan, store: Store) -> list[RunState]:
@@ -89,5 +91,5 @@ def run_state(spec: RunSpec, store: Store) -> RunState:
         return RunState(spec, State.DONE, result)
     if failure is not None:
         detail = f"{one_line(failure.error)} (attempt {failure.attempts})"
-        return RunState(spec, State.FAILED, detail=detail, again=failure.again)
+        return RunState(spec, State.FAILED, detail=detail, again=failure.again, failed=failure.when)
     return RunState(spec, State.MISSING)

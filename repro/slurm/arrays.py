@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from repro.plans.spec import RunSpec
@@ -18,32 +18,42 @@ class Place:
 
 @dataclass(eq=False)
 class Array:
-    """Runs by task index. Each task waits for the task with the same index in the array `after`.
+    """Each task's runs by its index. A task waits for the one with the same index in the array `after`.
 
     Attributes:
         after: an array of the same submission, or the id of an array that is already queued.
     """
 
     after: Array | str | None = None
-    runs: dict[int, RunSpec] = field(default_factory=dict)
+    runs: dict[int, list[RunSpec]] = field(default_factory=dict)
 
 
-def make_arrays(specs: Iterable[RunSpec], queued: Mapping[str, Place], longest: int) -> list[Array]:
+def make_arrays(
+    specs: Sequence[RunSpec], queued: Mapping[str, Place], longest: int, runs_per_task: int = 1
+) -> list[Array]:
     """Assign runs to arrays of at most `longest` tasks, in the order in which arrays must be submitted.
 
-    A run that starts from another run has the same index as that run, as SLURM's `aftercorr` requires. Runs
-    that start from the same run are therefore in different arrays.
+    Runs of a task have the same model. A run from which others start has a task of its own, so that these
+    wait for it alone. Their tasks have the same index as its task, as SLURM's `aftercorr` requires; two tasks
+    of them are therefore in different arrays.
 
     Args:
         specs: a run comes after the run that it starts from.
         queued: tasks of runs that are already queued, by hash.
     """
+    started_from = {spec.init_from.run.hash for spec in specs if spec.init_from is not None}
     arrays: list[Array] = []
     places: dict[str, tuple[Array | str, int]] = {
         hash: (place.job, place.index) for hash, place in queued.items()
     }
+    open_tasks: dict[tuple[object, ...], list[RunSpec]] = {}  # tasks that may take another run
     for spec in specs:
         parent = places.get(spec.init_from.run.hash) if spec.init_from is not None else None
+        kind, shares = (parent, spec.model.name), spec.hash not in started_from
+        task = open_tasks.get(kind)
+        if shares and task is not None and len(task) < runs_per_task:
+            task.append(spec)
+            continue
         after = parent[0] if parent else None
         alike = [array for array in arrays if array.after == after]
         if parent:
@@ -55,8 +65,10 @@ def make_arrays(specs: Iterable[RunSpec], queued: Mapping[str, Place], longest: 
         if array is None:
             array = Array(after)
             arrays.append(array)
-        array.runs[index] = spec
+        array.runs[index] = [spec]
         places[spec.hash] = (array, index)
+        if shares:
+            open_tasks[kind] = array.runs[index]
     return arrays
 
 

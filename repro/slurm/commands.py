@@ -103,6 +103,11 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
 
+def name_of_this_array() -> str:
+    """The name of the array that this process belongs to; empty outside of SLURM."""
+    return os.environ.get("SLURM_JOB_NAME", "")
+
+
 def requeue_this_task() -> bool:
     """Requeue the array task that this process belongs to.
 

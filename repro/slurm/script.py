@@ -36,7 +36,7 @@ _MEETING_POINT = (
 
 
 def batch_script(
-    runs: Mapping[int, RunSpec],
+    runs: Mapping[int, Sequence[RunSpec]],
     *,
     name: str,
     logs: Path,
@@ -44,12 +44,12 @@ def batch_script(
     command: Sequence[str],
     environment: Mapping[str, str],
 ) -> str:
-    """A script for sbatch with one run per task.
+    """A script for sbatch.
 
     Args:
-        runs: by task index.
+        runs: each task's, by its index.
         logs: existing folder for the tasks' logs.
-        command: command that executes a run; the run's hash is appended.
+        command: command that executes runs; their hashes are appended.
         environment: exported by the script, see `environment_of_tasks`.
 
     Raises:
@@ -82,17 +82,22 @@ def batch_script(
         "set -euo pipefail",
         "",
         "runs=(",
-        *(f"  [{index}]={spec.hash}  # {spec.title}" for index, spec in runs.items()),
+        *(_runs_of_task(index, specs) for index, specs in runs.items()),
         ")",
         f"export OMP_NUM_THREADS={cluster.cpus}",
         *(f"export {key}={shlex.quote(value)}" for key, value in environment.items()),
         *([] if alone else _MEETING_POINT),
         "# exec, so that SLURM's signals reach the run itself.",
-        f'exec {shlex.join([*_srun(cluster), *command])} "${{runs[$SLURM_ARRAY_TASK_ID]}}"',
+        f"exec {shlex.join([*_srun(cluster), *command])} ${{runs[$SLURM_ARRAY_TASK_ID]}}",
     ]
     for line in filter(None, lines):
         _checked("a line of the script", line)
     return "\n".join(lines) + "\n"
+
+
+def _runs_of_task(index: int, specs: Sequence[RunSpec]) -> str:
+    hashes = " ".join(spec.hash for spec in specs)
+    return f"  [{index}]={shlex.quote(hashes)}  # {', '.join(spec.title for spec in specs)}"
 
 
 def environment_of_tasks(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,8 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, Any
 
 from filelock import FileLock
+from pydantic import BeforeValidator
 
 from repro.config import ConfigError, Frozen
 from repro.plans.spec import RunSpec
@@ -26,12 +28,28 @@ from repro.slurm.commands import Task
 _LOG_END = 4096
 
 
+def _several(runs: Any) -> Any:
+    """A task's runs; arrays that were written when a task had one run have its hash alone."""
+    runs = [runs] if isinstance(runs, str) else runs
+    return tuple(runs) if isinstance(runs, list) else runs
+
+
 class Submission(Frozen):
-    """An array: its name, when it was written (ISO, UTC), and the hashes of its runs by task index."""
+    """An array: its name, when it was written (ISO, UTC), and the hashes of each task's runs by its index."""
 
     name: str
     written: str
-    runs: dict[int, str]
+    runs: dict[int, Annotated[tuple[str, ...], BeforeValidator(_several)]]
+
+    def left(self, states: Sequence[RunState]) -> list[RunState]:
+        """The runs with which a task goes on when it is started again, of those that it has.
+
+        None that is done, and none that has failed in this task, unless there is no other: who starts such a
+        task again wants the failed ones tried again.
+        """
+        undone = [state for state in states if state.state is not State.DONE]
+        # Both in UTC. A failure is dated in whole seconds: compared are the 19 characters up to these.
+        return [s for s in undone if s.failed is None or s.failed[:19] < self.written[:19]] or undone
 
 
 class Submissions:
@@ -57,9 +75,9 @@ class Submissions:
     def log(self, name: str, index: int) -> Path:
         return self.folder / name / f"{index}.log"
 
-    def write(self, name: str, runs: Mapping[int, RunSpec], script: str) -> None:
+    def write(self, name: str, runs: Mapping[int, Sequence[RunSpec]], script: str) -> None:
         """Record an array before it is submitted."""
-        hashes = {index: spec.hash for index, spec in runs.items()}
+        hashes = {index: tuple(spec.hash for spec in specs) for index, specs in runs.items()}
         written = datetime.now(UTC)
         # A run's state is read from its latest log, so the order must hold even if the clock was set back.
         for earlier in self.all()[-1:]:
@@ -77,35 +95,67 @@ class Submissions:
                 found.append(read_json(path, Submission))
         return sorted((item for item in found if item is not None), key=lambda item: item.written)
 
+    def array(self, name: str) -> Submission | None:
+        """The array of this name, if it is one of these.
+
+        Raises:
+            ConfigError: its list of runs is unreadable.
+        """
+        return read_json(self._list(name), Submission, "end its tasks with scancel and delete it")
+
     def queued(self, tasks: Sequence[Task]) -> dict[str, Task]:
-        """Tasks that belong to these arrays, by the hash of their run.
+        """Tasks that belong to these arrays, by the hash of each of their runs.
 
         Raises:
             ConfigError: the list of runs of a queued array is unreadable.
         """
-        remedy = "end its tasks with scancel and delete it"
-        names = {task.name for task in tasks}
-        lists = {name: read_json(self._list(name), Submission, remedy) for name in names}
+        lists = {name: self.array(name) for name in {task.name for task in tasks}}
         return {
-            submission.runs[task.index]: task
+            hash: task
             for task in tasks
-            if (submission := lists[task.name]) is not None and task.index in submission.runs
+            if (array := lists[task.name]) is not None
+            for hash in array.runs.get(task.index, ())
         }
 
     def joined(self, states: Sequence[RunState], tasks: Sequence[Task]) -> list[RunState]:
-        """The store's states, updated from SLURM's queue for runs that are not done."""
+        """The store's states, updated from SLURM's queue for runs that are not done.
+
+        Args:
+            states: in the order of the plan, in which tasks execute their runs.
+        """
         queued, logs = self.queued(tasks), self._last_logs()
-        return [_joined(state, queued.get(state.spec.hash), logs.get(state.spec.hash)) for state in states]
+        arrays = {array.name: array for array in self.all()}
+        of_task: dict[Task, list[RunState]] = {}
+        for state in states:
+            if state.spec.hash in queued:
+                of_task.setdefault(queued[state.spec.hash], []).append(state)
+        left = {state.spec.hash for task, runs in of_task.items() for state in arrays[task.name].left(runs)}
+        joined: list[RunState] = []
+        busy: set[Task] = set()
+        for state in states:
+            task, now = queued.get(state.spec.hash), state
+            if task is None or state.spec.hash in left:
+                now = _joined(state, task, logs.get(state.spec.hash), waits=task in busy)
+            if task is not None and now.state is State.RUNNING:
+                busy.add(task)
+            joined.append(now)
+        return joined
 
     def _list(self, name: str) -> Path:
         return self.folder / name / "runs.json"
 
     def _last_logs(self) -> dict[str, Path]:
         """Each run's latest log, by hash."""
-        return {hash: self.log(item.name, index) for item in self.all() for index, hash in item.runs.items()}
+        return {
+            hash: self.log(item.name, index)
+            for item in self.all()
+            for index, hashes in item.runs.items()
+            for hash in hashes
+        }
 
 
-def _joined(state: RunState, task: Task | None, log: Path | None) -> RunState:
+def _joined(state: RunState, task: Task | None, log: Path | None, *, waits: bool) -> RunState:
+    """A run's state in the store, updated from its task; `waits`: another run of the task goes on."""
     if state.state in (State.DONE, State.DAMAGED):
         return state
     last = _last_line(log) if log else ""
@@ -113,6 +163,8 @@ def _joined(state: RunState, task: Task | None, log: Path | None) -> RunState:
         # Reason "None": the scheduler has not looked at the task yet.
         reason = "" if task.reason == "None" else f": {task.reason}"
         return replace(state, state=State.PENDING, detail=f"task {task.id}{reason}")
+    if task is not None and waits:
+        return replace(state, state=State.PENDING, detail=f"task {task.id}: after another run of this task")
     if task is not None:
         return replace(state, state=State.RUNNING, detail=f"task {task.id}: {last}".rstrip(": "))
     # Without a log the task never started (it was cancelled, or the run it waited for failed): still missing.

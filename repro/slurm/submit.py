@@ -30,6 +30,7 @@ class Submitted:
     name: str
     script: str
     tasks: int
+    runs: int
     job: str | None
     after: str | None
 
@@ -44,11 +45,11 @@ def submit(
     retry_failed: bool = False,
     dry_run: bool = False,
 ) -> Iterator[Submitted]:
-    """Submit the runs of a plan that are neither done nor queued, as arrays with one run per task.
+    """Submit the runs of a plan that are neither done nor queued, as arrays.
 
     Args:
-        cluster: resources of a run; runs with the same resources share arrays.
-        command: command that executes a run; the run's hash is appended.
+        cluster: resources of a run's task; runs with the same resources share arrays.
+        command: command that executes runs; their hashes are appended.
         retry_failed: submit failed runs as well.
         dry_run: write and submit nothing; works without SLURM.
 
@@ -68,7 +69,9 @@ def submit(
         for spec in specs:  # a run and the run it starts from share the model, and so the resources
             alike.setdefault(cluster(spec), []).append(spec)
         arrays = [
-            (needs, array) for needs, runs in alike.items() for array in make_arrays(runs, places, longest)
+            (needs, array)
+            for needs, runs in alike.items()
+            for array in make_arrays(runs, places, longest, needs.runs_per_task)
         ]
         for needs, array in arrays:
             name = submissions.new_name(plan.experiment.name, plan.profile.name)
@@ -86,7 +89,7 @@ def submit(
                 submissions.write(name, array.runs, script)
                 job = commands.submit(submissions.script(name), after)
             ids[array] = job or name
-            yield Submitted(name, script, len(array.runs), job, after)
+            yield Submitted(name, script, len(array.runs), sum(map(len, array.runs.values())), job, after)
 
 
 def to_submit(

@@ -28,6 +28,7 @@ def test_gpus_are_a_number_or_one_with_a_type(gpus: object, as_text: str) -> Non
         ("memory: 64GB", "memory: not a memory size (got '64GB'; allowed: a number and K, M, G or T"),
         ("nodes: 0", "nodes: Input should be greater than or equal to 1 (got 0)"),
         ("concurrent: 0", "concurrent: Input should be greater than or equal to 1 (got 0)"),
+        ("runs_per_task: 0", "runs_per_task: Input should be greater than or equal to 1 (got 0)"),
         ("options: [qos=long]", "options.0: not an option of sbatch (got 'qos=long'"),
         ("options: [--qos='long]", 'options.0: not an option of sbatch (got "--qos=\'long"'),
         ('options: ["--qos=a\\nrm"]', "options.0: not possible in a batch script (got '--qos=a\\nrm'"),

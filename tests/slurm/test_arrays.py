@@ -22,34 +22,46 @@ def specs() -> list[RunSpec]:
 
 
 @pytest.mark.parametrize("longest", [7, 1001])
-def test_every_run_is_one_task_and_follows_what_it_starts_from(specs: list[RunSpec], longest: int) -> None:
-    arrays = make_arrays(specs, {}, longest)
-    tasks = [spec.hash for array in arrays for spec in array.runs.values()]
-    assert sorted(tasks) == sorted(spec.hash for spec in specs)
-    places = {spec.hash: (array, index) for array in arrays for index, spec in array.runs.items()}
+@pytest.mark.parametrize("runs_per_task", [1, 2, 5])
+def test_every_run_is_in_one_task_and_follows_what_it_starts_from(
+    specs: list[RunSpec], runs_per_task: int, longest: int
+) -> None:
+    arrays = make_arrays(specs, {}, longest, runs_per_task)
+    tasks = [(array, index, runs) for array in arrays for index, runs in array.runs.items()]
+    assert sorted(spec.hash for *_, runs in tasks for spec in runs) == sorted(spec.hash for spec in specs)
+    places = {spec.hash: (array, index) for array, index, runs in tasks for spec in runs}
+    alike = Counter(spec.init_from.run.hash for spec in specs if spec.init_from is not None)
     children = 0
-    for position, array in enumerate(arrays):
-        assert len(array.runs) <= longest and max(array.runs) < longest
-        for index, spec in array.runs.items():
+    for array, index, runs in tasks:
+        assert len(array.runs) <= longest and index < longest
+        assert len(runs) <= runs_per_task and len({spec.model.name for spec in runs}) == 1
+        for spec in runs:
             if spec.init_from is None:
                 assert array.after is None
             else:
                 children += 1
                 assert places[spec.init_from.run.hash] == (array.after, index)
-                assert arrays.index(array.after) < position
+                assert arrays.index(array.after) < arrays.index(array)
+            if spec.hash in alike:  # what starts from it waits for nothing else
+                assert runs == [spec]
     assert children > 30
-    if longest > len(specs):  # no more arrays than there are runs that start from the same one
-        alike = Counter(spec.init_from.run.hash for spec in specs if spec.init_from is not None)
-        assert len(arrays) == 1 + max(alike.values())
+    # No more tasks and arrays than that takes.
+    lone = sum(spec.init_from is None and spec.hash not in alike for spec in specs)
+    models = {spec.model.name for spec in specs}
+    assert len(tasks) <= len(alike) + lone / runs_per_task + len(models) + sum(
+        -(-count // runs_per_task) for count in alike.values()
+    )
+    if longest > len(specs):
+        assert len(arrays) == 1 + -(-max(alike.values()) // runs_per_task)
 
 
 def test_a_run_waits_for_a_task_that_is_queued_already(specs: list[RunSpec]) -> None:
     child = next(spec for spec in specs if spec.init_from is not None)
     (array,) = make_arrays([child], {child.init_from.run.hash: Place("12", 5)}, 1001)
-    assert (array.after, array.runs) == ("12", {5: child})
+    assert (array.after, array.runs) == ("12", {5: [child]})
     # A run waits for nothing if the run it starts from is done.
     (array,) = make_arrays([child], {}, 1001)
-    assert (array.after, array.runs) == (None, {0: child})
+    assert (array.after, array.runs) == (None, {0: [child]})
 
 
 def test_runs_that_nobody_will_make_possible_are_not_submitted(specs: list[RunSpec]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,39 +39,39 @@ set -euo pipefail
 
 runs=(
   [0]={first.hash}  # tiny-llama adapter_p seed 0
-  [2]={second.hash}  # tiny-llama randlora seed 0
+  [2]='{second.hash} {third.hash}'  # tiny-llama randlora seed 0, tiny-llama lora seed 0
 )
 export OMP_NUM_THREADS=8
 export REPRO_DATA_DIR='/shared/my data'
 export WANDB_MODE=offline
 # exec, so that SLURM's signals reach the run itself.
-exec /opt/python -m repro.cli task table1 --profile paper "${{runs[$SLURM_ARRAY_TASK_ID]}}"
+exec /opt/python -m repro.cli task table1 --profile paper ${{runs[$SLURM_ARRAY_TASK_ID]}}
 """
 
 
 def test_the_script_is_this_one() -> None:
-    first, second = list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:2]
+    first, second, third = list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:3]
     cluster = Cluster(
         partition="gpu", account="lab", time="1-12:00:00", gpus="a100:1", cpus=8, memory="64G", concurrent=16,
         notice=300, options=("--qos=long", "--comment='a # b' --exclusive"),
     )  # fmt: skip
     script = batch_script(
-        {0: first, 2: second},
+        {0: [first], 2: [second, third]},
         name="repro-table1-paper-0a1b2c3d",
         logs=Path("/shared/my results/slurm/repro-table1-paper-0a1b2c3d"),
         cluster=cluster,
         command=["/opt/python", "-m", "repro.cli", "task", "table1", "--profile", "paper"],
         environment={"REPRO_DATA_DIR": "/shared/my data", "WANDB_MODE": "offline"},
     )
-    assert script == GOLDEN.format(first=first, second=second)
+    assert script == GOLDEN.format(first=first, second=second, third=third)
 
 
-def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_run() -> None:
-    runs = dict(enumerate(expand(load_experiment("table1"), load_profile("smoke")).runs.values()))
-    script = _script(runs, command=["echo", "run of"])
+def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_runs() -> None:
+    specs = list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())
+    script = _script({0: specs[:3], 3: specs[3:5], 4: specs[5:]}, command=["printf", "(%s)", "run of"])
     for option in ("--partition", "--account", "--time", "--mem", "--gpus", "%"):
         assert f"{option}=" not in script
-    assert "#SBATCH --array=0-8\n" in script
+    assert "#SBATCH --array=0,3-4\n" in script
     done = subprocess.run(
         ["bash", "-c", script],
         env={"SLURM_ARRAY_TASK_ID": "3", "PATH": "/usr/bin:/bin"},
@@ -79,13 +79,13 @@ def test_what_is_not_given_is_left_to_the_cluster_and_a_task_executes_its_own_ru
         text=True,
         check=True,
     )
-    assert done.stdout == f"run of {runs[3].hash}\n"
+    assert done.stdout == f"(run of)({specs[3].hash})({specs[4].hash})"
 
 
 def test_a_run_on_several_nodes_has_a_launcher_on_each() -> None:
-    runs = dict(enumerate(list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:1]))
+    spec = next(iter(expand(load_experiment("table1"), load_profile("smoke")).runs.values()))
     cluster = Cluster(nodes=2, gpus="a100:4", cpus=8)
-    script = _script(runs, cluster=cluster, command=["repro", "task"])
+    script = _script({0: [spec]}, cluster=cluster, command=["repro", "task"])
     options = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")]
     assert {"--nodes=2", "--gpus-per-node=a100:4", "--signal=USR1@120"} < set(options)
     done = subprocess.run(
@@ -102,7 +102,7 @@ def test_a_run_on_several_nodes_has_a_launcher_on_each() -> None:
         check=True,
     )
     flags = "--export=ALL --nodes=2 --ntasks-per-node=1 --cpus-per-task=8 --kill-on-bad-exit=1"
-    assert done.stdout == f"node3 10007: {flags} repro task {runs[0].hash}\n"
+    assert done.stdout == f"node3 10007: {flags} repro task {spec.hash}\n"
 
 
 _FAKES = """\
@@ -140,11 +140,11 @@ def test_tasks_get_what_they_need_of_the_environment_and_no_secrets(
         "REPRO_KERNEL": "torch",
         "HF_HUB_OFFLINE": "1",
     }
-    runs = dict(enumerate(list(expand(load_experiment("table1"), load_profile("smoke")).runs.values())[:1]))
-    script = _script(runs, environment=found, command=["printenv", "REPRO_DATA_DIR"])
+    spec = next(iter(expand(load_experiment("table1"), load_profile("smoke")).runs.values()))
+    script = _script({0: [spec]}, environment=found, command=["printenv", "REPRO_DATA_DIR"])
     # Not `printenv REPRO_DATA_DIR HASH`, which would look for a second variable.
     done = subprocess.run(
-        ["bash", "-c", script.replace(' "${runs[$SLURM_ARRAY_TASK_ID]}"', "")],
+        ["bash", "-c", script.replace(" ${runs[$SLURM_ARRAY_TASK_ID]}", "")],
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -159,7 +159,7 @@ def test_a_value_that_a_script_cannot_hold_is_refused(value: str) -> None:
         environment_of_tasks({"WANDB_MODE": value})
 
 
-def _script(runs: Mapping[int, RunSpec], **changes: Any) -> str:
+def _script(runs: Mapping[int, Sequence[RunSpec]], **changes: Any) -> str:
     settings: dict[str, Any] = {
         "name": "n", "logs": Path("/logs"), "cluster": Cluster(), "command": ["echo"], "environment": {}
     }  # fmt: skip

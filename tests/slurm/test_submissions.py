@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from repro.runs.states import RunState, State
 from repro.slurm.commands import Task
 from repro.slurm.submissions import Submissions
 
+BEFORE = "2026-01-01T00:00:00+00:00"  # any array was written
+
 
 @pytest.fixture
 def specs() -> list[RunSpec]:
@@ -22,9 +26,9 @@ def specs() -> list[RunSpec]:
 
 @pytest.fixture
 def submissions(tmp_path: Path, specs: list[RunSpec]) -> Submissions:
-    """An array of three runs."""
+    """An array of three tasks with a run each."""
     submissions = Submissions(tmp_path / "slurm")
-    submissions.write("array", dict(enumerate(specs[:3])), "script")
+    submissions.write("array", {index: [spec] for index, spec in enumerate(specs[:3])}, "script")
     return submissions
 
 
@@ -78,15 +82,60 @@ def test_what_the_store_knows_for_sure_stands(submissions: Submissions, specs: l
     submissions.log("array", 0).write_text("something\n")
     done = RunState(specs[0], State.DONE)
     assert submissions.joined([done], [_task(0, "COMPLETING")]) == [done]
-    failed = RunState(specs[0], State.FAILED, detail="ValueError: no (attempt 1)")
+    failed = RunState(specs[0], State.FAILED, detail="ValueError: no (attempt 1)", failed=BEFORE)
     assert submissions.joined([failed], []) == [failed]
     # Until it is tried again.
     (retried,) = submissions.joined([failed], [_task(0, "PENDING", "Resources")])
     assert retried.state is State.PENDING
+    # And where its task has no other run, it is tried again also after a failure in this task.
+    again = RunState(specs[0], State.FAILED, failed=datetime.now(UTC).isoformat(timespec="seconds"))
+    (retried,) = submissions.joined([again], [_task(0, "RUNNING")])
+    assert retried.state is State.RUNNING
+
+
+def test_a_task_of_several_runs_is_at_the_first_that_is_open(
+    submissions: Submissions, specs: list[RunSpec]
+) -> None:
+    submissions.write("several", {4: specs[3:8]}, "script")
+    submissions.log("several", 4).write_text("[3/5] x: train 3/9, 0:01:00 left\n")
+    states = [
+        RunState(specs[3], State.DONE),
+        RunState(specs[4], State.FAILED, detail="no", failed=datetime.now(UTC).isoformat(timespec="seconds")),
+        RunState(specs[5], State.FAILED, detail="no", failed=BEFORE),
+        RunState(specs[6], State.MISSING),
+        RunState(specs[7], State.MISSING),
+    ]
+
+    def joined(*tasks: Task) -> list[tuple[State, str]]:
+        return [(state.state, state.detail) for state in submissions.joined(states, tasks)]
+
+    running, pending = (_task(4, state, name="several") for state in ("RUNNING", "PENDING"))
+    assert submissions.queued([running]) == {spec.hash: running for spec in specs[3:8]}
+    waits = (State.PENDING, "task 12_4: after another run of this task")
+    assert joined(running) == [
+        (State.DONE, ""),
+        (State.FAILED, "no"),
+        (State.RUNNING, "task 12_4: [3/5] x: train 3/9, 0:01:00 left"),  # its failure is an earlier one
+        waits,
+        waits,
+    ]
+    assert [state for state, _ in joined(pending)] == [State.DONE, State.FAILED, *3 * [State.PENDING]]
+    assert [state for state, _ in joined()] == [
+        State.DONE, State.FAILED, State.FAILED, State.LOST, State.LOST
+    ]  # fmt: skip
+
+
+def test_the_list_of_an_array_written_when_a_task_had_one_run_is_read(
+    submissions: Submissions, specs: list[RunSpec]
+) -> None:
+    path = submissions.script("array").with_name("runs.json")
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"runs": {k: hash for k, (hash,) in written["runs"].items()}}))
+    assert submissions.queued([_task(1, "RUNNING")]).keys() == {specs[1].hash}
 
 
 def test_the_last_submission_of_a_run_speaks_for_it(submissions: Submissions, specs: list[RunSpec]) -> None:
-    submissions.write("again", {5: specs[0]}, "script")
+    submissions.write("again", {5: [specs[0]]}, "script")
     submissions.log("array", 0).write_text("first\n")
     submissions.log("again", 5).write_text("second\n")
     (state,) = submissions.joined([RunState(specs[0], State.MISSING)], [])
