@@ -199,7 +199,8 @@ class _Launcher:
 
     def _supervise(self, part: Part | None) -> None:
         # The processes inherit the block. A scheduler and Ctrl-C signal them too, but only launchers answer.
-        # Python's resource tracker, which multiprocessing needs, unblocks two of the signals as it starts.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        # So does Python's resource tracker, which multiprocessing needs. Its start unblocks two signals here.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         for name in _TALKATIVE:

@@ -1,4 +1,4 @@
-"""A real SLURM for the tests: controller, node and authentication on this machine, in a folder of their own.
+"""A real SLURM for the tests: controller, nodes and authentication on this machine, in a folder of their own.
 
 Nothing outside the folder is read or written, and nothing listens beyond loopback. Install the programs with
 `make test-slurm`.
@@ -25,18 +25,17 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 CredType=cred/munge
 # A requeued job waits until the credential of its last start has expired: 2 minutes, or 5 seconds at least.
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 # No cgroups, no accounting, no mail: a container need not have them.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -53,14 +52,16 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory}
+NodeName={host},{second} NodeHostname={host},{host} NodeAddr=127.0.0.1,127.0.0.1 Port={node_ports} \
+CPUs={cpus} RealMemory={memory}
 PartitionName=main Nodes={host} Default=YES DefaultTime=10 MaxTime=60 PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes={host} MaxTime=60 PriorityTier=2 PreemptMode=OFF
+PartitionName=pair Nodes={host},{second} MaxTime=60 PriorityTier=1
 """
 
 
-class OneNode:
-    """A cluster of this machine alone."""
+class OneMachine:
+    """A cluster of this machine alone, which is two nodes in the partition `pair` and one in the others."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +69,9 @@ class OneNode:
 
     def start(self) -> None:
         """Start the daemons as children of this process and wait until the node takes jobs."""
-        for name in ("state", "spool"):
+        host = socket.gethostname().split(".")[0]
+        second = f"{host}-b"
+        for name in ("state", f"spool.{host}", f"spool.{second}"):
             (self.folder / name).mkdir(parents=True)
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
@@ -76,11 +79,12 @@ class OneNode:
         configuration = self.folder / "slurm.conf"
         configuration.write_text(
             _CONFIGURATION.format(
-                host=socket.gethostname().split(".")[0],
+                host=host,
+                second=second,
                 user=subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip(),
                 folder=self.folder,
                 controller_port=_free_port(),
-                node_port=_free_port(),
+                node_ports=f"{_free_port()},{_free_port()}",
                 # A node that has less than it says is drained.
                 cpus=os.cpu_count(),
                 memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 * 9 // 10,
@@ -94,8 +98,10 @@ class OneNode:
         )  # fmt: skip
         self.wait(munge["socket"].exists, "munged")
         self._daemon("slurmctld", "-D")
-        self._daemon("slurmd", "-D")
-        self.wait(lambda: _output("sinfo", "--noheader", "--format=%t").strip() == "idle", "an idle node")
+        for node in (host, second):
+            self._daemon("slurmd", "-D", "-N", node)
+        states = ["sinfo", "--noheader", "--Node", "--partition=pair", "--format=%t"]
+        self.wait(lambda: _output(*states).split() == ["idle", "idle"], "two idle nodes")
 
     def stop(self) -> None:
         """End every job, then the daemons."""
@@ -124,7 +130,7 @@ class OneNode:
             time.sleep(0.2)
 
     def _daemon(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}.out").open("wb") as out:
+        with (self.folder / f"{command[0]}.out").open("ab") as out:
             # setpriv: they end with the tests, however these end. A session of their own: Ctrl-C reaches the
             # tests alone, which then end them in order.
             command = ("setpriv", "--pdeathsig", "TERM", *command)
@@ -142,7 +148,7 @@ def _output(*command: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNode]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneMachine]:
     """The running cluster; skips where its programs are not installed."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     missing = [name for name in _PROGRAMS if shutil.which(name, path=path) is None]
@@ -151,9 +157,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNode]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", path)
         patch.setenv("SLURM_CONF", "")
-        node = OneNode(tmp_path_factory.mktemp("slurm"))
+        machine = OneMachine(tmp_path_factory.mktemp("slurm"))
         try:
-            node.start()
-            yield node
+            machine.start()
+            yield machine
         finally:
-            node.stop()
+            machine.stop()

@@ -118,9 +118,10 @@ class Clone:
         """What the tasks of each run said, by its hash."""
         said: dict[str, str] = {}
         for path in sorted((self.results / "slurm").glob("*/runs.json")):
-            for index, hash in json.loads(path.read_text())["runs"].items():
+            for index, hashes in json.loads(path.read_text())["runs"].items():
                 log = path.parent / f"{index}.log"
-                said[hash] = said.get(hash, "") + (log.read_text() if log.exists() else "")
+                for hash in hashes:
+                    said[hash] = said.get(hash, "") + (log.read_text() if log.exists() else "")
         return said
 
 
@@ -296,6 +297,30 @@ def test_a_task_that_is_told_to_stop_requeues_itself_alone_and_goes_on(
     assert "start 2" not in logs[other.hash]
 
 
+def test_a_task_of_several_runs_goes_on_with_the_one_that_was_stopped(
+    clone: Clone, uninterrupted: Callable[[RunSpec], Result]
+) -> None:
+    broken = {"training": {"learning_rate": 1e30}}
+    clone.edit("table1.yaml", _keep_rows("lora_plus", "lora", "dual_lora", lora_plus=broken))
+    _make_long(clone)
+    clone.hold.touch()
+    failing, stopped, last = _specs(clone, "table1")
+    assert clone.submit("table1", "--runs-per-task", "3") == 3
+    task = clone.task("table1", stopped)
+    states = clone.status("table1")
+    assert states[failing.slug][0] == "failed"
+    assert states[last.slug] == ("pending", f"task {task}: after another run of this task")
+    _signal("USR1", task)
+    clone.hold.unlink()
+    clone.finish()
+    for spec in (stopped, last):
+        _assert_same(clone.store.result(spec), uninterrupted(spec))
+    assert clone.status("table1")[failing.slug][1].endswith("(attempt 1)")
+    log = clone.logs()[last.hash]
+    assert log == clone.logs()[failing.hash]
+    assert "[3/3]" not in log.partition("start 2: ")[0] and "[2/2] tiny-llama dual_lora" in log
+
+
 def test_a_run_goes_on_behind_its_time_limit(
     clone: Clone, uninterrupted: Callable[[RunSpec], Result]
 ) -> None:
@@ -338,6 +363,28 @@ def test_a_run_makes_room_for_an_urgent_job_and_goes_on_behind_it(
     assert (clone.folder / "urgent.log").read_text() == "was here\n"
     assert "told to stop: requeued, to continue from the last checkpoint" in clone.logs()[spec.hash]
     assert "PREEMPTION" not in clone.logs()[spec.hash]  # it stopped before it was killed
+
+
+def test_a_run_on_two_nodes_of_two_processes_is_that_on_one_of_four(clone: Clone, tmp_path: Path) -> None:
+    def spread(content: dict[str, Any]) -> None:
+        content["execution"] |= {"nodes": 2, "devices": 2, "strategy": "fsdp"}
+        content["cluster"] |= {"nodes": 2, "partition": "pair"}
+
+    clone.edit("table1.yaml", _keep_rows("dual_lora"))
+    clone.edit("profiles/smoke.yaml", spread)
+    (spec,) = _specs(clone, "table1")
+    assert clone.submit("table1") == 1
+    clone.finish()
+    found = clone.store.result(spec)
+    assert found is not None, clone.logs()
+    assert (found.environment.devices, found.environment.strategy) == (4, "fsdp")
+    four = Execution(devices=4, strategy="fsdp", micro_batch_size=4, evaluation_tokens=8192, wandb=False)
+    alone = Store(tmp_path / "alone")
+    expected = execute(spec, store=alone, execution=four, bases=BaseModels(), group="test")
+    # Equal, not close: the same processes add up the same addends in the same order.
+    assert found.training.losses == expected.training.losses
+    assert found.training.validation_losses == expected.training.validation_losses
+    assert clone.store.predictions(spec) == alone.predictions(spec)
 
 
 def test_the_script_for_plain_sbatch_executes_run_n_in_task_n(clone: Clone) -> None:
