@@ -185,7 +185,7 @@ wheelhouse: $(READY) ## all packages as wheels in wheelhouse/, for `make .venv W
 
 lock: $(READY) ## renew requirements-hashed.txt, after constraints.txt or pyproject.toml
 	$(INSTALL) -c constraints.txt uv
-	{ echo '# The versions of constraints.txt with the SHA-256 of their files, and what else torch needs on a system.' && \
+	@{ echo '# The versions of constraints.txt with the SHA-256 of their files, and what else torch needs on a system.' && \
 		echo '# `make lock` writes this file, `make .venv HASHES=1` installs it (pip: with --require-hashes --no-deps).' && \
 		$(LOCK) --extra dev pyproject.toml && printf '%s\n' $(ASSETS) | $(LOCK) --no-deps -; } > requirements-hashed.new
 	mv requirements-hashed.new requirements-hashed.txt

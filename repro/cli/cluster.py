@@ -122,7 +122,7 @@ def execute_task(options: argparse.Namespace) -> int:
         return 0 if done else _join(execution.nodes)
     print(f"start {restarts() + 1}: {', '.join(spec.slug for spec in specs)}", file=sys.stderr)
     try:
-        tell(execute_here(plan.profile, _untried(specs, store), store, options, plan.experiment.name))
+        tell(execute_here(plan.profile, _left(specs, store), store, options, plan.experiment.name))
     except Interrupted:
         if restarts() >= plan.profile.cluster_for(specs[0].model.name).restarts:
             print("told to stop more often than cluster.restarts allows, not requeued", file=sys.stderr)
@@ -135,22 +135,14 @@ def execute_task(options: argparse.Namespace) -> int:
     return 0 if all(run_state(spec, store).state is State.DONE for spec in specs) else 1
 
 
-def _untried(specs: Sequence[RunSpec], store: Store) -> Sequence[RunSpec]:
-    """The runs that are left when a task goes on: not those that are done, or have failed in it.
-
-    All of them where none is left: who starts such a task again wants the failed ones tried again.
-    """
-    from repro.runs.states import State, run_state
+def _left(specs: Sequence[RunSpec], store: Store) -> Sequence[RunSpec]:
+    """The runs with which this task goes on, see `Submission.left`; all of a task that nobody submitted."""
+    from repro.runs.states import run_state
     from repro.slurm.commands import name_of_this_array
 
     array = submissions().array(name_of_this_array())
     states = [run_state(spec, store) for spec in specs]
-    left = [
-        state.spec
-        for state in states
-        if state.state is not State.DONE and not (array is not None and array.has_tried(state))
-    ]
-    return left or specs
+    return [state.spec for state in array.left(states)] if array is not None else specs
 
 
 def _check_data(plan: Plan, options: argparse.Namespace) -> None:

@@ -118,12 +118,13 @@ def requeue_this_task() -> bool:
     """Requeue the array task that this process belongs to.
 
     Returns:
-        False if this process is not an array task, or its task was cancelled.
+        False if this process is not an array task, its task was cancelled, or SLURM's commands are not here,
+        as in a container.
 
     Raises:
         ConfigError: SLURM does not answer.
     """
-    if "SLURM_ARRAY_JOB_ID" not in os.environ:
+    if "SLURM_ARRAY_JOB_ID" not in os.environ or shutil.which("scontrol") is None:
         return False
     task = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     # Before a time limit or a preemption the task is still RUNNING. A cancelled task gets the same signal,

@@ -41,13 +41,15 @@ class Submission(Frozen):
     written: str
     runs: dict[int, Annotated[tuple[str, ...], BeforeValidator(_several)]]
 
-    def has_tried(self, state: RunState) -> bool:
-        """Whether a run of this array failed since the array was written, and so in its task."""
-        if state.failed is None:
-            return False
-        # A failure is dated in whole seconds.
-        written = datetime.fromisoformat(self.written).replace(microsecond=0)
-        return datetime.fromisoformat(state.failed) >= written
+    def left(self, states: Sequence[RunState]) -> list[RunState]:
+        """The runs with which a task goes on when it is started again, of those that it has.
+
+        None that is done, and none that has failed in this task, unless there is no other: who starts such a
+        task again wants the failed ones tried again.
+        """
+        undone = [state for state in states if state.state is not State.DONE]
+        # Both in UTC. A failure is dated in whole seconds: compared are the 19 characters up to these.
+        return [s for s in undone if s.failed is None or s.failed[:19] < self.written[:19]] or undone
 
 
 class Submissions:
@@ -123,11 +125,16 @@ class Submissions:
         """
         queued, logs = self.queued(tasks), self._last_logs()
         arrays = {array.name: array for array in self.all()}
+        of_task: dict[Task, list[RunState]] = {}
+        for state in states:
+            if state.spec.hash in queued:
+                of_task.setdefault(queued[state.spec.hash], []).append(state)
+        left = {state.spec.hash for task, runs in of_task.items() for state in arrays[task.name].left(runs)}
         joined: list[RunState] = []
         busy: set[Task] = set()
         for state in states:
             task, now = queued.get(state.spec.hash), state
-            if task is None or not arrays[task.name].has_tried(state):
+            if task is None or state.spec.hash in left:
                 now = _joined(state, task, logs.get(state.spec.hash), waits=task in busy)
             if task is not None and now.state is State.RUNNING:
                 busy.add(task)

@@ -70,11 +70,16 @@ def test_a_controller_that_sleeps_is_no_slurm(
 def test_a_task_requeues_itself_alone_and_only_while_it_runs(
     state: str, requeued: bool, program: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    squeue, scontrol = program("squeue", f"echo {state}"), program("scontrol", "")
-    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
-    assert not commands.requeue_this_task()
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    with monkeypatch.context() as container:
+        container.setenv("PATH", "/nowhere")
+        assert not commands.requeue_this_task()
+    squeue, scontrol = program("squeue", f"echo {state}"), program("scontrol", "")
+    with monkeypatch.context() as outside:
+        outside.delenv("SLURM_ARRAY_JOB_ID")
+        assert not commands.requeue_this_task()
+    assert not scontrol.exists()
     assert commands.requeue_this_task() is requeued
     assert "--jobs=7_3" in squeue.read_text()
     assert scontrol.exists() is requeued
