@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from repro.cli.shared import execute_here, load, submissions, tell
+from repro.cli.shared import execute_here, load, selected, submissions, tell
 from repro.runs.interruption import Interrupted, on_stop_signal
 from repro.runs.node import this_node
 
@@ -32,7 +32,7 @@ def submit_runs(options: argparse.Namespace) -> int:
         command += ["--no-wandb"]
     count = 0
     for array in submit(
-        plan.only(options.rows) if options.rows else plan,
+        selected(plan, options),
         store,
         submissions(),
         cluster=lambda spec: _cluster(plan, spec, options),
@@ -73,7 +73,8 @@ def cancel_runs(options: argparse.Namespace) -> int:
 
     plan, _ = load(options)
     queued = submissions().queued(queue())
-    tasks = [task for hash, task in queued.items() if hash in plan.runs]
+    runs = selected(plan, options).runs
+    tasks = [task for hash, task in queued.items() if hash in runs]
     if tasks:
         cancel(tasks)
     print(f"{len(tasks)} tasks cancelled")
