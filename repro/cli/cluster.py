@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from repro.cli.shared import execute_here, load, submissions, tell
+from repro.cli.shared import execute_here, load, selected, submissions, tell
 from repro.runs.interruption import Interrupted, on_stop_signal
 from repro.runs.node import this_node
 
@@ -37,7 +37,7 @@ def submit_runs(options: argparse.Namespace) -> int:
         command += ["--no-wandb"]
     count = 0
     for array in submit(
-        plan.only(options.rows) if options.rows else plan,
+        selected(plan, options),
         store,
         submissions(),
         cluster=lambda spec: _cluster(plan, spec, options),
@@ -88,10 +88,11 @@ def cancel_runs(options: argparse.Namespace) -> int:
     from repro.slurm.commands import cancel, queue
 
     plan, _ = load(options)
+    chosen = selected(plan, options).runs
     runs: dict[Task, list[str]] = {}
     for hash, task in submissions().queued(queue()).items():
         runs.setdefault(task, []).append(hash)
-    tasks = [task for task, hashes in runs.items() if plan.runs.keys() >= set(hashes)]
+    tasks = [task for task, hashes in runs.items() if chosen.keys() >= set(hashes)]
     if tasks:
         cancel(tasks)
     print(f"{len(tasks)} tasks cancelled")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.cli.shared import execute_here, load, short, submissions, tell
+from repro.cli.shared import execute_here, load, selected, short, submissions, tell
 from repro.config import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def show_plan(options: argparse.Namespace) -> int:
     from repro.runs.states import run_states
 
     gpu = load_gpu(options.gpu)
-    plan, store = load(options)
+    whole, store = load(options)
+    plan = selected(whole, options)
     states = run_states(plan, store)
     estimates = estimate(states, plan.execution, gpu)
     described = describe_plan(plan, states, lambda spec: estimates.executions[spec.hash])
@@ -63,7 +65,7 @@ def show_status(options: argparse.Namespace) -> int:
 
     plan, store = load(options)
     tasks = queue() if answers() else None
-    states = run_states(plan, store)
+    states = run_states(selected(plan, options), store)
     if tasks is not None:
         states = submissions().joined(states, tasks)
     for state in states:
@@ -75,12 +77,16 @@ def show_status(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """`run`: execute missing runs, then print and write the table. `run --from`: rerun a single run."""
     if options.file is not None:
+        if options.rows or options.models or options.ungated:
+            raise ConfigError(
+                "--rows, --models and --ungated select runs of an experiment; --from has one run"
+            )
         return _rerun(options)
     from repro.report.plans import describe_batches
     from repro.runs.states import run_states, to_execute
 
     plan, store = load(options)
-    states = run_states(plan.only(options.rows) if options.rows else plan, store)
+    states = run_states(selected(plan, options), store)
     for state in states:
         if state.result is not None:
             store.sweep(state.spec)
@@ -143,7 +149,7 @@ def score(options: argparse.Namespace) -> int:
 
     plan, store = load(options)
     problems = []
-    for state in run_states(plan, store):
+    for state in run_states(selected(plan, options), store):
         spec, before = state.spec, state.result
         if state.state is State.DAMAGED:
             problems.append(f"damaged: {state.detail}")
@@ -163,11 +169,14 @@ def score(options: argparse.Namespace) -> int:
 
 
 def render(options: argparse.Namespace) -> int:
-    """`render`: print the table, and write it with its figures."""
+    """`render`: print the table, and write it with its figures; a part of it into a folder of its own."""
+    from repro.paths import RESULTS
     from repro.runs.states import run_states
 
-    plan, store = load(options)
-    return tell(_print_experiment(plan, run_states(plan, store), store))
+    whole, store = load(options)
+    plan = selected(whole, options)
+    results = RESULTS / "selection" if plan.rows != whole.rows else RESULTS
+    return tell(_print_experiment(plan, run_states(plan, store), store, results))
 
 
 def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
@@ -215,12 +224,18 @@ def _failed_probes(states: Sequence[RunState]) -> list[str]:
     ]
 
 
-def _print_experiment(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
-    """Print and write the table or figure. Returns a line for every file that could not be used for it."""
+def _print_experiment(
+    plan: Plan, states: Sequence[RunState], store: Store, results: Path | None = None
+) -> list[str]:
+    """Print and write the table or figure. Returns a line for every file that could not be used for it.
+
+    Args:
+        results: where to write; None writes to the results folder.
+    """
     from repro.analysis.damaged_files import damaged_files, damaged_random_ranks
     from repro.paths import RESULTS
     from repro.report.output import write_experiment
 
-    text, written = write_experiment(plan, states, store, RESULTS)
+    text, written = write_experiment(plan, states, store, results or RESULTS)
     print(f"\n{text}\n\nwritten: " + ", ".join(short(path) for path in written))
     return damaged_files(states, store) + damaged_random_ranks([plan.experiment], RESULTS)

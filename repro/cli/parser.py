@@ -30,6 +30,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="the source of all data; profile: the profile's, whether REPRO_DATA_DIR is set or not",
     )
 
+    choosing = argparse.ArgumentParser(add_help=False)
+    choosing.add_argument(
+        "--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'"
+    )
+    choosing.add_argument(
+        "--models", type=_names, help="only these models, for instance llama-7b or 'llama*'"
+    )
+    choosing.add_argument(
+        "--ungated", action="store_true", help="only models that need no licence accepted at the hub"
+    )
+
     common = argparse.ArgumentParser(add_help=False, parents=[sizing])
     common.add_argument("experiment", help="for instance table1; `repro list` shows all")
 
@@ -37,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=experiments.show_names)
 
     verb = verbs.add_parser(
-        "plan", parents=[common], help="show the runs of an experiment and what they cost; changes nothing"
+        "plan",
+        parents=[common, choosing],
+        help="show the runs of an experiment and what they cost; changes nothing",
     )
     verb.add_argument("--gpu", default="h100", help="the GPU whose hours are estimated, for instance a100")
     verb.set_defaults(verb=experiments.show_plan)
@@ -53,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=fetch.fetch)
 
     verb = verbs.add_parser(
-        "run", parents=[sizing], help="execute the missing runs on this machine, then render"
+        "run", parents=[sizing, choosing], help="execute the missing runs on this machine, then render"
     )
     what = verb.add_mutually_exclusive_group(required=True)
     what.add_argument("experiment", nargs="?", help="for instance table1; `repro list` shows all")
@@ -64,14 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help="repeat the run of a result file and compare; exit status 1 if the two differ",
     )
-    verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
     verb.add_argument("--retry-failed", action="store_true", help="execute failed runs again as well")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
     verb.add_argument("--check", action="store_true", help="exit status 1 if a probe of these runs failed")
     verb.set_defaults(verb=experiments.run)
 
-    verb = verbs.add_parser("submit", parents=[common], help="submit the missing runs to SLURM, as arrays")
-    verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
+    verb = verbs.add_parser(
+        "submit", parents=[common, choosing], help="submit the missing runs to SLURM, as arrays"
+    )
     verb.add_argument("--retry-failed", action="store_true", help="submit failed runs again as well")
     verb.add_argument("--dry-run", action="store_true", help="print the batch scripts, submit nothing")
     verb.add_argument("--no-wandb", action="store_true", help="do not log to Weights & Biases")
@@ -93,14 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser(
         "rehearse",
+        parents=[choosing],
         help="execute a profile's runs with tiny models and data made here, then say what the real ones need",
     )
     verb.add_argument(
         "experiments", nargs="*", metavar="EXPERIMENT", help="for instance table1; none: all but the sweeps"
     )
     verb.add_argument("--profile", default="paper", help="whose runs: paper (default), ...")
-    verb.add_argument("--rows", type=_names, help="only these rows, for instance lora,dual_lora or 'lora*'")
-    verb.add_argument("--models", type=_names, help="only these models, for instance llama-7b,llama3-8b")
     verb.add_argument(
         "--jobs", type=_positive, default=rehearse.default_jobs(), help="processes at once (%(default)s)"
     )
@@ -108,7 +120,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--submit", action="store_true", help="also execute a run as a task of SLURM")
     verb.set_defaults(verb=rehearse.rehearse)
 
-    verb = verbs.add_parser("cancel", parents=[common], help="take an experiment's runs out of SLURM's queue")
+    verb = verbs.add_parser(
+        "cancel", parents=[common, choosing], help="take an experiment's runs out of SLURM's queue"
+    )
     verb.set_defaults(verb=cluster.cancel_runs)
 
     verb = verbs.add_parser(
@@ -121,17 +135,19 @@ def build_parser() -> argparse.ArgumentParser:
     verb.set_defaults(verb=cluster.execute_task)
 
     verb = verbs.add_parser(
-        "status", parents=[common], help="which runs are done, queued, missing, lost, failed or damaged"
+        "status",
+        parents=[common, choosing],
+        help="which runs are done, queued, missing, lost, failed or damaged",
     )
     verb.set_defaults(verb=experiments.show_status)
 
     verb = verbs.add_parser(
-        "score", parents=[common], help="score stored predictions again, without training"
+        "score", parents=[common, choosing], help="score stored predictions again, without training"
     )
     verb.set_defaults(verb=experiments.score)
 
     verb = verbs.add_parser(
-        "render", parents=[common], help="print and write the table or figure from finished runs"
+        "render", parents=[common, choosing], help="print and write the table or figure from finished runs"
     )
     verb.set_defaults(verb=experiments.render)
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from repro.cli.shared import submissions, tell
+from repro.cli.shared import selected, submissions, tell
 from repro.config import ConfigError
 
 
@@ -30,10 +30,7 @@ def rehearse(options: argparse.Namespace) -> int:
     plans = [expand(load_experiment(name), profile, local_data=False) for name in names]
     if (options.rows or options.models) and len(plans) > 1:
         raise ConfigError(f"--rows and --models choose within one experiment (got {len(plans)}); name one")
-    if options.models:
-        plans = [plan.only_models(options.models) for plan in plans]
-    if options.rows:
-        plans = [plan.only(options.rows) for plan in plans]
+    plans = [selected(plan, options) for plan in plans]
     world = World(RESULTS / "rehearsal")
     world.build(options.profile, accelerator="auto" if options.submit else "cpu")
     command = [sys.executable, "-m", "repro.rehearsal", str(world.hub), options.profile, *names]
@@ -55,7 +52,7 @@ def _selection(options: argparse.Namespace) -> list[str]:
     """The options that choose rows and models."""
     rows = ["--rows", ",".join(options.rows)] if options.rows else []
     models = ["--models", ",".join(options.models)] if options.models else []
-    return rows + models
+    return [*rows, *models, *(["--ungated"] if options.ungated else [])]
 
 
 def default_jobs() -> int:

@@ -42,6 +42,19 @@ def load(options: argparse.Namespace, *, local_data: bool | None = None) -> tupl
     return planned, Store(RESULTS / "runs")
 
 
+def selected(plan: Plan, options: argparse.Namespace) -> Plan:
+    """The part of a plan that `--models`, `--ungated` and `--rows` ask for.
+
+    Raises:
+        ConfigError: a name that there is not, or nothing is left.
+    """
+    if options.models:
+        plan = plan.only_models(options.models)
+    if options.ungated:
+        plan = plan.only_ungated()
+    return plan.only(options.rows) if options.rows else plan
+
+
 def execute_here(
     profile: Profile,
     specs: Sequence[RunSpec],

@@ -54,16 +54,16 @@ EFFICIENCY = {"bf16": 0.65, "fp32": 0.6}
 # Share of the peak bandwidth that elementwise operations reach.
 BANDWIDTH = 0.85
 
-# Seconds of the CPU for one operation, in Python, autograd and the launch. On the machine with that H200, 40 us
-# for each operation of an adapter on small inputs, and 50 us in whole steps of LLaMA-7B with Dual LoRA and DoRA,
-# which wait for the CPU alone. No constant here depends as much on the machine.
+# Seconds of the CPU for one operation, in Python, autograd and the launch. On the machine with that H200,
+# 40 us for each operation of an adapter on small inputs, and 50 us in whole steps of LLaMA-7B with Dual LoRA
+# and DoRA, which wait for the CPU alone. No constant here depends as much on the machine.
 OPERATION_SECONDS = 50e-6
 # Operations that launch kernels in a block, forward and backward: 77 (RoBERTa) to 106 (LLaMA). Forward: 34 to
 # 63 (DeBERTa).
 BLOCK_OPERATIONS, BLOCK_FORWARD_OPERATIONS = 100, 45
 
-# Bytes that a block's elementwise operations read and write, forward and backward, for each number that enters
-# or leaves a linear layer. Counted in LLaMA in bf16; others move up to three times as many.
+# Bytes that a block's elementwise operations read and write, forward and backward, for each number that
+# enters or leaves a linear layer. Counted in LLaMA in bf16; others move up to three times as many.
 _MOVED = 26
 
 # Bytes per NF4 weight with double quantisation: 4 + 8/64 + 32/(64 x 256) bits (QLoRA, section 3).

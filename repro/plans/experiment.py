@@ -52,7 +52,7 @@ class Row(Settings):
 
     Attributes:
         id: the row's name within its block, the same as in the paper's numbers (`results/paper`).
-        label: what the table prints, by default the method's own label.
+        label: what the table prints, by default the method's own label and its rank.
         targets: modules to adapt; None uses those of the model's file.
         preset: preset that replaces the experiment's.
         init_from: tasks that start from another task's run.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -19,6 +18,7 @@ from typing import Any, Literal
 
 from repro.benchmarks.base import benchmark_families
 from repro.config import ConfigError, one_of, parse, partial_problems
+from repro.methods.base import Method
 from repro.methods.registry import METHODS
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.spec import load_model_spec
@@ -265,7 +265,7 @@ def expand(
         for row in block.rows
         for point in row.points()
     )
-    planned = Plan(experiment, profile, _told_apart(rows), local_data)
+    planned = Plan(experiment, profile, rows, local_data)
     planned.check_fairness()
     planned.check_execution()
     return planned
@@ -309,15 +309,10 @@ def _check_names(experiment: Experiment) -> None:
                 raise ConfigError("\n".join(f"{source}: {line}" for line in lines))
 
 
-def _told_apart(rows: Sequence[PlannedRow]) -> tuple[PlannedRow, ...]:
-    """The rows; where a block has a label twice, the rank is added to it."""
-    counts = Counter((row.block, row.label) for row in rows)
-    return tuple(
-        replace(row, label=f"{row.label}, r {row.specs[0].method.printed_rank}")
-        if counts[row.block, row.label] > 1 and row.specs[0].method.printed_rank
-        else row
-        for row in rows
-    )
+def _label(method: Method) -> str:
+    """The method's label with its rank, as the paper prints it: `LoRA (r=32)`."""
+    rank = method.printed_rank
+    return method.label if rank is None else f"{method.label} (r={rank})"
 
 
 def _planned_row(
@@ -376,7 +371,8 @@ def _planned_row(
     if benchmark_families()[experiment.family].run_per_task:
         tasks = list(spec(None, seeds[0], row.method).benchmark.columns)
     specs = tuple(started(task, seed) for task in tasks for seed in used)
-    return PlannedRow(block.model, row.id, row.label or method.label, specs, curve, row.extra)
+    label = row.label or _label(specs[0].method)
+    return PlannedRow(block.model, row.id, label, specs, curve, row.extra)
 
 
 # The seeds are the same for all rows, and the version follows from the other settings.

@@ -18,5 +18,6 @@ if __name__ == "__main__":
     parser.add_argument("--submit", action="store_true")
     parser.add_argument("--rows", default="")
     parser.add_argument("--models", default="")
+    parser.add_argument("--ungated", action="store_true")
     with quiet_libraries():
         sys.exit(rehearse(parser.parse_args()))

@@ -37,6 +37,7 @@ def rehearse(options: argparse.Namespace) -> int:
     for name in options.experiments:
         plan = expand(load_experiment(name), load_profile(options.profile), _SEEDS, local_data=False)
         chosen = plan.only_models(options.models.split(",")) if options.models else plan
+        chosen = chosen.only_ungated() if options.ungated else chosen
         chosen = chosen.only(options.rows.split(",")) if options.rows else chosen
         _write_stand_ins(chosen, options.hub, written)
         call = [name, "--profile", options.profile, "--seeds", ",".join(map(str, _SEEDS)), "--no-wandb"]
@@ -46,6 +47,7 @@ def rehearse(options: argparse.Namespace) -> int:
         else:
             call += ["--rows", options.rows] if options.rows else []
             call += ["--models", options.models] if options.models else []
+            call += ["--ungated"] if options.ungated else []
             status = _run(call, options.jobs)
         lines += [f"{name}: {time.perf_counter() - started:.0f} s", *_rows(chosen)]
         failed = failed or status != 0
