@@ -209,6 +209,31 @@ def test_runs_whose_model_is_not_here_are_not_started_and_their_neighbours_run(
     assert not store.is_done(absent) and store.failure(absent) is None
 
 
+@pytest.mark.parametrize("verb", [["run"], ["task"]])
+def test_without_a_model_nothing_fails_but_the_exit_status(
+    verb: list[str], results: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rows", "dual_lora-r16"] if verb == ["run"] else ["0"]
+    assert main([*verb, "table1", *options, "--profile", "paper", "--no-wandb"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not started: model ")]
+    assert len(lines) == (4 if verb == ["run"] else 1)
+    assert "it is gated: accept its licence" in lines[-1] or verb == ["task"]
+    assert not list(results.rglob("failure.json"))
+
+
+def test_a_model_in_the_cache_is_loaded_without_asking_a_hub_that_does_not_answer(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    in_cache(cache, "some/model", SMALL)
+    check_available(
+        load_model_spec("tiny-llama").model_copy(update={"source": "hub", "checkpoint": "some/model"})
+    )
+    assert huggingface_hub.constants.is_offline_mode()
+
+
 class _Logger:
     """A logger of which one method raises or hangs."""
 
