@@ -13,6 +13,7 @@ import huggingface_hub.constants
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 
+from repro.benchmarks.hub_sets import hub_sets
 from repro.cli import main
 from repro.cli.shared import execute_here
 from repro.config import ConfigError
@@ -207,6 +208,17 @@ def test_runs_whose_model_is_not_here_are_not_started_and_their_neighbours_run(
     assert problems[0].startswith("not started: model absent: x/y cannot be loaded: it is not whole in ")
     assert store.is_done(there)
     assert not store.is_done(absent) and store.failure(absent) is None
+
+
+def test_runs_whose_data_are_not_here_are_not_started(cache: Path) -> None:
+    plan = expand(load_experiment("table2"), load_profile("smoke"), data="hub").only(["lora"])
+    specs = list(plan.runs.values())
+    there, problems = preflight.ready(specs)
+    assert there == []
+    assert len(problems) == 1 and problems[0].startswith("data nyu-mll/glue: not in the cache, and HF_HUB_")
+    revision = hub_sets("glue")["rte"].revision
+    in_cache(cache, "datasets/nyu-mll/glue", {"README.md": b""}, name=str(revision))
+    assert preflight.ready(specs) == (specs, [])
 
 
 @pytest.mark.parametrize("verb", [["run"], ["task"]])
