@@ -78,7 +78,9 @@ def hub_size(family: str, name: str, split: str) -> int:
 
 
 def set_repositories(benchmark: Benchmark) -> list[Repository]:
-    """Where the data sets are that a run with these settings reads."""
+    """Where the data sets are that a run with these settings reads from the hub; none of another source."""
+    if getattr(benchmark, "source", None) != "hub":
+        return []
     names = getattr(benchmark, "tasks", (benchmark.family,))
     sets = [hub_sets(benchmark.family)[name] for name in names]
     return [Repository("dataset", found.repository, found.revision) for found in sets]

@@ -69,7 +69,7 @@ def execute_here(
         adapted: changes the profile's execution settings of a run.
 
     Returns:
-        A line for each model that is not here. Its runs are not started, and leave no failure.
+        A line for each model and data set that is not here. Its runs are not started, and leave no failure.
     """
 
     def execution(spec: RunSpec) -> Execution:
@@ -78,13 +78,12 @@ def execute_here(
         return adapted(spec, logged)
 
     # Before torch is loaded and anything is trained.
-    from repro.runs.preflight import check_machine, without_model
+    from repro.runs.preflight import check_machine, ready
 
     check_writable(store.folder)
     check_machine(map(execution, specs))
-    absent = without_model(specs)
-    specs = [spec for spec in specs if spec.model.name not in absent]
-    problems = [f"not started: {problem}" for problem in absent.values()]
+    specs, absent = ready(specs)
+    problems = [f"not started: {problem}" for problem in absent]
     if not specs:
         return problems
 

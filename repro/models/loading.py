@@ -71,11 +71,14 @@ def check_available(spec: ModelSpec) -> None:
     """
     if spec.source == "package":
         package_file(spec)
-    elif spec.source == "hub" and not hub.model_is_cached(repository(spec)):
+    elif spec.source == "hub":
         import huggingface_hub
 
+        reason = hub.offline()  # asked first: whatever is loaded from the cache then waits for no network
+        if hub.model_is_cached(repository(spec)):
+            return
         try:
-            if (reason := hub.offline()) is not None:
+            if reason is not None:
                 raise OSError(f"it is not whole in {huggingface_hub.constants.HF_HUB_CACHE}, and {reason}")
             huggingface_hub.hf_hub_download(spec.checkpoint, "config.json", revision=spec.revision)
         except Exception as error:  # offline, gated, renamed: of many unrelated classes

@@ -28,9 +28,8 @@ def wanted(specs: Iterable[RunSpec]) -> dict[Repository, str]:
         if spec.model.source == "hub":
             found.setdefault(repository(spec.model), spec.model.name)
     for spec in specs:
-        if getattr(spec.benchmark, "source", None) == "hub":
-            for needed in set_repositories(spec.benchmark):
-                found.setdefault(needed, f"{spec.benchmark.family} data")
+        for needed in set_repositories(spec.benchmark):
+            found.setdefault(needed, f"{spec.benchmark.family} data")
     return found
 
 

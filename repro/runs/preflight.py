@@ -6,11 +6,12 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
-from repro import variables
+from repro import hub, variables
+from repro.benchmarks.hub_sets import set_repositories
 from repro.config import ConfigError
 from repro.models.loading import check_available
 from repro.plans.execution import Execution
@@ -37,15 +38,27 @@ def check_machine(executions: Iterable[Execution]) -> None:
         check_wandb()
 
 
-def without_model(specs: Iterable[RunSpec]) -> dict[str, str]:
-    """Of the models that are not here, by name, why and how to get them. Nothing large is loaded."""
-    problems: dict[str, str] = {}
+def ready(specs: Sequence[RunSpec]) -> tuple[list[RunSpec], list[str]]:
+    """The runs whose model and data are here, and of what is not, why and how to get it.
+
+    Nothing large is loaded. Data that the hub has to be asked for are taken to be there if it answers.
+    """
+    models: dict[str, str] = {}
+    data: dict[hub.Repository, str] = {}
     for model in {spec.model.model_dump_json(): spec.model for spec in specs}.values():
         try:
             check_available(model)
         except ConfigError as error:
-            problems[model.name] = str(error)
-    return problems
+            models[model.name] = str(error)
+    for needed in dict.fromkeys(needed for spec in specs for needed in set_repositories(spec.benchmark)):
+        if hub.cached_folder(needed) is None and (reason := hub.offline()) is not None:
+            data[needed] = f"data {needed.id}: {hub.how_to_get(needed, f'not in the cache, and {reason}')}"
+    there = [
+        spec
+        for spec in specs
+        if spec.model.name not in models and data.keys().isdisjoint(set_repositories(spec.benchmark))
+    ]
+    return there, [*models.values(), *data.values()]
 
 
 def check_wandb() -> None:

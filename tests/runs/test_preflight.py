@@ -13,6 +13,7 @@ import huggingface_hub.constants
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 
+from repro.benchmarks.hub_sets import hub_sets
 from repro.cli import main
 from repro.cli.shared import execute_here
 from repro.config import ConfigError
@@ -207,6 +208,42 @@ def test_runs_whose_model_is_not_here_are_not_started_and_their_neighbours_run(
     assert problems[0].startswith("not started: model absent: x/y cannot be loaded: it is not whole in ")
     assert store.is_done(there)
     assert not store.is_done(absent) and store.failure(absent) is None
+
+
+def test_runs_whose_data_are_not_here_are_not_started(cache: Path) -> None:
+    plan = expand(load_experiment("table2"), load_profile("smoke"), data="hub").only(["lora"])
+    specs = list(plan.runs.values())
+    there, problems = preflight.ready(specs)
+    assert there == []
+    assert len(problems) == 1 and problems[0].startswith("data nyu-mll/glue: not in the cache, and HF_HUB_")
+    revision = hub_sets("glue")["rte"].revision
+    in_cache(cache, "datasets/nyu-mll/glue", {"README.md": b""}, name=str(revision))
+    assert preflight.ready(specs) == (specs, [])
+
+
+@pytest.mark.parametrize("verb", [["run"], ["task"]])
+def test_without_a_model_nothing_fails_but_the_exit_status(
+    verb: list[str], results: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rows", "dual_lora-r16"] if verb == ["run"] else ["0"]
+    assert main([*verb, "table1", *options, "--profile", "paper", "--no-wandb"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not started: model ")]
+    assert len(lines) == (4 if verb == ["run"] else 1)
+    assert "it is gated: accept its licence" in lines[-1] or verb == ["task"]
+    assert not list(results.rglob("failure.json"))
+
+
+def test_a_model_in_the_cache_is_loaded_without_asking_a_hub_that_does_not_answer(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    in_cache(cache, "some/model", SMALL)
+    check_available(
+        load_model_spec("tiny-llama").model_copy(update={"source": "hub", "checkpoint": "some/model"})
+    )
+    assert huggingface_hub.constants.is_offline_mode()
 
 
 class _Logger:
