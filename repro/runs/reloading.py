@@ -71,5 +71,7 @@ def _bits(model: nn.Module) -> int:
 def _sum(tensor: Tensor) -> int:
     own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     values = own.contiguous().view(-1).view(torch.uint8)
+    if values.storage_offset() % 8:  # a part of another tensor
+        values = values.clone()
     words = len(values) // 8
     return int(values[: 8 * words].view(torch.int64).sum()) + int(values[8 * words :].sum())

@@ -147,6 +147,7 @@ def test_a_model_in_four_bits_trains(row: str, tmp_path: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     spec = _quantized(_spec(row))
     result = _execute(spec, tmp_path / "packed")
+    assert not [probe.name for probe in result.probes if probe.warning]
     assert result.evaluation.merged is False
 
     class Unpacked(BaseModels):

@@ -18,6 +18,7 @@ from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
+from repro.runs.reloading import _bits
 from repro.runs.result import Result
 from repro.runs.runner import execute
 from repro.runs.store import Store
@@ -96,3 +97,18 @@ def test_a_base_model_that_training_changed_is_a_warning(
     assert "a frozen weight has changed in training, and is not saved" in found(
         run({"name": "lora"}, tmp_path)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("size", [1, 7, 8, 1001])
+def test_a_single_changed_bit_is_seen(dtype: torch.dtype, size: int) -> None:
+    whole = torch.arange(size + 1).to(dtype)
+    for values in (whole[:size], whole[1:]):  # the second begins anywhere in its memory
+        model = nn.Module()
+        model.weight = nn.Parameter(values, requires_grad=False)
+        before = _bits(model)
+        assert _bits(model) == before
+        for place in (0, size - 1):
+            model.weight.data.view(torch.uint8)[place * dtype.itemsize] ^= 1
+            assert _bits(model) != before
+            model.weight.data.view(torch.uint8)[place * dtype.itemsize] ^= 1
