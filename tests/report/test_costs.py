@@ -10,7 +10,7 @@ import pytest
 
 from repro.analysis.estimates import Estimates, estimate
 from repro.paths import REFERENCE
-from repro.plans.cost import OPERATION_SECONDS
+from repro.plans.cost import BANDWIDTH, EFFICIENCY, OPERATION_SECONDS
 from repro.plans.experiment import load_experiment
 from repro.plans.gpu import list_gpus, load_gpu
 from repro.plans.plan import Plan, expand
@@ -55,7 +55,7 @@ def test_a_table_adds_up_and_fits_a_line(name: str, profile: str, tmp_path: Path
     blocks = [row(text, block) for block in dict.fromkeys(r.block for r in table.rows)]
     everything = row(text, "all")
     assert sum(int(block[0]) for block in blocks) == int(everything[0]) == len(table.runs)
-    for column in (1, 8):
+    for column in (1, 9, 11):
         total = sum(float(block[column].replace(",", "")) for block in blocks)
         assert total == pytest.approx(float(everything[column].replace(",", "")), rel=0.05)
     assert "ASSUMED" in text
@@ -65,10 +65,13 @@ def test_a_pass_waits_for_its_operations_or_for_their_launch(tmp_path: Path) -> 
     table = planned("table1", "paper")
     found = estimates(table, tmp_path)
     costs = {(r.block, r.id): found.costs[r.specs[0].hash] for r in table.rows}
-    small, large = costs["llama-7b", "lora-r32"], costs["llama3-70b", "lora-r16"]
-    assert small.passes == 3 * 42_575  # 170,420 records without 120 in fours
-    assert small.assumed_seconds(H100) == pytest.approx(small.passes * 32 * BLOCK_SECONDS)
-    assert large.assumed_seconds(H100) == pytest.approx(large.flops / (EFFICIENCY["bf16"] * 989e12))
+    dora, hira = costs["llama2-7b", "dora-r32"], costs["llama2-7b", "hira-r32"]
+    assert hira.passes == 3 * 5_322  # 170,420 records without 120, in batches of 32 that fit an H100
+    assert dora.passes == 3 * 10_644  # in halves of them
+    assert dora.assumed_seconds(H100) == pytest.approx(dora.passes * dora.operations * OPERATION_SECONDS)
+    assert hira.assumed_seconds(H100) == pytest.approx(
+        hira.flops / (EFFICIENCY["bf16"] * 989e12) + hira.moved / (BANDWIDTH * 3.35e12)
+    )
 
 
 def test_finished_runs_give_tokens_and_a_rate(finished: Path) -> None:
