@@ -11,11 +11,13 @@ import pytest
 from repro.analysis.estimates import Estimates, estimate
 from repro.paths import REFERENCE
 from repro.plans.cost import BANDWIDTH, EFFICIENCY, OPERATION_SECONDS
-from repro.plans.experiment import load_experiment
+from repro.plans.experiment import list_experiments, load_experiment
 from repro.plans.gpu import list_gpus, load_gpu
 from repro.plans.plan import Plan, expand
-from repro.plans.profile import load_profile
+from repro.plans.profile import list_profiles, load_profile
 from repro.report.costs import describe_costs
+from repro.report.plans import describe_plan
+from repro.report.tables import build_table
 from repro.runs.states import run_states
 from repro.runs.store import Store
 
@@ -118,3 +120,15 @@ def test_a_described_gpu_can_be_planned_for(name: str, tmp_path: Path) -> None:
     gpu = load_gpu(name)
     assert gpu.name == name
     assert gpu.peak_tflops.keys() == {"bf16", "fp32"}
+
+
+@pytest.mark.parametrize("profile", list_profiles())
+def test_every_experiment_is_planned_and_rendered(profile: str, tmp_path: Path) -> None:
+    """Every row of every table under every profile, before anything has run."""
+    for name in list_experiments():
+        table = expand(load_experiment(name), load_profile(profile))
+        states = run_states(table, Store(tmp_path))
+        estimates = estimate(states, table.execution, load_gpu("h100"))
+        assert describe_plan(table, states, lambda spec, e=estimates: e.executions[spec.hash])
+        assert describe_costs(table, estimates, load_gpu("h100"))
+        assert len(build_table(table, states).groups) >= 1
