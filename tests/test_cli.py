@@ -82,6 +82,10 @@ def test_run_takes_the_named_rows_alone_and_the_table_shows_what_is_missing(
     out = capsys.readouterr().out
     assert "0 of 1 runs are done, executing 1" in out
     assert "0/1" in out and "1/1" in out
+    whole = (results / "tables/smoke/table1.csv").read_bytes()
+    assert main(["render", "table1", "--profile", "smoke", "--rows", "dual*"]) == 0
+    assert "selection/tables/smoke/table1.csv" in capsys.readouterr().out
+    assert (results / "tables/smoke/table1.csv").read_bytes() == whole
     (file,) = (results / "runs").rglob("result.json")
     assert _run("--rows", "dual*", "--check") == 0
     found = json.loads(file.read_text())
@@ -246,7 +250,7 @@ def test_the_paper_profile_is_planned_and_shows_every_row() -> None:
         "lr=0.001 batch=32 epochs=3",
         "RandLoRA",
         "75 missing",
-        "cost of training on NVIDIA H100 SXM 80 GB",
+        "cost of training and test on NVIDIA H100 SXM 80 GB",
     ):
         assert text in done.stdout
 

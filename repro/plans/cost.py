@@ -55,9 +55,9 @@ EFFICIENCY = {"bf16": 0.65, "fp32": 0.6}
 BANDWIDTH = 0.85
 
 # Seconds of the CPU for one operation, in Python, autograd and the launch. On the machine with that H200,
-# 40 us for each operation of an adapter on small inputs, and 50 us in whole steps of LLaMA-7B with Dual LoRA
+# 40 us for each operation of an adapter on small inputs, and 55 us in whole steps of LLaMA-7B with Dual LoRA
 # and DoRA, which wait for the CPU alone. No constant here depends as much on the machine.
-OPERATION_SECONDS = 50e-6
+OPERATION_SECONDS = 55e-6
 # Operations that launch kernels in a block, forward and backward: 77 (RoBERTa) to 106 (LLaMA). Forward: 34 to
 # 63 (DeBERTa).
 BLOCK_OPERATIONS, BLOCK_FORWARD_OPERATIONS = 100, 45

@@ -16,20 +16,20 @@ from repro.text import one_line
 _GIB = 2**30
 _FP32 = 4  # bytes
 
-# Headings and widths; with a label of 40 characters a line has 120.
+# Headings and widths; with a label of 29 characters a line has 120.
 _COLUMNS = {
     "runs": 5,
-    "PFLOP": 9,
-    "weights": 9,
+    "PFLOP": 8,
+    "weights": 8,
     "trained": 8,
     "activ.": 7,
     "adapters": 9,
-    "GiB": 7,
-    "test": 7,
+    "GiB": 6,
+    "test": 6,
     "GPUs": 5,
     "GPU-h": 8,
     "busy": 6,
-    "test-h": 8,
+    "test-h": 7,
     "GFLOP/s": 8,
 }
 _FORMULA = """\

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from repro.analysis.paper import paper_rows
 from repro.config import ConfigError, parse
 from repro.paths import EXPERIMENTS
 from repro.plans.experiment import Experiment, list_experiments, load_experiment
@@ -291,3 +292,31 @@ def test_a_plan_refuses_an_execution_that_does_not_fit() -> None:
     sharded = profile.execution.model_copy(update={"devices": 2, "strategy": "fsdp"})
     with pytest.raises(ConfigError, match="fft trains all of them"):
         expand(load_experiment("table1"), profile.model_copy(update={"execution": sharded}))
+
+
+def test_models_can_be_chosen_and_gated_ones_left_out() -> None:
+    table = expand(load_experiment("table1"), load_profile("paper"))
+    assert {row.block for row in table.only_models(["llama-7b", "llama3-*"]).rows} == {
+        "llama-7b",
+        "llama3-8b",
+        "llama3-70b",
+    }
+    open_to_all = table.only_ungated()
+    assert {row.block for row in open_to_all.rows} == {
+        row.block for row in table.rows if not row.specs[0].model.gated
+    }
+    assert 0 < len(open_to_all.rows) < len(table.rows)
+    with pytest.raises(ConfigError, match=r"table1: unknown model 'llama-9b'; known: .*llama-7b"):
+        table.only_models(["llama-9b"])
+    with pytest.raises(ConfigError, match=r"every selected model is gated \(llama3-70b\)"):
+        table.only_models(["llama3-70b"]).only_ungated()
+
+
+def test_labels_name_the_rank_as_the_paper_does() -> None:
+    for name in ("table1", "table4", "table5"):
+        table = expand(load_experiment(name), load_profile("paper"))
+        ours = {(row.block, row.id): row.label for row in table.rows if not row.extra}
+        printed = {(row.block, row.row): row.label for row in paper_rows(name)}
+        for place, label in printed.items():
+            if "(r=" in label:
+                assert ours[place] == label

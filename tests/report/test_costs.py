@@ -10,11 +10,14 @@ import pytest
 
 from repro.analysis.estimates import Estimates, estimate
 from repro.paths import REFERENCE
-from repro.plans.experiment import load_experiment
+from repro.plans.cost import BANDWIDTH, EFFICIENCY, OPERATION_SECONDS
+from repro.plans.experiment import list_experiments, load_experiment
 from repro.plans.gpu import list_gpus, load_gpu
 from repro.plans.plan import Plan, expand
-from repro.plans.profile import load_profile
+from repro.plans.profile import list_profiles, load_profile
 from repro.report.costs import describe_costs
+from repro.report.plans import describe_plan
+from repro.report.tables import build_table
 from repro.runs.states import run_states
 from repro.runs.store import Store
 
@@ -54,7 +57,7 @@ def test_a_table_adds_up_and_fits_a_line(name: str, profile: str, tmp_path: Path
     blocks = [row(text, block) for block in dict.fromkeys(r.block for r in table.rows)]
     everything = row(text, "all")
     assert sum(int(block[0]) for block in blocks) == int(everything[0]) == len(table.runs)
-    for column in (1, 8):
+    for column in (1, 9, 11):
         total = sum(float(block[column].replace(",", "")) for block in blocks)
         assert total == pytest.approx(float(everything[column].replace(",", "")), rel=0.05)
     assert "ASSUMED" in text
@@ -64,10 +67,13 @@ def test_a_pass_waits_for_its_operations_or_for_their_launch(tmp_path: Path) -> 
     table = planned("table1", "paper")
     found = estimates(table, tmp_path)
     costs = {(r.block, r.id): found.costs[r.specs[0].hash] for r in table.rows}
-    small, large = costs["llama-7b", "lora-r32"], costs["llama3-70b", "lora-r16"]
-    assert small.passes == 3 * 42_575  # 170,420 records without 120 in fours
-    assert small.assumed_seconds(H100) == pytest.approx(small.passes * 32 * BLOCK_SECONDS)
-    assert large.assumed_seconds(H100) == pytest.approx(large.flops / (EFFICIENCY["bf16"] * 989e12))
+    dora, hira = costs["llama2-7b", "dora-r32"], costs["llama2-7b", "hira-r32"]
+    assert hira.passes == 3 * 5_322  # 170,420 records without 120, in batches of 32 that fit an H100
+    assert dora.passes == 3 * 10_644  # in halves of them
+    assert dora.assumed_seconds(H100) == pytest.approx(dora.passes * dora.operations * OPERATION_SECONDS)
+    assert hira.assumed_seconds(H100) == pytest.approx(
+        hira.flops / (EFFICIENCY["bf16"] * 989e12) + hira.moved / (BANDWIDTH * 3.35e12)
+    )
 
 
 def test_finished_runs_give_tokens_and_a_rate(finished: Path) -> None:
@@ -114,3 +120,15 @@ def test_a_described_gpu_can_be_planned_for(name: str, tmp_path: Path) -> None:
     gpu = load_gpu(name)
     assert gpu.name == name
     assert gpu.peak_tflops.keys() == {"bf16", "fp32"}
+
+
+@pytest.mark.parametrize("profile", list_profiles())
+def test_every_experiment_is_planned_and_rendered(profile: str, tmp_path: Path) -> None:
+    """Every row of every table under every profile, before anything has run."""
+    for name in list_experiments():
+        table = expand(load_experiment(name), load_profile(profile))
+        states = run_states(table, Store(tmp_path))
+        estimates = estimate(states, table.execution, load_gpu("h100"))
+        assert describe_plan(table, states, lambda spec, e=estimates: e.executions[spec.hash])
+        assert describe_costs(table, estimates, load_gpu("h100"))
+        assert len(build_table(table, states).groups) >= 1

@@ -40,8 +40,8 @@ def test_curves_and_lines_are_named_and_missing_points_left_out(planned: Plan, t
     png, svg = draw_sweep(planned, table_of(planned, heights), tmp_path)
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     texts = ["".join(node.itertext()) for node in ElementTree.parse(svg).iter() if node.tag.endswith("text")]
-    assert "Dual LoRA" in texts and "LoRA, r 16" in texts
-    assert "DoRA, r 16" not in texts and "Dual LoRA, constant scale" not in texts
+    assert "Dual LoRA" in texts and "LoRA (r=16)" in texts
+    assert "DoRA (r=16)" not in texts and "Dual LoRA, constant scale" not in texts
     assert planned.experiment.sweep is not None and planned.experiment.sweep.label in texts
 
 

@@ -68,7 +68,7 @@ def build(plan: Plan, outcomes: Callable[[RunSpec], dict[str, Outcomes] | None])
 
 def texts(table: Table, label: str) -> list[str]:
     rows: list[TableRow] = [row for group in table.groups if group.source == "measured" for row in group.rows]
-    return next(cell_texts(table, row) for row in rows if row.label == label)
+    return next(cell_texts(table, row) for row in rows if row.label.partition(" (r=")[0] == label)
 
 
 def everything_is_written(table: Table, folder: Path) -> str:
