@@ -134,47 +134,6 @@ def test_the_list_of_an_array_written_when_a_task_had_one_run_is_read(
     assert submissions.queued([_task(1, "RUNNING")]).keys() == {specs[1].hash}
 
 
-def test_a_task_of_several_runs_is_at_the_first_that_is_open(
-    submissions: Submissions, specs: list[RunSpec]
-) -> None:
-    submissions.write("several", {4: specs[3:8]}, "script")
-    submissions.log("several", 4).write_text("[3/5] x: train 3/9, 0:01:00 left\n")
-    states = [
-        RunState(specs[3], State.DONE),
-        RunState(specs[4], State.FAILED, detail="no", failed=datetime.now(UTC).isoformat(timespec="seconds")),
-        RunState(specs[5], State.FAILED, detail="no", failed=BEFORE),
-        RunState(specs[6], State.MISSING),
-        RunState(specs[7], State.MISSING),
-    ]
-
-    def joined(*tasks: Task) -> list[tuple[State, str]]:
-        return [(state.state, state.detail) for state in submissions.joined(states, tasks)]
-
-    running, pending = (_task(4, state, name="several") for state in ("RUNNING", "PENDING"))
-    assert submissions.queued([running]) == {spec.hash: running for spec in specs[3:8]}
-    waits = (State.PENDING, "task 12_4: after another run of this task")
-    assert joined(running) == [
-        (State.DONE, ""),
-        (State.FAILED, "no"),
-        (State.RUNNING, "task 12_4: [3/5] x: train 3/9, 0:01:00 left"),  # its failure is an earlier one
-        waits,
-        waits,
-    ]
-    assert [state for state, _ in joined(pending)] == [State.DONE, State.FAILED, *3 * [State.PENDING]]
-    assert [state for state, _ in joined()] == [
-        State.DONE, State.FAILED, State.FAILED, State.LOST, State.LOST
-    ]  # fmt: skip
-
-
-def test_the_list_of_an_array_written_when_a_task_had_one_run_is_read(
-    submissions: Submissions, specs: list[RunSpec]
-) -> None:
-    path = submissions.script("array").with_name("runs.json")
-    written = json.loads(path.read_text())
-    path.write_text(json.dumps(written | {"runs": {k: hash for k, (hash,) in written["runs"].items()}}))
-    assert submissions.queued([_task(1, "RUNNING")]).keys() == {specs[1].hash}
-
-
 def test_the_last_submission_of_a_run_speaks_for_it(submissions: Submissions, specs: list[RunSpec]) -> None:
     submissions.write("again", {5: [specs[0]]}, "script")
     submissions.log("array", 0).write_text("first\n")
