@@ -108,6 +108,13 @@ class Method(Frozen, ABC):
 
     name: str
 
+    def check_model_type(self, model_type: str) -> None:
+        """Check that the method works on models with this `model_type` of transformers.
+
+        Raises:
+            MethodError: it does not.
+        """
+
     @abstractmethod
     def attach(self, model: nn.Module, targets: Sequence[str], task_type: str) -> nn.Module:
         """Prepare a base model for training by this method, in place, and return the model to train.

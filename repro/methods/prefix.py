@@ -46,6 +46,13 @@ class Prefix(PeftMethod):
 
         return PrefixTuningConfig(num_virtual_tokens=self.virtual_tokens, task_type=task_type)
 
+    def check_model_type(self, model_type: str) -> None:
+        if model_type.startswith("deberta"):
+            raise MethodError(
+                f"prefix: {model_type} cannot attend to keys and values before the text; use another method, "
+                "or BERT, RoBERTa, LLaMA or GPT-2"
+            )
+
     def layer_class(self) -> type:
         raise MethodError("prefix: adapts no layer")
 
@@ -53,12 +60,7 @@ class Prefix(PeftMethod):
         from peft import get_peft_model
         from torch import nn
 
-        model_type = str(model.config.model_type)  # type: ignore[union-attr]
-        if model_type.startswith("deberta"):
-            raise MethodError(
-                f"prefix: {model_type} cannot attend to keys and values before the text; use another method, "
-                "or BERT, RoBERTa, LLaMA or GPT-2"
-            )
+        self.check_model_type(str(model.config.model_type))  # type: ignore[union-attr]
         config = self.peft_config(targets, task_type.upper(), model)
         adapted: Any = get_peft_model(model, config)
         nn.init.normal_(adapted.prompt_encoder["default"].embedding.weight, std=self.init_std)

@@ -80,8 +80,13 @@ class RunSpec(Frozen):
             kind = "a causal model" if self.model.causal else "an encoder"
             raise ValueError(f"model {self.model.name} is {kind}, and {self.benchmark.family} needs {task}")
         try:
+            self.method.check_model_type(self.model.architecture["model_type"])
+        except MethodError as error:
+            raise ValueError(f"method: {error}") from error
+        try:
             shapes = block_shapes(self.model.architecture, self.adapted_modules)
             self.method.adapted(shapes)
+            self.method.trainable_parameters(shapes, base_parameters(self.model.architecture))
         except (ValueError, MethodError) as error:
             raise ValueError(f"targets: {error}") from error
         self._check_training()

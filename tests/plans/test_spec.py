@@ -28,6 +28,21 @@ def spec() -> RunSpec:
     )
 
 
+def test_a_method_that_the_model_cannot_have_is_refused() -> None:
+    """Before anything is planned, counted or rendered."""
+    content = {
+        "model": load_model_spec("deberta-v2-xxlarge").for_family("glue"),
+        "method": {"name": "prefix"},
+        "benchmark": {"family": "glue", "tasks": ["rte"], "source": "hub"},
+        "training": TrainingSpec(
+            epochs=1, batch_size=8, learning_rate=1e-3, warmup_steps=1, loss_on="all", append_eos=False
+        ),
+        "seed": 0,
+    }
+    with pytest.raises(ValueError, match="prefix: deberta-v2 cannot attend to keys and values before"):
+        RunSpec.model_validate(content)
+
+
 def test_a_spec_survives_its_json(spec: RunSpec) -> None:
     again = RunSpec.model_validate_json(canonical_json(spec))
     assert again == spec
