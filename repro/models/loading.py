@@ -90,6 +90,12 @@ def repository(spec: ModelSpec) -> hub.Repository:
     return hub.Repository("model", spec.checkpoint, spec.revision, spec.gated)
 
 
+def loaded_revision(spec: ModelSpec) -> str:
+    """The commit in the hub's cache from which a model is loaded; of other sources the checkpoint's name."""
+    folder = hub.cached_folder(repository(spec)) if spec.source == "hub" else None
+    return folder.name if folder is not None else spec.checkpoint or spec.name
+
+
 def meta_model(spec: ModelSpec, task: Task) -> PreTrainedModel:
     """The model on the meta device, without weights: even 70 billion of them take no memory."""
     import torch

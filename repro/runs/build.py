@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.methods.base import AttachReport
 from repro.models.gradient_checkpointing import checkpoint_blocks
+from repro.models.loading import loaded_revision
 from repro.models.mapped import maps_weights
 from repro.models.shapes import base_parameters, linear_shapes
 from repro.models.sharding import shard
@@ -65,7 +66,7 @@ def build(job: Job) -> Built:
     # In turn, unless weights are mapped: all at once would hold as many whole models in main memory.
     with collectives.in_turn() if mesh and not _mapped(spec) else nullcontext():
         base, tokenizer = starting_model(spec, job.store, job.bases)
-        revision = str(getattr(base.config, "_commit_hash", None) or base.name_or_path)
+        revision = loaded_revision(spec.model)
         context = context_of(spec, tokenizer, job.examples, job.execution.evaluation_tokens)
         data = benchmark.data(context)
         if method.calibration_examples:

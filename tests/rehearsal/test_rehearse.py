@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,9 @@ def rehearse(results: Path, *arguments: str, **environment: str) -> subprocess.C
     )
 
 
-def specs(results: Path) -> list[dict[str, Any]]:
+def run_results(results: Path) -> list[dict[str, Any]]:
     files = (results / "rehearsal" / "results" / "runs").glob("*/result.json")
-    return [json.loads(file.read_text())["spec"] for file in files]
+    return [json.loads(file.read_text()) for file in files]
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,10 @@ def test_a_row_of_each_architecture(experiment: str, rows: dict[str, str], tmp_p
         done, _, all_runs = next(words[2:5] for words in listed if words[:2] == [model, f"{row}:"])
         assert done == all_runs
     assert all(f"  {model}: " in ended.stdout.partition("needs")[2] for model in rows)
-    ran = specs(tmp_path)
-    assert {spec["model"]["source"] for spec in ran} == {"hub"}
-    assert {spec["benchmark"]["source"] for spec in ran} == {"hub"}
+    for result in run_results(tmp_path):
+        spec = result["spec"]
+        assert (spec["model"]["source"], spec["benchmark"]["source"]) == ("hub", "hub")
+        assert re.fullmatch("[0-9a-f]{40}", result["model_revision"])
     assert (tmp_path / "rehearsal" / "results" / "tables" / "paper").is_dir()
 
 
