@@ -40,8 +40,7 @@ from repro.runs.rescoring import rescored
 from repro.runs.result import Failure
 from repro.runs.store import Store
 from repro.text import one_line
-from repro.training.causal_lm import Example
-from repro.training.token_cache import cached_examples
+from repro.training.token_cache import cached_arrays, joined
 
 RUN = next(REFERENCE.glob("runs/commonsense--*--dual_lora--seed0--*/diagnostics.json")).parent
 SPEC, RESULT = read_result(RUN / "result.json", "") or pytest.fail("no committed result")
@@ -296,12 +295,14 @@ def test_other_checkpoints_start_the_run_over_with_a_line(content: bytes, tmp_pa
 @DRAWS
 @given(data=st.data())
 def test_other_token_caches_are_made_again(data: st.DataObject, token_cache: Path) -> None:
-    examples, others = [Example((1, 2, 3), 1), Example((4, 5), 0)], set(token_cache.glob("**/*.tokens"))
-    assert cached_examples(["fuzz"], lambda: examples) == examples
+    arrays, others = joined([(1, 2, 3), (4, 5)]), set(token_cache.glob("**/*.tokens"))
+    made = cached_arrays(["fuzz"], lambda: arrays)
+    assert [list(array) for array in made.values()] == [[1, 2, 3, 4, 5], [3, 5]]
     (file,) = set(token_cache.glob("**/*.tokens")) - others
     content = file.read_bytes()
     file.write_bytes(data.draw(other_bytes(content)))
-    assert cached_examples(["fuzz"], lambda: examples) == examples
+    again = cached_arrays(["fuzz"], lambda: arrays)
+    assert [list(array) for array in again.values()] == [[1, 2, 3, 4, 5], [3, 5]]
     assert file.read_bytes() == content
     file.unlink()
 

@@ -67,9 +67,8 @@ def encoded_examples(
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What a tokenizer's ids depend on, for the key of a cache."""
-    empty = tokenizer(
-        ""
-    ).input_ids  # first: it takes back the truncation of an earlier call, which is in the text
+    # First, since it takes back the truncation of an earlier call, which is part of the tokenizer's text.
+    empty = tokenizer("").input_ids
     return [
         tokenizer.backend_tokenizer.to_str(),
         f"{transformers.__version__} {tokenizers.__version__} {empty} {tokenizer.eos_token_id}",

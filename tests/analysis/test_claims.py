@@ -229,7 +229,7 @@ def test_a_profile_says_which_models_it_does_not_have(tmp_path: Path) -> None:
     assert {t.block for t in paper["gain-llama3-70b"].tested} == {"llama3-70b"}
     assert {t.at_least for t in paper["gain-llama3-70b"].tested} == {1.9}
     # Compared with every row of the paper's block, and with no row that this project added.
-    assert [t.worse for t in paper["gain-llama3-70b"].tested] == ["LoRA", "DoRA"]
+    assert [t.worse for t in paper["gain-llama3-70b"].tested] == ["LoRA (r=16)", "DoRA (r=16)"]
 
 
 @pytest.mark.parametrize(

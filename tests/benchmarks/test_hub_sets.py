@@ -292,4 +292,4 @@ def test_plans_take_sizes_from_the_files(monkeypatch: pytest.MonkeyPatch) -> Non
         {"family": "glue", "tasks": ["rte"]},
         {"family": "e2e"},
     ):
-        assert parse_benchmark(settings | {"source": "hub"}).training_size(training).examples == 12
+        assert parse_benchmark(settings | {"source": "hub"}).training_size(training, 32_000).examples == 12

@@ -123,7 +123,10 @@ def test_seeds_with_unequal_items_are_a_hole_with_a_line(plan: Plan, tmp_path: P
     text = everything_is_written(table, tmp_path)
     found = texts(table, "LoRA")
     assert found[2] == "-" and set(found[3:10]) == {"50.0"} and "(of 7)" in found[10]
-    assert "LoRA, BoolQ: no value, since its seeds were tested on different numbers of items (2, 4)" in text
+    assert (
+        "LoRA (r=16), BoolQ: no value, since its seeds were tested on different numbers of items (2, 4)"
+        in text
+    )
     assert texts(table, "Dual LoRA")[2] == "50.0"
 
 
