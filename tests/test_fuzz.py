@@ -297,12 +297,12 @@ def test_other_checkpoints_start_the_run_over_with_a_line(content: bytes, tmp_pa
 def test_other_token_caches_are_made_again(data: st.DataObject, token_cache: Path) -> None:
     arrays, others = joined([(1, 2, 3), (4, 5)]), set(token_cache.glob("**/*.tokens"))
     made = cached_arrays(["fuzz"], lambda: arrays)
-    assert [list(array) for array in made.values()] == [[1, 2, 3, 4, 5], [3, 5]]
+    assert {name: list(array) for name, array in made.items()} == {"ids": [1, 2, 3, 4, 5], "ends": [3, 5]}
     (file,) = set(token_cache.glob("**/*.tokens")) - others
     content = file.read_bytes()
     file.write_bytes(data.draw(other_bytes(content)))
     again = cached_arrays(["fuzz"], lambda: arrays)
-    assert [list(array) for array in again.values()] == [[1, 2, 3, 4, 5], [3, 5]]
+    assert {name: list(array) for name, array in again.items()} == {"ids": [1, 2, 3, 4, 5], "ends": [3, 5]}
     assert file.read_bytes() == content
     file.unlink()
 
