@@ -135,6 +135,7 @@ def _part(folder: Path, part: str) -> Dataset:
     import datasets
     from huggingface_hub import DatasetCard
 
+    datasets.disable_progress_bars()  # one for each part, beside the run's own line
     configuration, _, split = part.rpartition("/")
     card = folder / "README.md"
     if card.exists() and DatasetCard.load(card).data.to_dict().get("configs"):
