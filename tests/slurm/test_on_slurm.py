@@ -365,7 +365,7 @@ def test_a_run_makes_room_for_an_urgent_job_and_goes_on_behind_it(
     assert "PREEMPTION" not in clone.logs()[spec.hash]  # it stopped before it was killed
 
 
-def test_a_run_on_two_nodes_of_two_processes_is_that_on_one_of_four(clone: Clone, tmp_path: Path) -> None:
+def test_a_run_on_two_nodes_of_two_processes_is_that_of_one(clone: Clone, tmp_path: Path) -> None:
     def spread(content: dict[str, Any]) -> None:
         content["execution"] |= {"nodes": 2, "devices": 2, "strategy": "fsdp"}
         content["cluster"] |= {"nodes": 2, "partition": "pair"}
@@ -378,13 +378,11 @@ def test_a_run_on_two_nodes_of_two_processes_is_that_on_one_of_four(clone: Clone
     found = clone.store.result(spec)
     assert found is not None, clone.logs()
     assert (found.environment.devices, found.environment.strategy) == (4, "fsdp")
-    four = Execution(devices=4, strategy="fsdp", micro_batch_size=4, evaluation_tokens=8192, wandb=False)
-    alone = Store(tmp_path / "alone")
-    expected = execute(spec, store=alone, execution=four, bases=BaseModels(), group="test")
-    # Equal, not close: the same processes add up the same addends in the same order.
-    assert found.training.losses == expected.training.losses
-    assert found.training.validation_losses == expected.training.validation_losses
-    assert clone.store.predictions(spec) == alone.predictions(spec)
+    one = Execution(micro_batch_size=4, evaluation_tokens=8192, wandb=False)
+    expected = execute(spec, store=Store(tmp_path), execution=one, bases=BaseModels(), group="test")
+    assert found.scores == expected.scores
+    # Close, not equal: four addends have several sums.
+    assert found.training.losses == pytest.approx(expected.training.losses, rel=1e-5)
 
 
 def test_the_script_for_plain_sbatch_executes_run_n_in_task_n(clone: Clone) -> None:
