@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from repro.paths import RESULTS
@@ -39,8 +40,9 @@ def rehearse(options: argparse.Namespace) -> int:
         chosen = plan.only_models(options.models.split(",")) if options.models else plan
         chosen = chosen.only_ungated() if options.ungated else chosen
         chosen = chosen.only(options.rows.split(",")) if options.rows else chosen
+        chosen = replace(chosen, rows=chosen.rows[:1]) if options.submit else chosen
         _write_stand_ins(chosen, options.hub, written)
-        call = [name, "--profile", options.profile, "--seeds", ",".join(map(str, _SEEDS)), "--no-wandb"]
+        call = [name, "--profile", options.profile, "--seeds", ",".join(map(str, _SEEDS))]
         started = time.perf_counter()
         if options.submit:
             status = _submit(chosen, call)
@@ -48,7 +50,7 @@ def rehearse(options: argparse.Namespace) -> int:
             call += ["--rows", options.rows] if options.rows else []
             call += ["--models", options.models] if options.models else []
             call += ["--ungated"] if options.ungated else []
-            status = _run(call, options.jobs)
+            status = _run([*call, "--no-wandb"], options.jobs)
         lines += [f"{name}: {time.perf_counter() - started:.0f} s", *_rows(chosen)]
         failed = failed or status != 0
     print("\n".join(["", "what ran", *lines, "a call failed, see above" if failed else ""]), flush=True)
@@ -90,17 +92,19 @@ def _run(call: Sequence[str], jobs: int) -> int:
 
 
 def _submit(plan: Plan, call: Sequence[str]) -> int:
-    """The plan's first row as a task of SLURM, with the resources that the profile asks for."""
-    row = plan.rows[0]
-    chosen = ["--rows", row.id, "--models", row.block]
-    status = subprocess.run(_repro("submit", [*call, *chosen, "--time", f"{_TASK_MINUTES}:00"])).returncode
+    """The plan's only row as tasks of SLURM, with the resources that the profile asks for."""
+    chosen = ["--rows", plan.rows[0].id, "--models", plan.rows[0].block]
+    wanted = [*call, *chosen, "--time", f"{_TASK_MINUTES}:00", "--no-wandb"]
+    if status := subprocess.run(_repro("submit", wanted)).returncode:
+        return status
     store, end = Store(RESULTS / "runs"), time.monotonic() + 60 * _TASK_MINUTES
-    while status == 0 and time.monotonic() < end:
-        states = {state.spec.hash: state.state for state in run_states(plan, store)}
-        if all(states[spec.hash] in (State.DONE, State.FAILED) for spec in row.specs):
+    while time.monotonic() < end:
+        states = {state.state for state in run_states(plan, store)}
+        if states <= {State.DONE, State.FAILED}:
             break
         time.sleep(_PAUSE)
-    return subprocess.run(_repro("status", call), stdout=subprocess.DEVNULL).returncode or status
+    subprocess.run(_repro("status", [*call, *chosen]))  # of a task that was lost, the last line of its log
+    return int(states != {State.DONE})
 
 
 def _rows(plan: Plan) -> list[str]:

@@ -53,6 +53,13 @@ def test_a_refusal_is_slurms_last_line(program: Callable[[str, str], Path], tmp_
         commands.submit(tmp_path / "s", None)
 
 
+def test_a_script_is_tested_without_submitting_it(program: Callable[[str, str], Path]) -> None:
+    program("sbatch", '[ "$1" = --test-only ] && cat >/dev/null && echo "sbatch: it would start" >&2')
+    assert commands.refusal("#!/bin/sh\n") == ""
+    program("sbatch", 'cat >/dev/null; echo "sbatch: error: invalid partition" >&2; exit 1')
+    assert commands.refusal("#!/bin/sh\n") == "sbatch: error: invalid partition"
+
+
 def test_the_longest_array_is_the_clusters(program: Callable[[str, str], Path]) -> None:
     program("scontrol", "printf 'MaxArraySize            = 64\\nMaxJobCount = 10000\\n'")
     assert commands.longest_array() == 64
