@@ -78,6 +78,7 @@ def _small(architecture: dict[str, Any]) -> dict[str, Any]:
 
 
 def _on_this_machine(profile: dict[str, Any], accelerator: str) -> None:
+    profile["watermark"] = "REHEARSAL: tiny random models and made-up data. These numbers mean nothing."
     profile.setdefault("execution", {})["accelerator"] = accelerator
     for model in profile.get("models", {}).values():
         execution = model.get("execution", {})

@@ -43,6 +43,7 @@ def test_rows_of_llama_roberta_and_deberta(experiment: str, rows: dict[str, str]
     ended = rehearse(tmp_path, experiment, *chosen, "--jobs", "1")
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "These numbers mean nothing" in ended.stdout
     listed = [line.split() for line in ended.stdout.partition("what ran")[2].splitlines()]
     for model, row in rows.items():
         done, _, all_runs = next(words[2:5] for words in listed if words[:2] == [model, f"{row}:"])
