@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from repro.cli.shared import tell
@@ -67,13 +68,14 @@ def _specs(options: argparse.Namespace) -> list[RunSpec]:
     plans = [expand(load_experiment(name), profile) for name in options.experiments]
     specs = [spec for plan in plans for spec in plan.runs.values()]
     models = {spec.model.name for spec in specs}
-    for name in options.models or ():
-        if name not in models:
-            raise ConfigError(one_of("model", name, models))
+    patterns = options.models or ("*",)
+    for pattern in patterns:
+        if not any(fnmatchcase(model, pattern) for model in models):
+            raise ConfigError(one_of("model", pattern, models))
     return [
         spec
         for spec in specs
-        if (not options.models or spec.model.name in options.models)
+        if any(fnmatchcase(spec.model.name, pattern) for pattern in patterns)
         and not (options.ungated and spec.model.gated)
     ]
 

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("experiments", metavar="experiment", nargs="+", help="for instance table1 table2")
     verb.add_argument("--profile", default="laptop", help="whose models: paper needs the hub")
-    verb.add_argument("--models", type=_names, help="only these models and their data, for instance llama-7b")
+    verb.add_argument("--models", type=_names, help="only these models and their data: llama-7b, 'llama*'")
     verb.add_argument("--ungated", action="store_true", help="only models without a licence to accept")
     verb.add_argument("--dry-run", action="store_true", help="print the sizes, download nothing")
     verb.set_defaults(verb=fetch.fetch)
