@@ -1,7 +1,7 @@
 """The families' data sets on the Hugging Face hub: `experiments/data/<family>.yaml`, and the rows behind it.
 
 Plans take sizes from these files, so they need no data. Rows are read from a snapshot folder in the hub's
-cache, downloaded if it is not there, and keep the Arrow columns of `datasets`.
+cache, downloaded if it is not there.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def hub_rows(family: str, name: str, split: str) -> dict[str, list[dict[str, Any
     where = Repository("dataset", described.repository, described.revision)
     try:
         rows = _rows(where, wanted)
-    except Exception:  # not in the cache, or not all of it
+    except Exception as missing:  # not in the cache, not all of it, or not what is described
         try:
             if (reason := hub.offline()) is not None:
-                raise OSError(f"it is not whole in the cache, and {reason}") from None
+                raise OSError(f"{missing}, and {reason}") from missing
             _download(where)
             rows = _rows(where, wanted)
         # Gated, renamed or moved, damaged: the client and `datasets` raise many unrelated classes of errors.

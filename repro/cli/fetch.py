@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def fetch(options: argparse.Namespace) -> int:
     """`fetch`: sizes first, then models and data sets of the experiments, then what is missing and why."""
     from repro import hub
-    from repro.runs.fetching import download, free_bytes, listing, wanted, why_not
+    from repro.runs.fetching import download, free_bytes, listing, wanted
 
     repositories = wanted(_specs(options))
     if not repositories:
@@ -33,7 +33,7 @@ def fetch(options: argparse.Namespace) -> int:
         try:
             found[needed] = listing(needed)
         except Exception as error:  # of many unrelated classes; one repository never stops the others
-            problems[needed] = why_not(needed, error)
+            problems[needed] = hub.how_to_get(needed, error)
     _print_sizes(repositories, found)
     absent = sum(each.absent_bytes for each in found.values())
     cache, free = free_bytes()
@@ -46,7 +46,7 @@ def fetch(options: argparse.Namespace) -> int:
         try:
             damaged = download(each, lambda line: print(line, file=sys.stderr))
         except Exception as error:
-            problems[needed] = why_not(needed, error)
+            problems[needed] = hub.how_to_get(needed, error)
             continue
         if damaged:
             problems[needed] = f"damaged twice: {', '.join(damaged)}; run the same command again"

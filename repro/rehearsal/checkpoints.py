@@ -28,7 +28,8 @@ def write_checkpoint(spec: ModelSpec, hub: Path, texts: Sequence[str]) -> None:
     kind = AutoModelForCausalLM if spec.causal else AutoModelForMaskedLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = kind.from_config(AutoConfig.for_model(**spec.architecture)).half()
+        # In bf16, as LLaMA 3 on the hub, so that a sharded run maps its weights from the files.
+        model = kind.from_config(AutoConfig.for_model(**spec.architecture)).bfloat16()
     if spec.architecture["model_type"] == "deberta-v2":  # older than safetensors
         model.config.save_pretrained(folder)
         torch.save(model.state_dict(), folder / "pytorch_model.bin")

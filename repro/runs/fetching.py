@@ -129,11 +129,6 @@ def free_bytes() -> tuple[Path, int]:
     return cache, shutil.disk_usage(there).free
 
 
-def why_not(needed: Repository, error: Exception) -> str:
-    """One line about what was raised, and what to do."""
-    return hub.how_to_get(needed, error)
-
-
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
