@@ -63,4 +63,5 @@ class VeRA(PeftMethod):
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
         """Two products instead of three, as A and B are frozen: forward, and gradient of the input."""
         sides = shape.out_features + shape.in_features
+        # Operations and bytes are assumed, about LoRA's; they were not counted.
         return AdapterCost(4 * tokens * self.rank * sides, operations=22, moved=30 * tokens * sides)

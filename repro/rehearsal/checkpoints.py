@@ -9,7 +9,7 @@ from repro.models.spec import ModelSpec
 from repro.rehearsal.hub_cache import snapshot_folder
 from repro.rehearsal.vocabularies import write_tokenizer
 
-# Four shards and their index for the tiny models, as large ones have.
+# Several shards and their index for the tiny models, as large ones have.
 _SHARD = "400KB"
 
 
