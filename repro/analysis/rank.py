@@ -76,7 +76,7 @@ def random_update(size: int, r: int, seed: int = 0) -> Iterator[Rank]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     A, B, C, D = (normal(*shape) for shape in [(r, size), (size, r), (r, size), (size, r)])
-    update = Update(Rule(), torch.ones((), dtype=torch.float64), A, B, C, D)
+    update = Update(Rule(), 1.0, A, B, C, D)
     for part, matrix in _dual_parts(update).items():
         yield rank(matrix, f"random.{size}x{size}", part)
 

@@ -35,9 +35,9 @@ def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
 
 
 def _delta(update: Update) -> Tensor:
-    rule, scale, A, B, C, D, seed = update
+    rule, _, A, B, C, D, seed, *_ = update
     dtype = torch.promote_types(A.dtype, torch.float32)
-    A, B, scale = A.to(dtype), B.to(dtype), scale.to(dtype)
+    A, B, scale = A.to(dtype), B.to(dtype), update.strength(dtype)
     M = _ACTIVATIONS[rule.magnitude_activation](B @ A)
     if C is None or D is None:
         assert seed is not None

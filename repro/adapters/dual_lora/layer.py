@@ -111,19 +111,20 @@ class DualLoraLayer(MergeableLayer):
 
     def updates(self, adapter_name: str, ramped: bool = False) -> list[Update]:
         """The updates that sum to the adapter's dW: at full strength or, if `ramped`, as in its warm-up."""
-        rule, factors = self.rule[adapter_name], self.factors(adapter_name)
-        scale = torch.full((), self.scaling[adapter_name], device=factors["A"].device)
+        rule, scale = self.rule[adapter_name], self.scaling[adapter_name]
+        seed = self.dual_lora_seed[adapter_name] if rule.direction == "fixed" else None
+        factors: dict[str, Any] = self.factors(adapter_name)
+        update = Update(rule, scale, **factors, seed=seed)
         if ramped and adapter_name in self.dual_lora_step:
             warmup.compare_values(self, adapter_name)
-            # Tensor arithmetic: reading the step as a number would synchronise the GPU in every layer.
-            progress = (self.dual_lora_step[adapter_name] + 1) / self.warmup_steps[adapter_name]
-            scale = scale * progress.clamp(max=1)
-        seed = dict(self.dual_lora_seed.items()).get(adapter_name)
-        terms = [Update(rule, scale, **factors, seed=seed)]
-        if adapter_name in self.dual_lora_initial:
-            initial: Any = self.dual_lora_initial[adapter_name]
-            terms.append(Update(rule, -scale, **initial.factors(), seed=seed))
-        return terms
+            # `data` has a version counter of its own: every forward pass under DistributedDataParallel
+            # overwrites the buffers, by equal values, also between another one and its backward pass.
+            step = self.dual_lora_step[adapter_name].data
+            update = update._replace(step=step, warmup_steps=self.warmup_steps[adapter_name])
+        if adapter_name not in self.dual_lora_initial:
+            return [update]
+        initial: Any = self.dual_lora_initial[adapter_name]
+        return [update, Update(rule, -scale, **initial.factors(), seed=seed)]
 
     def active_updates(self, adapter_names: list[str]) -> list[Update]:
         """The updates of these adapters in a forward pass: ramped in training."""

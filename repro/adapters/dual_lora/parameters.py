@@ -114,5 +114,7 @@ class ParamWrapper(DualLoraLayer):
 
 
 def _expert(update: Update, expert: int) -> Update:
-    tensors = (None if tensor is None else tensor[expert] for tensor in update[2:])
-    return Update(update.rule, update.scale, *tensors)  # type: ignore[arg-type]
+    of_experts = (update.A, update.B, update.C, update.D, update.seed)
+    A, B, C, D, seed = (None if tensor is None else tensor[expert] for tensor in of_experts)
+    assert A is not None and B is not None
+    return update._replace(A=A, B=B, C=C, D=D, seed=seed)

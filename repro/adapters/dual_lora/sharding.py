@@ -19,9 +19,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from . import plain
 from .replaced import call_with
-from .rule import Rule
 from .terms import ALL, Term, Update
-from .update import TENSORS, updates_of, without_autocast
+from .update import TENSORS, Form, taken_apart, updates_of, without_autocast
 
 
 def sharded_linear(linear: nn.Module, x: Tensor, updates: Sequence[Update]) -> Tensor:
@@ -36,9 +35,7 @@ def sharded_linear(linear: nn.Module, x: Tensor, updates: Sequence[Update]) -> T
 
 def sharded_weight(weight: DTensor, updates: Sequence[Update]) -> DTensor:
     """W0 (d, k) plus every dW, split as `weight` is, with gradients for W0 and the factors."""
-    rules = tuple(update.rule for update in updates)
-    tensors = [tensor for update in updates for tensor in update[1:]]
-    local = _ShardedWeight.apply(weight.to_local(), _Shard(weight), rules, *tensors)
+    local = _ShardedWeight.apply(weight.to_local(), _Shard(weight), *taken_apart(updates))
     return DTensor.from_local(
         local,
         weight.device_mesh,
@@ -85,9 +82,9 @@ class _Shard:
             mesh.get_group(i) for i, placement in enumerate(placements) if type(placement) is Shard
         ]
 
-    def parts(self, rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Term]:
+    def parts(self, forms: Sequence[Form], tensors: Sequence[Any]) -> list[Term]:
         """The parts of the updates that belong to these rows and columns."""
-        return [Term(update).block(self.rows, self.columns) for update in updates_of(rules, tensors)]
+        return [Term(update).block(self.rows, self.columns) for update in updates_of(forms, tensors)]
 
     def whole(self, gradient: Tensor, factor: Tensor, by_rows: bool) -> Tensor:
         """A factor's gradient, from this process's rows (or columns) of it: the sum over all shards."""
@@ -103,12 +100,12 @@ class _ShardedWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, shard: _Shard, rules: tuple[Rule, ...], *tensors: Tensor | None
+        ctx: Any, weight: Tensor, shard: _Shard, forms: tuple[Form, ...], *tensors: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(*tensors)
-        ctx.shard, ctx.rules = shard, rules
+        ctx.shard, ctx.forms = shard, forms
         with without_autocast(weight):
-            return plain.updated_weight(weight, shard.parts(rules, tensors), weight.dtype)
+            return plain.updated_weight(weight, shard.parts(forms, tensors), weight.dtype)
 
     @staticmethod
     @once_differentiable
@@ -117,14 +114,12 @@ class _ShardedWeight(torch.autograd.Function):
         tensors = ctx.saved_tensors
         found: list[Tensor | None] = []
         with without_autocast(G):
-            for i, part in enumerate(ctx.shard.parts(ctx.rules, tensors)):
-                first = i * TENSORS + 1  # the scale comes first and is not trained
-                parts = (
-                    plain.gradients(G, part) if any(needs_tensors[i * TENSORS : (i + 1) * TENSORS]) else []
-                )
+            for i, part in enumerate(ctx.shard.parts(ctx.forms, tensors)):
+                first = i * TENSORS
+                parts = plain.gradients(G, part) if any(needs_tensors[first : first + TENSORS]) else []
                 whole = [
                     ctx.shard.whole(gradient, tensors[first + factor], by_rows=factor % 2 == 1)
                     for factor, gradient in enumerate(parts)
                 ]
-                found += [None, *whole, *[None] * (TENSORS - 1 - len(whole))]
+                found += [*whole, *[None] * (TENSORS - len(whole))]
         return G if needs_weight else None, None, None, *found

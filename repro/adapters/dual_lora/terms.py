@@ -21,15 +21,41 @@ ACCELERATOR_BLOCK = 2**23
 
 
 class Update(NamedTuple):
-    """One dW. `scale` is a scalar tensor. A fixed direction has a `seed` (int64) instead of C and D."""
+    """One dW.
+
+    Attributes:
+        scale: the factor of dW, at full strength.
+        seed: int64; a fixed direction has it instead of C and D.
+        step: optimiser steps that have ended (int64), for a warm-up ramp of `warmup_steps`.
+    """
 
     rule: Rule
-    scale: Tensor
+    scale: float
     A: Tensor
     B: Tensor
     C: Tensor | None = None
     D: Tensor | None = None
     seed: Tensor | None = None
+    step: Tensor | None = None
+    warmup_steps: int = 1
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All fields that are tensors, in their order."""
+        return self.A, self.B, self.C, self.D, self.seed, self.step
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """A and B, and C and D unless the direction is fixed."""
+        return [factor for factor in (self.A, self.B, self.C, self.D) if factor is not None]
+
+    def strength(self, dtype: torch.dtype) -> Tensor:
+        """The scale, on the ramp if there is one, as a scalar tensor."""
+        scale = torch.full((), self.scale, dtype=dtype, device=self.A.device)
+        if self.step is None:
+            return scale
+        # Tensor arithmetic: reading the step as a number would synchronise the GPU in every layer.
+        return scale * ((self.step + 1) / self.warmup_steps).clamp(max=1)
 
 
 class Term:
@@ -47,9 +73,8 @@ class Term:
         dtype = torch.promote_types(update.A.dtype, torch.float32)
         self.rule = update.rule
         self.seed: Any = update.seed
-        given = [update.A, update.B] + [f for f in (update.C, update.D) if f is not None]
-        self.factors = [factor.to(dtype) for factor in given]
-        self.scale = self.amplitude = update.scale.to(dtype)
+        self.factors = [factor.to(dtype) for factor in update.factors]
+        self.scale = self.amplitude = update.strength(dtype)
         self.shape = d, k = update.B.shape[0], update.A.shape[1]
         self.offset = (0, 0)
         if self.rule.sign_estimator != "ste":

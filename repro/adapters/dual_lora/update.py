@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from .plain import Block
 from .rule import Rule
 from .terms import ALL, Term, Update, slices
 
-TENSORS = len(Update._fields) - 1  # all fields after the rule
+TENSORS = 6  # tensors of an `Update`
 
 
 def delta_weight(update: Update, rows: slice = ALL, columns: slice = ALL) -> Tensor:
@@ -44,7 +44,7 @@ def magnitude_and_direction(update: Update) -> tuple[Tensor, Tensor]:
         term = Term(update)
         block = Block.of(term)
         S = torch.copysign(torch.ones_like(block.M), block.product) if block.S is None else block.S
-        return block.M, S * (term.amplitude / update.scale)
+        return block.M, S * (term.amplitude / term.scale)
 
 
 def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
@@ -96,10 +96,8 @@ def dual_lora_linear(
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    rules = tuple(update.rule for update in updates)
-    tensors = [tensor for update in updates for tensor in update[1:]]
     stored, unpack = (None, weight) if callable(weight) else (weight, None)
-    y = _DualLoraLinear.apply(x.reshape(-1, x.shape[-1]), stored, bias, unpack, rules, *tensors)
+    y = _DualLoraLinear.apply(x.reshape(-1, x.shape[-1]), stored, bias, unpack, *taken_apart(updates))
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -108,9 +106,7 @@ def dual_lora_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
 
     For layers that are no matrix product with their input. Unlike there, the sum exists as a whole.
     """
-    rules = tuple(update.rule for update in updates)
-    tensors = [tensor for update in updates for tensor in update[1:]]
-    result: Tensor = _DualLoraWeight.apply(weight, rules, *tensors)
+    result: Tensor = _DualLoraWeight.apply(weight, *taken_apart(updates))
     return result
 
 
@@ -127,13 +123,13 @@ class _DualLoraLinear(torch.autograd.Function):
         stored: Any,
         bias: Tensor | None,
         unpack: Callable[[], Tensor] | None,
-        rules: tuple[Rule, ...],
+        forms: tuple[Form, ...],
         *tensors: Tensor | None,
     ) -> Tensor:
         weight = stored if unpack is None else unpack()
         bias = None if bias is None else bias.to(x.dtype)
         with without_autocast(x):
-            terms = [Term(update) for update in updates_of(rules, tensors)]
+            terms = [Term(update) for update in updates_of(forms, tensors)]
             code = _code(terms, weight, x)
             d, k = weight.shape
             outputs = []
@@ -145,10 +141,10 @@ class _DualLoraLinear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, stored, _, unpack, rules, *tensors = inputs
+        x, stored, _, unpack, forms, *tensors = inputs
         _, needs_weight, _, _, _, *needs_tensors = ctx.needs_input_grad
         ctx.save_for_backward(x if needs_weight or any(needs_tensors) else None, stored, *tensors)
-        ctx.unpack, ctx.rules = unpack, rules
+        ctx.unpack, ctx.forms = unpack, forms
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -159,10 +155,10 @@ class _DualLoraLinear(torch.autograd.Function):
         x, stored, *tensors = ctx.saved_tensors
         if _to_be_differentiated():
             if x is None:  # the output is linear in x, so that no gradient depends on it
-                x = grad.new_zeros(len(grad), tensors[1].shape[1])
+                x = grad.new_zeros(len(grad), tensors[0].shape[1])
             # The gradient of a bias does not depend on the bias.
             bias = grad.new_zeros(grad.shape[1]) if ctx.needs_input_grad[2] else None
-            inputs = (x, stored, bias, ctx.unpack, ctx.rules, *tensors)
+            inputs = (x, stored, bias, ctx.unpack, ctx.forms, *tensors)
             return _pullback(_dense_linear, inputs, ctx.needs_input_grad, grad)
         needs_x, needs_weight, needs_bias, _, _, *needs_tensors = ctx.needs_input_grad
         weight = stored if ctx.unpack is None else ctx.unpack()
@@ -171,7 +167,7 @@ class _DualLoraLinear(torch.autograd.Function):
         grad_x: list[Tensor] = []
         grad_weight = torch.empty_like(weight) if needs_weight else None
         with without_autocast(grad):
-            terms = [Term(update) for update in updates_of(ctx.rules, tensors)]
+            terms = [Term(update) for update in updates_of(ctx.forms, tensors)]
             trained = _trained(needs_tensors)
             found: list[list[list[Tensor]]] = []
             code = _code(terms, weight, grad)
@@ -198,12 +194,12 @@ class _DualLoraWeight(torch.autograd.Function):
     """Saves the factors alone; each pass builds dW from them."""
 
     @staticmethod
-    def forward(weight: Tensor, rules: tuple[Rule, ...], *tensors: Tensor | None) -> Tensor:
-        return updated_weight(weight, updates_of(rules, tensors))
+    def forward(weight: Tensor, forms: tuple[Form, ...], *tensors: Tensor | None) -> Tensor:
+        return updated_weight(weight, updates_of(forms, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.rules, *tensors = inputs
+        _, ctx.forms, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -215,12 +211,12 @@ class _DualLoraWeight(torch.autograd.Function):
         tensors = ctx.saved_tensors
         if _to_be_differentiated():
             # No gradient depends on W0.
-            inputs = (torch.zeros_like(G), ctx.rules, *tensors)
+            inputs = (torch.zeros_like(G), ctx.forms, *tensors)
             return _pullback(_dense_weight, inputs, ctx.needs_input_grad, G)
         needs_weight, _, *needs_tensors = ctx.needs_input_grad
         d, k = G.shape
         with without_autocast(G):
-            terms = [Term(update) for update in updates_of(ctx.rules, tensors)]
+            terms = [Term(update) for update in updates_of(ctx.forms, tensors)]
             code = _code(terms, G)
             found = []
             for columns in slices(k, d, code.block_elements(G.device)):
@@ -230,14 +226,14 @@ class _DualLoraWeight(torch.autograd.Function):
 
 
 def _dense_linear(
-    x: Tensor, stored: Any, bias: Tensor | None, unpack: Any, rules: tuple[Rule, ...], *tensors: Tensor | None
+    x: Tensor, stored: Any, bias: Tensor | None, unpack: Any, forms: tuple[Form, ...], *tensors: Tensor | None
 ) -> Tensor:
     weight = stored if unpack is None else unpack()
-    return dense.linear(x, weight, bias, updates_of(rules, tensors))
+    return dense.linear(x, weight, bias, updates_of(forms, tensors))
 
 
-def _dense_weight(weight: Tensor, rules: tuple[Rule, ...], *tensors: Tensor | None) -> Tensor:
-    return dense.updated_weight(weight, updates_of(rules, tensors))
+def _dense_weight(weight: Tensor, forms: tuple[Form, ...], *tensors: Tensor | None) -> Tensor:
+    return dense.updated_weight(weight, updates_of(forms, tensors))
 
 
 def _to_be_differentiated() -> bool:
@@ -271,7 +267,7 @@ def _of_tensors(found: list[list[list[Tensor]]], terms: int) -> list[Tensor | No
     gradients: list[Tensor | None] = []
     for term in range(terms):
         whole = _whole_gradients([block[term] for block in found])
-        gradients += [None, *whole, *[None] * (TENSORS - 1 - len(whole))]
+        gradients += [*whole, *[None] * (TENSORS - len(whole))]
     return gradients
 
 
@@ -285,9 +281,27 @@ def _side_by_side(blocks: Sequence[Tensor]) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks), 1)
 
 
-def updates_of(rules: Sequence[Rule], tensors: Sequence[Any]) -> list[Update]:
-    """The updates whose fields follow one another in `tensors`, as an autograd function gets them."""
-    return [Update(rule, *tensors[i * TENSORS : (i + 1) * TENSORS]) for i, rule in enumerate(rules)]
+class Form(NamedTuple):
+    """The fields of an `Update` that are no tensors."""
+
+    rule: Rule
+    scale: float
+    warmup_steps: int
+
+
+def taken_apart(updates: Sequence[Update]) -> tuple[Any, ...]:
+    """The forms of the updates, then the tensors of each, as an autograd function takes them."""
+    forms = tuple(Form(update.rule, update.scale, update.warmup_steps) for update in updates)
+    return forms, *(tensor for update in updates for tensor in update.tensors)
+
+
+def updates_of(forms: Sequence[Form], tensors: Sequence[Any]) -> list[Update]:
+    """The inverse of `taken_apart`."""
+    parts = [tensors[i : i + TENSORS] for i in range(0, len(tensors), TENSORS)]
+    return [
+        Update(form.rule, form.scale, *part, warmup_steps=form.warmup_steps)  # type: ignore[misc]
+        for form, part in zip(forms, parts, strict=True)
+    ]
 
 
 def _code(terms: Sequence[Term], *tensors: Tensor) -> Any:

@@ -40,12 +40,12 @@ def reference_delta(u: Update) -> tuple[Tensor, Tensor, Tensor]:
             direction = direction * Z.abs().mean(1, keepdim=True).detach()
         if u.rule.sign_estimator == "dorefa":
             direction = direction * Z.abs().mean().detach()
-    return u.scale.double() * magnitude * direction, magnitude, direction
+    return u.scale * magnitude * direction, magnitude, direction
 
 
 def reference_gradients(u: Update, G: Tensor) -> dict[str, Tensor]:
     """The gradients of the factors for a gradient G of the loss with respect to dW, all float64."""
-    s = u.scale.double()
+    s = u.scale
     delta, magnitude, direction = reference_delta(u)
     if u.rule.direction == "identity":
         names = ["A", "B", "C", "D"]

@@ -30,7 +30,7 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor
 def make_update(rule: Rule, dtype: torch.dtype = torch.float64) -> Update:
     shapes = {"A": (2, D_IN), "B": (D_OUT, 2), "C": (3, D_IN), "D": (D_OUT, 3)}
     factors = {name: normal(*shape, seed=i, dtype=dtype) for i, (name, shape) in enumerate(shapes.items())}
-    scale = torch.tensor(1.3, dtype=dtype)
+    scale = 1.3
     if rule.direction == "fixed":
         return Update(rule, scale, factors["A"], factors["B"], seed=torch.tensor(5))
     return Update(rule, scale, **factors)

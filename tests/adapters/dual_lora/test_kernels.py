@@ -50,10 +50,10 @@ def make_update(rule: Rule, seed: int = 0, ranks: tuple[int, int] = (3, 5), scal
         name: (torch.randn(shape, generator=generator) / min(shape) ** 0.25).to(device()).requires_grad_()
         for name, shape in shapes.items()
     }
-    s = torch.tensor(scale, device=device())
     if rule.direction == "fixed":
-        return Update(rule, s, factors["A"], factors["B"], seed=torch.tensor(2**62 - 12345, device=device()))
-    return Update(rule, s, **factors)
+        seed_of_signs = torch.tensor(2**62 - 12345, device=device())
+        return Update(rule, scale, factors["A"], factors["B"], seed=seed_of_signs)
+    return Update(rule, scale, **factors)
 
 
 def make_weight(dtype: torch.dtype = torch.float32) -> Tensor:

@@ -26,7 +26,7 @@ def make_update(rule: Rule, seed: int = 0, dtype: torch.dtype = torch.float64) -
     shapes = {"A": (3, D_IN), "B": (D_OUT, 3), "C": (5, D_IN), "D": (D_OUT, 5)}
     factors = {n: 0.7 * torch.randn(s, generator=generator, dtype=torch.float64) for n, s in shapes.items()}
     factors = {name: factor.to(dtype).requires_grad_() for name, factor in factors.items()}
-    scale = torch.tensor(1.7, dtype=torch.float64)
+    scale = 1.7
     if rule.direction == "fixed":
         return Update(rule, scale, factors["A"], factors["B"], seed=torch.tensor(12345))
     return Update(rule, scale, **factors)
@@ -229,9 +229,9 @@ def test_nothing_dense_is_saved_or_made(rule: Rule, code: Any, monkeypatch: pyte
     monkeypatch.setattr(backend, "choose", lambda *_: code)
     shapes = {"A": (2, k), "B": (d, 2), "C": (2, k), "D": (d, 2)}
     factors = {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
-    u = Update(rule, torch.tensor(1.0), **factors)
+    u = Update(rule, 1.0, **factors)
     if rule.direction == "fixed":
-        u = Update(rule, torch.tensor(1.0), factors["A"], factors["B"], seed=torch.tensor(1))
+        u = Update(rule, 1.0, factors["A"], factors["B"], seed=torch.tensor(1))
     x, weight = torch.randn(3, k, requires_grad=True), torch.randn(d, k)
     saved: list[Tensor] = []
     with LargestTensor(weight) as largest:

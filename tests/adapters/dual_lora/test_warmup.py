@@ -74,6 +74,18 @@ def test_ramp_scales_the_gradients() -> None:
             torch.testing.assert_close(q.grad, p.grad / STEPS, msg=name)
 
 
+def test_buffers_may_be_written_between_two_forward_passes_and_their_backward_pass() -> None:
+    # As DistributedDataParallel does: it copies the buffers of the first process at every forward pass.
+    model, layer = make()
+    first = model(torch.ones(3, 8)).sum()
+    layer.dual_lora_step["default"].copy_(layer.dual_lora_step["default"].clone())
+    (first + model(torch.ones(3, 8)).sum()).backward()
+    twice = layer.dual_lora_A["default"].grad.clone()
+    model.zero_grad()
+    model(torch.ones(3, 8)).sum().backward()
+    torch.testing.assert_close(twice, 2 * layer.dual_lora_A["default"].grad)
+
+
 def test_evaluation_has_no_ramp() -> None:
     model, _ = make()
     assert strength(model.eval()) == pytest.approx(1)
