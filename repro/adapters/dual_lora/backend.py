@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ... import kernel_variable
 from . import c_kernels, plain
 from .rule import Rule
+from .terms import Update
 
 # Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
 TRITON_DEVICES = {"cuda"}
@@ -62,6 +63,19 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     ):
         return c_kernels
     return plain
+
+
+def in_one_launch(code: Any, updates: Sequence[Update], weight: Tensor) -> bool:
+    """Whether the kernels of `code` take the whole layer at once: one update, its factors as they are.
+
+    `code` then has `whole_weight` and `whole_backward`. The means of `xnor` and `dorefa` need a pass before.
+    """
+    if code.NAME != "triton" or len(updates) != 1 or weight.numel() > code.block_elements(weight.device):
+        return False
+    update = updates[0]
+    return update.rule.sign_estimator == "ste" and all(
+        factor.dtype == torch.float32 and factor.is_contiguous() for factor in update.factors
+    )
 
 
 @contextmanager

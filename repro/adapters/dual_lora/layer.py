@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..mergeable import MergeableLayer
 from . import warmup
 from .config import DualLoraConfig
+from .kept import KeptWeight, KeptWeights
 from .rule import Rule
 from .terms import Update
 from .update import delta_weight, dual_lora_linear, updated_weight
@@ -192,6 +193,8 @@ def _draw_seed(shape: tuple[int, ...] = ()) -> Tensor:
 class Linear(DualLoraLayer):
     """A linear layer (quantised or not) or transformers' Conv1D with Dual LoRA in its weight."""
 
+    kept_weights: KeptWeights | None = None  # while `kept.kept_weights` keeps them
+
     def forward_with(self, adapter_names: list[str], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not adapter_names:
             return self.base_layer(x, *args, **kwargs)
@@ -204,7 +207,14 @@ class Linear(DualLoraLayer):
             from .sharding import sharded_linear
 
             return sharded_linear(self.get_base_layer(), x, updates)
-        return dual_lora_linear(x, weight, self.bias, updates)
+        return dual_lora_linear(x, weight, self.bias, updates, self._kept_weight(adapter_names))
+
+    def _kept_weight(self, adapter_names: list[str]) -> KeptWeight | None:
+        if self.kept_weights is None or torch.compiler.is_compiling():
+            return None
+        tensors = [self.weight, *(factor for name in adapter_names for factor in self.factors(name).values())]
+        tensors += [step for name, step in self.dual_lora_step.items() if name in adapter_names]
+        return self.kept_weights.place((*adapter_names, self.training), tensors)
 
     def updated_weight(self, weight: Tensor, adapter_names: list[str]) -> Tensor:
         if not self._sharded:
