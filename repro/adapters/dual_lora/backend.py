@@ -24,6 +24,8 @@ from .terms import Update
 # Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
 TRITON_DEVICES = {"cuda"}
 
+_CLASSES = {Tensor, nn.Parameter}
+
 # The dtypes of inputs and outputs. The kernels compute in fp32, so fp64 is left to torch.
 _TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 _C_DTYPES = {torch.float32, torch.bfloat16}
@@ -41,12 +43,14 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     """
     wanted = kernel_variable.kernel()
     rules, factors = list(rules), list(factors)
-    tensors = [*factors, *others]
-    devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
-    if wanted == "torch" or not all(t.numel() for t in tensors):
-        return plain
-    # The memory of another class, such as DTensor, need not be what its shape says.
-    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+    devices, dtypes = set(), set()
+    for tensor in (*factors, *others):
+        # The memory of another class, such as DTensor, need not be what its shape says.
+        if type(tensor) not in _CLASSES or not tensor.numel():
+            return plain
+        devices.add(tensor.device.type)
+        dtypes.add(tensor.dtype)
+    if wanted == "torch":
         return plain
     if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _has_triton():
         from . import triton_kernels
