@@ -4,6 +4,7 @@ from ..registry import register
 from . import lora_plus
 from .config import DualLoraConfig
 from .hotswap import hotswap_adapter
+from .kept import kept_weights
 from .layer import DualLoraLayer
 from .model import DualLoraModel
 from .rule import Rule
@@ -20,6 +21,7 @@ __all__ = [
     "count_step",
     "delta_weight",
     "hotswap_adapter",
+    "kept_weights",
 ]
 
 register("dual_lora", DualLoraConfig, DualLoraModel)

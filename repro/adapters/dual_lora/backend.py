@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from ... import kernel_variable
 from . import c_kernels, plain
 from .rule import Rule
+from .terms import Update
 
 # Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
 TRITON_DEVICES = {"cuda"}
+
+_CLASSES = {Tensor, nn.Parameter}
 
 # The dtypes of inputs and outputs. The kernels compute in fp32, so fp64 is left to torch.
 _TRITON_DTYPES = {torch.float32, torch.bfloat16, torch.float16}
@@ -40,12 +43,14 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     """
     wanted = kernel_variable.kernel()
     rules, factors = list(rules), list(factors)
-    tensors = [*factors, *others]
-    devices, dtypes = {t.device.type for t in tensors}, {t.dtype for t in tensors}
-    if wanted == "torch" or not all(t.numel() for t in tensors):
-        return plain
-    # The memory of another class, such as DTensor, need not be what its shape says.
-    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+    devices, dtypes = set(), set()
+    for tensor in (*factors, *others):
+        # The memory of another class, such as DTensor, need not be what its shape says.
+        if type(tensor) not in _CLASSES or not tensor.numel():
+            return plain
+        devices.add(tensor.device.type)
+        dtypes.add(tensor.dtype)
+    if wanted == "torch":
         return plain
     if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _has_triton():
         from . import triton_kernels
@@ -62,6 +67,19 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
     ):
         return c_kernels
     return plain
+
+
+def in_one_launch(code: Any, updates: Sequence[Update], weight: Tensor) -> bool:
+    """Whether the kernels of `code` take the whole layer at once: one update, its factors as they are.
+
+    `code` then has `whole_weight` and `whole_backward`. The means of `xnor` and `dorefa` need a pass before.
+    """
+    if code.NAME != "triton" or len(updates) != 1 or weight.numel() > code.block_elements(weight.device):
+        return False
+    update = updates[0]
+    return update.rule.sign_estimator == "ste" and all(
+        factor.dtype == torch.float32 and factor.is_contiguous() for factor in update.factors
+    )
 
 
 @contextmanager

@@ -7,26 +7,29 @@ Eq. 5 of arXiv 2512.03402, with W0 of shape (d, k) = (out, in):
 A (r1, k) and B (d, r1) are the magnitude group, C (r2, k) and D (d, r2) the direction group. ReLU and Sign
 act on single elements, so dW has no low-rank form: each pass over the layer has to build it, and the
 gradients of the factors need all of G = dL/d(dW). Autograd would keep three (d, k) tensors a layer for that.
-Here dW and G exist only one block at a time, and the backward pass rebuilds them from the factors.
+Here the backward pass rebuilds them from the factors.
 
-`backend.py` chooses what computes a block: `plain.py` in torch, `c_kernels.py` on a CPU or
-`triton_kernels.py` on a GPU. Gradients of gradients and `torch.func.vmap` are left to `dense.py`.
+`backend.py` chooses what computes: `plain.py` in torch and `c_kernels.py` on a CPU go block by block
+(`blocks.py`); `triton_kernels.py` on a GPU takes an ordinary layer whole, in one launch a pass. Gradients of
+gradients and `torch.func.vmap` are left to `dense.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _are_transforms_active
 
-from . import backend, dense
+from . import backend, blocks, dense
+from .kept import KeptWeight
 from .plain import Block
 from .rule import Rule
-from .terms import ALL, Term, Update, slices
+from .terms import ALL, Term, Update
 
 TENSORS = 6  # tensors of an `Update`
 
@@ -57,24 +60,21 @@ def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
 def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, without a gradient."""
     with torch.no_grad(), without_autocast(weight):
-        terms = [Term(update) for update in updates]
-        code = _code(terms, weight)
-        result = torch.empty_like(weight)
-        d, k = weight.shape
-        for rows in slices(d, k, code.block_elements(weight.device)):
-            parts = [term.block(rows, ALL) for term in terms]
-            result[rows] = code.updated_weight(weight[rows], parts, weight.dtype)
-        return result
+        return _whole(_code(updates, weight), weight, updates, weight.dtype)
 
 
 def dual_lora_linear(
-    x: Tensor, weight: Tensor | Callable[[], Tensor], bias: Tensor | None, updates: Sequence[Update]
+    x: Tensor,
+    weight: Tensor | Callable[[], Tensor],
+    bias: Tensor | None,
+    updates: Sequence[Update],
+    kept: KeptWeight | None = None,
 ) -> Tensor:
     """y = x (W0 + sum of dW)^T + b, with gradients for those of x, W0, b and the factors that require them.
 
     `x` has shape (..., k) and `weight` (d, k). `weight` may be a function that returns it: each pass calls
-    it, so that a quantised base does not stay unpacked in between. The result has the dtype of `x`, or that
-    of autocast.
+    it, so that a quantised base does not stay unpacked in between. With `kept`, W0 plus dW is built once and
+    stays there. The result has the dtype of `x`, or that of autocast.
 
     With G = dL/d(dW), before any scale, the gradients of the paper's rule (Eq. 7, 11, 12) are
 
@@ -97,7 +97,9 @@ def dual_lora_linear(
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     stored, unpack = (None, weight) if callable(weight) else (weight, None)
-    y = _DualLoraLinear.apply(x.reshape(-1, x.shape[-1]), stored, bias, unpack, *taken_apart(updates))
+    rows = x.reshape(-1, x.shape[-1])
+    function = _DualLoraLinear if torch.compiler.is_compiling() or _are_transforms_active() else _Eager
+    y = function.apply(rows, stored, bias, unpack, kept, *taken_apart(updates))
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -111,11 +113,7 @@ def dual_lora_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
 
 
 class _DualLoraLinear(torch.autograd.Function):
-    """Saves x, the factors and a reference to W0.
-
-    The output goes by rows of W and the gradients by columns, so that each element of y and of dL/dx comes
-    from one matrix product and is rounded once, as in an ordinary linear layer.
-    """
+    """Saves x, the factors and a reference to W0; the backward pass builds dW again, unless it is `kept`."""
 
     @staticmethod
     def forward(
@@ -123,28 +121,30 @@ class _DualLoraLinear(torch.autograd.Function):
         stored: Any,
         bias: Tensor | None,
         unpack: Callable[[], Tensor] | None,
+        kept: KeptWeight | None,
         forms: tuple[Form, ...],
         *tensors: Tensor | None,
     ) -> Tensor:
-        weight = stored if unpack is None else unpack()
         bias = None if bias is None else bias.to(x.dtype)
         with without_autocast(x):
-            terms = [Term(update) for update in updates_of(forms, tensors)]
-            code = _code(terms, weight, x)
-            d, k = weight.shape
-            outputs = []
-            for rows in slices(d, k, code.block_elements(x.device)):
-                parts = [term.block(rows, ALL) for term in terms]
-                block = code.updated_weight(weight[rows], parts, x.dtype)
-                outputs.append(F.linear(x, block, None if bias is None else bias[rows]))
-        return _side_by_side(outputs)
+            updated = None if kept is None else kept.get(x.dtype)
+            if updated is None:
+                weight = stored if unpack is None else unpack()
+                updates = updates_of(forms, tensors)
+                code = _code(updates, weight, x)
+                if kept is None and not backend.in_one_launch(code, updates, weight):
+                    return blocks.linear(code, x, weight, bias, updates)
+                updated = _whole(code, weight, updates, x.dtype)
+            if kept is not None:
+                kept.weight = updated
+            return F.linear(x, updated, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, stored, _, unpack, forms, *tensors = inputs
-        _, needs_weight, _, _, _, *needs_tensors = ctx.needs_input_grad
+        x, stored, _, unpack, kept, forms, *tensors = inputs
+        _, needs_weight, _, _, _, _, *needs_tensors = ctx.needs_input_grad
         ctx.save_for_backward(x if needs_weight or any(needs_tensors) else None, stored, *tensors)
-        ctx.unpack, ctx.forms = unpack, forms
+        ctx.unpack, ctx.kept, ctx.forms = unpack, kept, forms
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -158,36 +158,45 @@ class _DualLoraLinear(torch.autograd.Function):
                 x = grad.new_zeros(len(grad), tensors[0].shape[1])
             # The gradient of a bias does not depend on the bias.
             bias = grad.new_zeros(grad.shape[1]) if ctx.needs_input_grad[2] else None
-            inputs = (x, stored, bias, ctx.unpack, ctx.forms, *tensors)
+            inputs = (x, stored, bias, ctx.unpack, ctx.kept, ctx.forms, *tensors)
             return _pullback(_dense_linear, inputs, ctx.needs_input_grad, grad)
-        needs_x, needs_weight, needs_bias, _, _, *needs_tensors = ctx.needs_input_grad
-        weight = stored if ctx.unpack is None else ctx.unpack()
-        d, k = weight.shape
-
-        grad_x: list[Tensor] = []
-        grad_weight = torch.empty_like(weight) if needs_weight else None
+        needs_x, needs_weight, needs_bias, _, _, _, *needs_tensors = ctx.needs_input_grad
         with without_autocast(grad):
-            terms = [Term(update) for update in updates_of(ctx.forms, tensors)]
-            trained = _trained(needs_tensors)
-            found: list[list[list[Tensor]]] = []
-            code = _code(terms, weight, grad)
-            for columns in slices(k, d, code.block_elements(grad.device)):
-                parts = [term.block(ALL, columns) for term in terms]
-                base = weight[:, columns] if needs_x else None
-                if x is None:
-                    updated = None if base is None else code.updated_weight(base, parts, grad.dtype)
-                else:
-                    G = grad.t() @ x[:, columns]
-                    if grad_weight is not None:
-                        grad_weight[:, columns] = G
-                    updated, gradients = code.backward(G, parts, trained, base)
-                    found.append(gradients)
-                    del G
-                if updated is not None:
-                    grad_x.append(grad @ updated)
+            updated = None if ctx.kept is None or not needs_x else ctx.kept.get(grad.dtype)
+            weight = stored if ctx.unpack is None else ctx.unpack()
+            updates = updates_of(ctx.forms, tensors)
+            code = _code(updates, weight, grad)
+            base = weight if needs_x and updated is None else None
+            found: list[Sequence[Tensor]]
+            if x is not None and backend.in_one_launch(code, updates, weight):
+                G = grad.t() @ x
+                built, gradients = code.whole_backward(G, base, updates[0])
+                grad_x = None if built is None else grad @ built
+                grad_weight = G.to(weight.dtype) if needs_weight else None
+                found = [gradients]
+            else:
+                grad_weight = torch.empty_like(weight) if needs_weight else None
+                trained = _trained(needs_tensors)
+                grad_x, found = blocks.linear_backward(code, grad, x, base, updates, trained, grad_weight)
+            if updated is not None:
+                grad_x = grad @ updated
         grad_bias = grad.sum(0) if needs_bias else None
-        grad_x_whole = _side_by_side(grad_x) if needs_x else None
-        return grad_x_whole, grad_weight, grad_bias, None, None, *_of_tensors(found, len(terms))
+        return grad_x, grad_weight, grad_bias, None, None, None, *_of_tensors(found)
+
+
+class _Eager(_DualLoraLinear):
+    """The same outside of `torch.func` and `torch.compile`: with a `setup_context`, a call takes 40 us more.
+
+    Given that method, `apply` reads and binds the signature of `forward` every time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = _DualLoraLinear.forward(*inputs)
+        _DualLoraLinear.setup_context(ctx, inputs, output)
+        return output
+
+    setup_context = torch.autograd.Function.setup_context
 
 
 class _DualLoraWeight(torch.autograd.Function):
@@ -214,19 +223,25 @@ class _DualLoraWeight(torch.autograd.Function):
             inputs = (torch.zeros_like(G), ctx.forms, *tensors)
             return _pullback(_dense_weight, inputs, ctx.needs_input_grad, G)
         needs_weight, _, *needs_tensors = ctx.needs_input_grad
-        d, k = G.shape
         with without_autocast(G):
-            terms = [Term(update) for update in updates_of(ctx.forms, tensors)]
-            code = _code(terms, G)
-            found = []
-            for columns in slices(k, d, code.block_elements(G.device)):
-                parts = [term.block(ALL, columns) for term in terms]
-                found.append(code.backward(G[:, columns], parts, _trained(needs_tensors), None)[1])
-        return G if needs_weight else None, None, *_of_tensors(found, len(terms))
+            updates = updates_of(ctx.forms, tensors)
+            code = _code(updates, G)
+            found: list[Sequence[Tensor]]
+            if backend.in_one_launch(code, updates, G):
+                found = [code.whole_backward(G.contiguous(), None, updates[0])[1]]
+            else:
+                found = blocks.gradients(code, G, updates, _trained(needs_tensors))
+        return G if needs_weight else None, None, *_of_tensors(found)
 
 
 def _dense_linear(
-    x: Tensor, stored: Any, bias: Tensor | None, unpack: Any, forms: tuple[Form, ...], *tensors: Tensor | None
+    x: Tensor,
+    stored: Any,
+    bias: Tensor | None,
+    unpack: Any,
+    kept: KeptWeight | None,
+    forms: tuple[Form, ...],
+    *tensors: Tensor | None,
 ) -> Tensor:
     weight = stored if unpack is None else unpack()
     return dense.linear(x, weight, bias, updates_of(forms, tensors))
@@ -262,23 +277,9 @@ def _trained(needs_tensors: Sequence[bool]) -> list[bool]:
     return [any(needs_tensors[i : i + TENSORS]) for i in range(0, len(needs_tensors), TENSORS)]
 
 
-def _of_tensors(found: list[list[list[Tensor]]], terms: int) -> list[Tensor | None]:
-    """The gradients of the tensors of all terms, from those of the factors by block of columns and term."""
-    gradients: list[Tensor | None] = []
-    for term in range(terms):
-        whole = _whole_gradients([block[term] for block in found])
-        gradients += [*whole, *[None] * (TENSORS - len(whole))]
-    return gradients
-
-
-def _whole_gradients(blocks: list[list[Tensor]]) -> list[Tensor]:
-    """Assemble factor gradients: concatenate A and C over column blocks, sum B and D."""
-    by_factor = enumerate(zip(*blocks, strict=True))
-    return [reduce(torch.add, found) if i % 2 else _side_by_side(found) for i, found in by_factor]
-
-
-def _side_by_side(blocks: Sequence[Tensor]) -> Tensor:
-    return blocks[0] if len(blocks) == 1 else torch.cat(list(blocks), 1)
+def _of_tensors(found: Sequence[Sequence[Tensor]]) -> list[Tensor | None]:
+    """The gradients of the tensors of all updates, from those of the factors."""
+    return [gradient for factors in found for gradient in [*factors, *[None] * (TENSORS - len(factors))]]
 
 
 class Form(NamedTuple):
@@ -304,11 +305,19 @@ def updates_of(forms: Sequence[Form], tensors: Sequence[Any]) -> list[Update]:
     ]
 
 
-def _code(terms: Sequence[Term], *tensors: Tensor) -> Any:
-    factors = [factor for term in terms for factor in term.factors]
-    return backend.choose([term.rule for term in terms], factors, *tensors)
+def _code(updates: Sequence[Update], *tensors: Tensor) -> Any:
+    factors = [factor for update in updates for factor in update.factors]
+    return backend.choose([update.rule for update in updates], factors, *tensors)
 
 
-def without_autocast(tensor: Tensor) -> torch.autocast:
+def _whole(code: Any, weight: Tensor, updates: Sequence[Update], dtype: torch.dtype) -> Tensor:
+    if backend.in_one_launch(code, updates, weight):
+        updated: Tensor = code.whole_weight(weight, updates[0], dtype)
+        return updated
+    return blocks.updated_weight(code, weight, updates, dtype)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     """Products in the precision of their factors, on the device of `tensor`."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
