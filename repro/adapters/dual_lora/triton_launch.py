@@ -60,10 +60,11 @@ class Given(NamedTuple):
 
     @classmethod
     def of_term(cls, term: Term) -> Given:
-        A, B, C, D = (*(factor.contiguous() for factor in term.factors), None, None)[:4]
+        A, B, *direction = (factor.contiguous() for factor in term.factors)
+        C, D = direction or (None, None)
         words, (row, column) = (term.shape[1] + 31) // 32, term.offset
-        tensors = (A, B, C, D, term.seed, None, term.scale, term.amplitude.contiguous())
-        return cls(term.rule, *tensors, 0.0, 1.0, words, row, column // 32)
+        strengths = term.scale, term.amplitude.contiguous()
+        return cls(term.rule, A, B, C, D, term.seed, None, *strengths, 0.0, 1.0, words, row, column // 32)
 
     @property
     def tensors_and_fractions(self) -> tuple[Tensor | float | None, ...]:
@@ -97,7 +98,8 @@ def backward(
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
     """W0 + dW in the dtype of G, if a weight is given, and the gradients, for a contiguous G (d, k)."""
     d, k = G.shape
-    updated, strides, rounded = None, (0, 0, 0, 0), G.dtype
+    updated, rounded = None, G.dtype
+    strides: tuple[int, ...] = (0, 0, 0, 0)
     if weight is not None:
         updated = torch.empty_like(weight, dtype=G.dtype)
         strides, rounded = (*weight.stride(), *updated.stride()), weight.dtype
@@ -185,7 +187,7 @@ def _gradient_launches(
     """The two launches, and how many numbers of parts are between them."""
     rule, (r1, r2), _, _, per_row, place = compiled_for
     dtype, rounded = dtypes
-    warps = 4 if max(r1, r2) <= 16 else 8
+    warps = 8
     strips, tiles = triton.cdiv(k, _COLUMNS), triton.cdiv(d, _ROWS)
     fits = (n for n in _ROW_TILES if triton.cdiv(tiles, n) * strips * warps >= _WARPS)
     row_tiles = next(fits, _ROW_TILES[-1])

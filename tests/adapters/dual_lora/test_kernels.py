@@ -14,8 +14,8 @@ from repro.adapters.dual_lora.terms import Term
 from repro.adapters.dual_lora.update import dual_lora_linear, updated_weight
 from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
 
-# Triton: three bands of 2 tiles of 64 rows, and four strips of columns, of which the last ends inside a word
-# of random signs. C: nine bands of rows and one panel of columns, both incomplete at the end.
+# Triton: three bands of up to four tiles of 32 rows, and two strips of 128 columns, of which the last ends
+# inside a word of signs. C: nine bands of rows and one panel of columns, both incomplete at the end.
 D_OUT, D_IN, TOKENS = 2 * 128 + 7, 197, 11
 
 
@@ -27,7 +27,6 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             "repro.adapters.dual_lora.triton_kernels",
             reason="the kernels need Triton; pip install -e '.[cuda]'",
         )
-        monkeypatch.setattr(module, "_ROW_TILES", 2)
     else:
         module = c_kernels
         if not shutil.which("cc"):
@@ -96,26 +95,12 @@ def test_gradients_match_the_dense_formulas(rule: Rule, rms: float) -> None:
 
 @pytest.mark.parametrize("ranks", [(1, 64), (16, 17), (33, 2)])
 def test_any_ranks(ranks: tuple[int, int]) -> None:
-    # A strip's parts take a third of G's memory at these ranks, so the strips need several rounds.
     u, weight, G = make_update(Rule(), ranks=ranks), make_weight(), make_gradient(1.0)
     expected = weight.double() + reference_delta(u)[0].detach()
     torch.testing.assert_close(updated_weight(weight, [u]).double(), expected, rtol=1e-5, atol=1e-5)
+    found = gradients(u, G)
     for name, gradient in reference_gradients(u, G.double()).items():
-        assert_close(gradients(u, G)[name], gradient, 1e-5)
-
-
-@pytest.mark.parametrize("kernels", ["triton"], indirect=True)
-def test_parts_need_no_more_memory_than_the_gradient(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    new_empty = Tensor.new_empty
-    monkeypatch.setattr(
-        Tensor, "new_empty", lambda *a, **k: made.append((t := new_empty(*a, **k)).numel()) or t
-    )
-    u, G = make_update(Rule(), ranks=(16, 16)), make_gradient(1.0)
-    gradients(u, G)
-    across, down = made[:2], made[2:]
-    assert sum(down) <= G.numel()
-    assert across == [16 * 3 * D_IN] * 2  # three bands; outside of tests a band has more tiles
+        assert_close(found[name], gradient, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -131,9 +116,11 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, kernels: Any) -> None
     torch.testing.assert_close(found.double(), exact, rtol=units * torch.finfo(dtype).eps, atol=1e-5)
 
     G = make_gradient(1.0, dtype)
+    gradient = gradients(u, G)
     for name, expected in reference_gradients(u, G.double()).items():
-        # The interpreter has no tf32; a GPU's rounds to 2**-11.
-        assert_close(gradients(u, G)[name], expected, 1e-5 if device() == "cpu" else 2**-10)
+        # Triton splits numbers into two of bf16, which its interpreter truncates.
+        interpreted = kernels is not c_kernels and device() == "cpu"
+        assert_close(gradient[name], expected, 4e-5 if interpreted else 1e-5)
 
 
 def test_two_terms_are_rounded_once_and_cancel(kernels: Any) -> None:
