@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -23,6 +22,9 @@ from .terms import Update
 
 # Where the Triton kernels run. The tests add the CPU, on which Triton can interpret them.
 TRITON_DEVICES = {"cuda"}
+
+# ROCm builds call AMD GPUs "cuda" too, but those lack some of the precisions that the kernels use.
+_HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
 
 _CLASSES = {Tensor, nn.Parameter}
 
@@ -52,7 +54,7 @@ def choose(rules: Iterable[Rule], factors: Iterable[Tensor], *others: Tensor) ->
         dtypes.add(tensor.dtype)
     if wanted == "torch":
         return plain
-    if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _has_triton():
+    if devices <= TRITON_DEVICES and dtypes <= _TRITON_DTYPES and _HAS_TRITON:
         from . import triton_kernels
 
         small = all(min(factor.shape) <= triton_kernels.MAX_RANK for factor in factors)
@@ -93,9 +95,3 @@ def torch_only() -> Iterator[None]:
         os.environ.pop(kernel_variable.KERNEL)
         if before is not None:
             os.environ[kernel_variable.KERNEL] = before
-
-
-@cache
-def _has_triton() -> bool:
-    # ROCm builds call AMD GPUs "cuda" too, but those lack some of the precisions that the kernels use.
-    return find_spec("triton") is not None and torch.version.hip is None

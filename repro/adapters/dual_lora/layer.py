@@ -120,10 +120,8 @@ class DualLoraLayer(MergeableLayer):
         update = Update(rule, scale, **factors, seed=seed)
         if ramped and adapter_name in self.dual_lora_step:
             warmup.compare_values(self, adapter_name)
-            # `data` has a version counter of its own: every forward pass under DistributedDataParallel
-            # overwrites the buffers, by equal values, also between another one and its backward pass.
-            step = self.dual_lora_step[adapter_name].data
-            update = update._replace(step=step, warmup_steps=self.warmup_steps[adapter_name])
+            step, warmup_steps = self.dual_lora_step[adapter_name], self.warmup_steps[adapter_name]
+            update = update._replace(step=step, warmup_steps=warmup_steps)
         if adapter_name not in self.dual_lora_initial:
             return [update]
         initial: Any = self.dual_lora_initial[adapter_name]

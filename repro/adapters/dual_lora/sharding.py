@@ -20,7 +20,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from . import plain
 from .replaced import call_with
 from .terms import ALL, Term, Update
-from .update import TENSORS, Form, taken_apart, updates_of, without_autocast
+from .update import TENSORS, Form, save, saved, taken_apart, updates_of, without_autocast
 
 
 def sharded_linear(linear: nn.Module, x: Tensor, updates: Sequence[Update]) -> Tensor:
@@ -102,7 +102,7 @@ class _ShardedWeight(torch.autograd.Function):
     def forward(
         ctx: Any, weight: Tensor, shard: _Shard, forms: tuple[Form, ...], *tensors: Tensor | None
     ) -> Tensor:
-        ctx.save_for_backward(*tensors)
+        save(ctx, tensors)
         ctx.shard, ctx.forms = shard, forms
         with without_autocast(weight):
             return plain.updated_weight(weight, shard.parts(forms, tensors), weight.dtype)
@@ -111,7 +111,7 @@ class _ShardedWeight(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
         needs_weight, _, _, *needs_tensors = ctx.needs_input_grad
-        tensors = ctx.saved_tensors
+        tensors = saved(ctx)
         found: list[Tensor | None] = []
         with without_autocast(G):
             for i, part in enumerate(ctx.shard.parts(ctx.forms, tensors)):

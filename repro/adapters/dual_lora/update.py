@@ -143,7 +143,7 @@ class _DualLoraLinear(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, stored, _, unpack, kept, forms, *tensors = inputs
         _, needs_weight, _, _, _, _, *needs_tensors = ctx.needs_input_grad
-        ctx.save_for_backward(x if needs_weight or any(needs_tensors) else None, stored, *tensors)
+        save(ctx, tensors, x if needs_weight or any(needs_tensors) else None, stored)
         ctx.unpack, ctx.kept, ctx.forms = unpack, kept, forms
 
     @staticmethod
@@ -152,7 +152,7 @@ class _DualLoraLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, stored, *tensors = ctx.saved_tensors
+        x, stored, *tensors = saved(ctx)
         if _to_be_differentiated():
             if x is None:  # the output is linear in x, so that no gradient depends on it
                 x = grad.new_zeros(len(grad), tensors[0].shape[1])
@@ -209,7 +209,7 @@ class _DualLoraWeight(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, ctx.forms, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        save(ctx, tensors)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -217,7 +217,7 @@ class _DualLoraWeight(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
+        tensors = saved(ctx)
         if _to_be_differentiated():
             # No gradient depends on W0.
             inputs = (torch.zeros_like(G), ctx.forms, *tensors)
@@ -280,6 +280,26 @@ def _trained(needs_tensors: Sequence[bool]) -> list[bool]:
 def _of_tensors(found: Sequence[Sequence[Tensor]]) -> list[Tensor | None]:
     """The gradients of the tensors of all updates, from those of the factors."""
     return [gradient for factors in found for gradient in [*factors, *[None] * (TENSORS - len(factors))]]
+
+
+def save(ctx: Any, tensors: Sequence[Any], *others: Any) -> None:
+    """Save the tensors of all updates, and the others, for `saved` in the backward pass.
+
+    Step counters go past `save_for_backward`. It would refuse one that was written to before the backward
+    pass, as DistributedDataParallel writes all buffers, by equal values, in every forward pass.
+    """
+    ctx.save_for_backward(*others, *(tensor for i, tensor in enumerate(tensors) if (i + 1) % TENSORS))
+    ctx.steps = list(tensors[TENSORS - 1 :: TENSORS])
+
+
+def saved(ctx: Any) -> list[Any]:
+    """The others, then the tensors of all updates."""
+    found = list(ctx.saved_tensors)  # read once: gradient checkpointing computes them at each reading
+    others = len(found) - len(ctx.steps) * (TENSORS - 1)
+    found, rest = found[:others], found[others:]
+    for i, step in enumerate(ctx.steps):
+        found += [*rest[i * (TENSORS - 1) : (i + 1) * (TENSORS - 1)], step]
+    return found
 
 
 class Form(NamedTuple):
