@@ -172,29 +172,55 @@ def add_update(
 
 @triton.jit
 def _split(x, HALF: tl.constexpr):
-    """x as the sum of two bf16 numbers, to about 2**-17 of it, in the dtype HALF."""
-    high = x.to(tl.bfloat16)
-    return high.to(HALF), (x - high.to(tl.float32)).to(tl.bfloat16).to(HALF)
+    """The first eight bits of x, a bf16 number in the dtype HALF, and the rest of x.
+
+    Cut, not converted: that is sixteen times as fast on a GPU, and a NaN stays a NaN.
+    """
+    bits = x.to(tl.uint32, bitcast=True)
+    high = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return high.to(HALF), x - (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _add_product(left, right, total, HALF: tl.constexpr):
-    """total + left @ right: in full fp32 or, if HALF is not None, as three products of bf16 numbers.
+def _rounded(x, HALF: tl.constexpr):
+    """x to the nearest bf16 number, in the dtype HALF, for a finite x."""
+    bits = x.to(tl.uint32, bitcast=True) + 0x8000
+    return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True).to(HALF)
 
-    Not Triton's `tf32x3`: one case of it was wrong on an H200, although its code has all three products.
+
+@triton.jit
+def _add_product(left, right, total, SPLIT: tl.constexpr, HALF: tl.constexpr):
+    """total + left @ right, as products of bf16 numbers on tensor cores, the small ones first.
+
+    With two numbers for each of fp32 it is right to 2**-16, with three as right as in fp32. Not Triton's
+    `tf32x3`: one case of it was wrong on an H200, although its code has all three products.
     """
-    if HALF is not None:
-        left_high, left_low = _split(left, HALF)
-        right_high, right_low = _split(right, HALF)
-        total = tl.dot(left_low, right_high, total)
-        total = tl.dot(left_high, right_low, total)
-        total = tl.dot(left_high, right_high, total)
+    left_1, left_rest = _split(left, HALF)
+    right_1, right_rest = _split(right, HALF)
+    if SPLIT == 3:
+        left_2, left_rest = _split(left_rest, HALF)
+        right_2, right_rest = _split(right_rest, HALF)
+        total = tl.dot(_rounded(left_rest, HALF), right_1, total)
+        total = tl.dot(left_1, _rounded(right_rest, HALF), total)
+        total = tl.dot(left_2, right_2, total)
     else:
-        total = tl.dot(left, right, total, input_precision="ieee")
-    return total
+        left_2 = _rounded(left_rest, HALF)
+        right_2 = _rounded(right_rest, HALF)
+    total = tl.dot(left_2, right_1, total)
+    total = tl.dot(left_1, right_2, total)
+    return tl.dot(left_1, right_1, total)
 
 
-@triton.jit(do_not_specialize=["first_row", "first_word", "row_tiles"])
+@triton.jit
+def _add_to(part, product, rows, rows_left, ranks, rank, again):
+    """Write the tile's product (rank, rows) to the part (rows, rank), or add it if there is one already."""
+    at = part + (rows[None, :] * rank + ranks[:, None])
+    inside = (rows[None, :] < rows_left) & (ranks[:, None] < rank)
+    before = tl.load(at, mask=inside & again, other=0.0)
+    tl.store(at, before + product, mask=inside)
+
+
+@triton.jit(do_not_specialize=["first_row", "first_word", "row_tiles", "column_tiles"])
 def add_gradients(
     G,
     parts,
@@ -223,11 +249,13 @@ def add_gradients(
     first_row,
     first_word,
     row_tiles,
+    column_tiles,
     ROUNDED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     DIRECTION: tl.constexpr,
     PER_ROW: tl.constexpr,
     CLIP: tl.constexpr,
+    SPLIT: tl.constexpr,
     HALF: tl.constexpr,
     RANK1: tl.constexpr,
     RANK2: tl.constexpr,
@@ -245,68 +273,68 @@ def add_gradients(
     parts_C = parts + bands * r1 * k + band * r2 * k
     parts_B = parts + bands * k * (r1 + r2) + strip * d * r1
     parts_D = parts + bands * k * (r1 + r2) + strips * d * r1 + strip * d * r2
-    column = strip * COLUMNS
     rows, columns, words = tl.arange(0, ROWS), tl.arange(0, COLUMNS), tl.arange(0, COLUMNS // 32)
     ranks1, ranks2 = tl.arange(0, RANK1), tl.arange(0, RANK2)
-    dA = tl.zeros((RANK1, COLUMNS), tl.float32)
-    dC = tl.zeros((RANK2, COLUMNS), tl.float32)
     s = _strength(scale, step, warmup_steps, strength)
-    word = column // 32
 
-    for tile in range(row_tiles):
-        row = (band * row_tiles + tile) * ROWS
-        inside = (rows[:, None] < d - row) & (columns[None, :] < k - column)
-        at = G + row * k + column + (rows[:, None] * k + columns[None, :])
-        g = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    for column_tile in range(column_tiles):
+        column = (strip * column_tiles + column_tile) * COLUMNS
+        word = column // 32
+        dA = tl.zeros((RANK1, COLUMNS), tl.float32)
+        dC = tl.zeros((RANK2, COLUMNS), tl.float32)
+        for row_tile in range(row_tiles):
+            row = (band * row_tiles + row_tile) * ROWS
+            inside = (rows[:, None] < d - row) & (columns[None, :] < k - column)
+            at = G + row * k + column + (rows[:, None] * k + columns[None, :])
+            g = tl.load(at, mask=inside, other=0.0).to(tl.float32)
 
-        P = _factor_product(B, A, row, column, rows, columns, d, k, r1)
-        M, slope = _activate(P, ACTIVATION)
-        if DIRECTION == "fixed":
-            first = (first_row + row) * row_words + first_word + word
-            Z = _unpacked(_random_words(seed, first, rows, words, row_words))
-        elif signs is not None:
-            at = signs + row * row_words + word + (rows[:, None] * row_words + words[None, :])
-            mask = (rows[:, None] < d - row) & (words[None, :] < row_words - word)
-            Z = _unpacked(tl.load(at, mask=mask, other=0))
-        else:
-            Z = _factor_product(D, C, row, column, rows, columns, d, k, r2)
-        S = _scaled_direction(Z, s, amplitude, row, rows, d, DIRECTION, PER_ROW)
-        if weight is not None:
-            at = weight + row * weight_row + column * weight_column
-            at += rows[:, None] * weight_row + columns[None, :] * weight_column
-            W = tl.load(at, mask=inside, other=0.0).to(tl.float32) + M * S
-            at = updated + row * updated_row + column * updated_column
-            at += rows[:, None] * updated_row + columns[None, :] * updated_column
-            tl.store(at, W.to(ROUNDED).to(updated.dtype.element_ty), mask=inside)
+            P = _factor_product(B, A, row, column, rows, columns, d, k, r1)
+            M, slope = _activate(P, ACTIVATION)
+            if DIRECTION == "fixed":
+                first = (first_row + row) * row_words + first_word + word
+                Z = _unpacked(_random_words(seed, first, rows, words, row_words))
+            elif signs is not None:
+                at = signs + row * row_words + word + (rows[:, None] * row_words + words[None, :])
+                mask = (rows[:, None] < d - row) & (words[None, :] < row_words - word)
+                Z = _unpacked(tl.load(at, mask=mask, other=0).to(tl.uint32, bitcast=True))
+            else:
+                Z = _factor_product(D, C, row, column, rows, columns, d, k, r2)
+            S = _scaled_direction(Z, s, amplitude, row, rows, d, DIRECTION, PER_ROW)
+            if weight is not None:
+                at = weight + row * weight_row + column * weight_column
+                at += rows[:, None] * weight_row + columns[None, :] * weight_column
+                W = tl.load(at, mask=inside, other=0.0).to(tl.float32) + M * S
+                at = updated + row * updated_row + column * updated_column
+                at += rows[:, None] * updated_row + columns[None, :] * updated_column
+                tl.store(at, W.to(ROUNDED).to(updated.dtype.element_ty), mask=inside)
 
-        H = g * S * slope
-        tall = _tall(B, row, rows, d, ranks1, r1)
-        wide = _wide(A, column, columns, k, ranks1, r1)
-        dA = _add_product(tl.trans(tall), H, dA, HALF)
-        dB = _add_product(wide, tl.trans(H), tl.zeros((RANK1, ROWS), tl.float32), HALF)
-        at = parts_B + row * r1 + (rows[None, :] * r1 + ranks1[:, None])
-        tl.store(at, dB, mask=(rows[None, :] < d - row) & (ranks1[:, None] < r1))
+            # Each factor is loaded just before its product, which needs fewer registers.
+            H = g * S * slope
+            tall = _tall(B, row, rows, d, ranks1, r1)
+            dA = _add_product(tl.trans(tall), H, dA, SPLIT, HALF)
+            wide = _wide(A, column, columns, k, ranks1, r1)
+            dB = _add_product(wide, tl.trans(H), tl.zeros((RANK1, ROWS), tl.float32), SPLIT, HALF)
+            _add_to(parts_B + row * r1, dB, rows, d - row, ranks1, r1, column_tile > 0)
 
+            if DIRECTION != "fixed":
+                if CLIP == "eq12":
+                    g = tl.where(g > 1, 1.0, tl.where(g < -1, -1.0, g))
+                K = g * M * s
+                if CLIP == "eq7":
+                    K = tl.where(K > 1, 1.0, tl.where(K < -1, -1.0, K))
+                if CLIP == "bnn":
+                    K = tl.where(tl.abs(Z) <= 1, K, 0.0)
+                tall = _tall(D, row, rows, d, ranks2, r2)
+                dC = _add_product(tl.trans(tall), K, dC, SPLIT, HALF)
+                wide = _wide(C, column, columns, k, ranks2, r2)
+                dD = _add_product(wide, tl.trans(K), tl.zeros((RANK2, ROWS), tl.float32), SPLIT, HALF)
+                _add_to(parts_D + row * r2, dD, rows, d - row, ranks2, r2, column_tile > 0)
+
+        at = parts_A + column + (ranks1[:, None] * k + columns[None, :])
+        tl.store(at, dA, mask=(ranks1[:, None] < r1) & (columns[None, :] < k - column))
         if DIRECTION != "fixed":
-            if CLIP == "eq12":
-                g = tl.where(g > 1, 1.0, tl.where(g < -1, -1.0, g))
-            K = g * M * s
-            if CLIP == "eq7":
-                K = tl.where(K > 1, 1.0, tl.where(K < -1, -1.0, K))
-            if CLIP == "bnn":
-                K = tl.where(tl.abs(Z) <= 1, K, 0.0)
-            tall = _tall(D, row, rows, d, ranks2, r2)
-            wide = _wide(C, column, columns, k, ranks2, r2)
-            dC = _add_product(tl.trans(tall), K, dC, HALF)
-            dD = _add_product(wide, tl.trans(K), tl.zeros((RANK2, ROWS), tl.float32), HALF)
-            at = parts_D + row * r2 + (rows[None, :] * r2 + ranks2[:, None])
-            tl.store(at, dD, mask=(rows[None, :] < d - row) & (ranks2[:, None] < r2))
-
-    at = parts_A + column + (ranks1[:, None] * k + columns[None, :])
-    tl.store(at, dA, mask=(ranks1[:, None] < r1) & (columns[None, :] < k - column))
-    if DIRECTION != "fixed":
-        at = parts_C + column + (ranks2[:, None] * k + columns[None, :])
-        tl.store(at, dC, mask=(ranks2[:, None] < r2) & (columns[None, :] < k - column))
+            at = parts_C + column + (ranks2[:, None] * k + columns[None, :])
+            tl.store(at, dC, mask=(ranks2[:, None] < r2) & (columns[None, :] < k - column))
 
 
 @triton.jit

@@ -17,13 +17,14 @@ from .triton_code import add_gradients, add_update, sum_parts
 if TYPE_CHECKING:
     from .terms import Term, Update
 
-# Rows and columns of a tile: 32 elements a thread with 4 warps, 16 with 8, which ranks above 16 need.
-_ROWS, _COLUMNS = 32, 128
+# Rows, columns and warps of a tile of `add_update`.
+_UPDATE_TILE = 32, 128, 4
 
-# Tiles of a band of rows: the first number that leaves `_WARPS` warps, 16 for each of an H100's 132
-# multiprocessors. The fewer bands, the fewer parts of dA and dC.
-_ROW_TILES = (16, 8, 4)
-_WARPS = 2048
+# The rows and columns of the band and the strip of a program of `add_gradients`: the first number that leaves
+# `_PROGRAMS` programs, two for each of an H100's 132 multiprocessors. The parts of all gradients take
+# 8 (r1 + r2) bytes for that many weights: at r1 + r2 = 32 half as much as G in bf16, or as much as it.
+_SIDES = 256, 128
+_PROGRAMS = 256
 
 # Elements that a program of `sum_parts` sums, with 4 warps.
 _SUMMED = 512
@@ -126,11 +127,18 @@ class Launch:
     """
 
     def __init__(
-        self, kernel: Any, device: int, grid: tuple[int, int, int], numbers: tuple[Any, ...], warps: int
+        self,
+        kernel: Any,
+        device: int,
+        grid: tuple[int, int, int],
+        numbers: tuple[Any, ...],
+        warps: int,
+        registers: int | None = None,
     ) -> None:
         """`device` is that of the tensors, as `Tensor.get_device` tells it; -1 is a CPU."""
         self._kernel, self._device, self._grid = kernel, device, grid
-        self._numbers, self._warps = numbers, warps
+        self._numbers = numbers
+        self._options = {"num_warps": warps, "num_stages": 1, "maxnreg": registers}
         self._compiled: Any = None
 
     def __call__(self, *arguments: Tensor | float | None) -> None:
@@ -151,7 +159,7 @@ class Launch:
             self._compiled[self._grid](*arguments, *self._numbers)
             return
         # The interpreter returns None.
-        compiled = self._kernel[self._grid](*arguments, *self._numbers, num_warps=self._warps, num_stages=1)
+        compiled = self._kernel[self._grid](*arguments, *self._numbers, **self._options)
         if aligned:
             self._compiled = compiled
 
@@ -169,9 +177,10 @@ def _update_launch(
     """The dtypes are only a key here, but for the last, to which the kernel rounds."""
     rule, (r1, r2), _, _, per_row, place = compiled_for
     words = _DTYPES[dtypes[-1]], rule.magnitude_activation, rule.direction, per_row
-    numbers = d, k, *strides, r1, r2, *place, *words, _ROWS, _COLUMNS
-    grid = triton.cdiv(d, _ROWS), triton.cdiv(k, _COLUMNS), 1
-    return Launch(add_update, device, grid, numbers, warps=4)
+    rows, columns, warps = _UPDATE_TILE
+    numbers = d, k, *strides, r1, r2, *place, *words, rows, columns
+    grid = triton.cdiv(d, rows), triton.cdiv(k, columns), 1
+    return Launch(add_update, device, grid, numbers, warps)
 
 
 @cache
@@ -187,18 +196,28 @@ def _gradient_launches(
     """The two launches, and how many numbers of parts are between them."""
     rule, (r1, r2), _, _, per_row, place = compiled_for
     dtype, rounded = dtypes
-    warps = 8
-    strips, tiles = triton.cdiv(k, _COLUMNS), triton.cdiv(d, _ROWS)
-    fits = (n for n in _ROW_TILES if triton.cdiv(tiles, n) * strips * warps >= _WARPS)
-    row_tiles = next(fits, _ROW_TILES[-1])
-    bands = triton.cdiv(tiles, row_tiles)
+    largest = max(r1, r2)
+    rows, columns, warps, registers = _gradient_tile(largest, dtype)
+    fits = (n for n in _SIDES if triton.cdiv(d, n) * triton.cdiv(k, n) >= _PROGRAMS)
+    side = next(fits, _SIDES[-1])
+    bands, strips = triton.cdiv(d, side), triton.cdiv(k, side)
     words = _DTYPES[rounded], rule.magnitude_activation, rule.direction, per_row, rule.clip
     # A tensor core sums over at least 16 elements.
     ranks = (max(16, triton.next_power_of_2(r)) for r in (r1, r2))
-    half = None if dtype == torch.float32 else _HALF
-    numbers = d, k, *strides, r1, r2, *place, row_tiles, *words, half, *ranks, _ROWS, _COLUMNS
-    add = Launch(add_gradients, device, (strips, bands, 1), numbers, warps)
-    largest = triton.cdiv(max(d, k) * max(r1, r2), _SUMMED)
-    grid = largest, 4 if r2 else 2, 1
+    split = 3 if dtype == torch.float32 else 2
+    tiles = side // rows, side // columns
+    numbers = d, k, *strides, r1, r2, *place, *tiles, *words, split, _HALF, *ranks, rows, columns
+    add = Launch(add_gradients, device, (strips, bands, 1), numbers, warps, registers)
+    grid = triton.cdiv(max(d, k) * largest, _SUMMED), 4 if r2 else 2, 1
     total = Launch(sum_parts, device, grid, (d, k, r1, r2, bands, strips, _SUMMED), warps=4)
     return add, total, (r1 + r2) * (bands * k + strips * d)
+
+
+def _gradient_tile(rank: int, dtype: torch.dtype) -> tuple[int, int, int, int | None]:
+    """Rows, columns and warps of a tile of `add_gradients`, and the most registers a thread may take.
+
+    With 128 registers two programs share a multiprocessor, at the price of some spilled ones.
+    """
+    if rank > 32:
+        return 32, 32, 4, None
+    return 64, 64, 8, 128 if rank <= 16 and dtype != torch.float32 else None
