@@ -132,11 +132,8 @@ class _DualLoraLinear(torch.autograd.Function):
         return _forward(False, x, stored, bias, unpack, kept, forms, *tensors)[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor, signs: Tensor | None = None) -> None:
-        x, stored, _, unpack, kept, forms, *tensors = inputs
-        _, needs_weight, _, _, _, _, *needs_tensors = ctx.needs_input_grad
-        save(ctx, tensors, x if needs_weight or any(needs_tensors) else None, stored, signs)
-        ctx.unpack, ctx.kept, ctx.forms = unpack, kept, forms
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save_inputs(ctx, inputs, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -187,7 +184,7 @@ class _Eager(_DualLoraLinear):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         trained = any(ctx.needs_input_grad[-TENSORS:])
         output, signs = _forward(trained, *inputs)
-        _DualLoraLinear.setup_context(ctx, inputs, output, signs)
+        _save_inputs(ctx, inputs, signs)
         return output
 
     setup_context = torch.autograd.Function.setup_context
@@ -222,6 +219,13 @@ def _forward(
         if kept is not None:
             kept.weight = updated
         return F.linear(x, updated, bias), signs
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], signs: Tensor | None) -> None:
+    x, stored, _, unpack, kept, forms, *tensors = inputs
+    _, needs_weight, _, _, _, _, *needs_tensors = ctx.needs_input_grad
+    save(ctx, tensors, x if needs_weight or any(needs_tensors) else None, stored, signs)
+    ctx.unpack, ctx.kept, ctx.forms = unpack, kept, forms
 
 
 class _DualLoraWeight(torch.autograd.Function):
