@@ -84,6 +84,12 @@ class Term:
 
     def block(self, rows: slice, columns: slice) -> Term:
         """The part of this term that makes these rows and columns of its dW."""
+        whole = [
+            part.indices(length) == (0, length, 1)
+            for part, length in zip((rows, columns), self.shape, strict=True)
+        ]
+        if all(whole):
+            return self
         part = copy(self)
         part.factors = [f[rows] if i % 2 else f[:, columns] for i, f in enumerate(self.factors)]
         part.amplitude = self.amplitude[rows] if self.amplitude.dim() else self.amplitude

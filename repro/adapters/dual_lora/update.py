@@ -60,7 +60,11 @@ def factor_products(update: Update) -> tuple[Tensor, Tensor | None]:
 def updated_weight(weight: Tensor, updates: Sequence[Update]) -> Tensor:
     """W0 (d, k) plus every dW, rounded once, to the dtype of `weight`, without a gradient."""
     with torch.no_grad(), without_autocast(weight):
-        return _whole(_code(updates, weight), weight, updates, weight.dtype)
+        code = _code(updates, weight)
+        if backend.in_one_launch(code, updates, weight):
+            whole: Tensor = code.whole_weight(weight, updates[0], weight.dtype)[0]
+            return whole
+        return blocks.updated_weight(code, weight, updates, weight.dtype)
 
 
 def dual_lora_linear(
@@ -125,26 +129,11 @@ class _DualLoraLinear(torch.autograd.Function):
         forms: tuple[Form, ...],
         *tensors: Tensor | None,
     ) -> Tensor:
-        bias = None if bias is None else bias.to(x.dtype)
-        with without_autocast(x):
-            updated = None if kept is None else kept.get(x.dtype)
-            if updated is None:
-                weight = stored if unpack is None else unpack()
-                updates = updates_of(forms, tensors)
-                code = _code(updates, weight, x)
-                if kept is None and not backend.in_one_launch(code, updates, weight):
-                    return blocks.linear(code, x, weight, bias, updates)
-                updated = _whole(code, weight, updates, x.dtype)
-            if kept is not None:
-                kept.weight = updated
-            return F.linear(x, updated, bias)
+        return _forward(False, x, stored, bias, unpack, kept, forms, *tensors)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, stored, _, unpack, kept, forms, *tensors = inputs
-        _, needs_weight, _, _, _, _, *needs_tensors = ctx.needs_input_grad
-        save(ctx, tensors, x if needs_weight or any(needs_tensors) else None, stored)
-        ctx.unpack, ctx.kept, ctx.forms = unpack, kept, forms
+        _save_inputs(ctx, inputs, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -152,7 +141,7 @@ class _DualLoraLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, stored, *tensors = saved(ctx)
+        x, stored, signs, *tensors = saved(ctx)
         if _to_be_differentiated():
             if x is None:  # the output is linear in x, so that no gradient depends on it
                 x = grad.new_zeros(len(grad), tensors[0].shape[1])
@@ -162,15 +151,15 @@ class _DualLoraLinear(torch.autograd.Function):
             return _pullback(_dense_linear, inputs, ctx.needs_input_grad, grad)
         needs_x, needs_weight, needs_bias, _, _, _, *needs_tensors = ctx.needs_input_grad
         with without_autocast(grad):
-            updated = None if ctx.kept is None or not needs_x else ctx.kept.get(grad.dtype)
-            weight = stored if ctx.unpack is None else ctx.unpack()
+            updated = None if ctx.kept is None else ctx.kept.get(grad.dtype)
+            weight = stored if ctx.unpack is None else updated if updated is not None else ctx.unpack()
             updates = updates_of(ctx.forms, tensors)
             code = _code(updates, weight, grad)
             base = weight if needs_x and updated is None else None
             found: list[Sequence[Tensor]]
             if x is not None and backend.in_one_launch(code, updates, weight):
                 G = grad.t() @ x
-                built, gradients = code.whole_backward(G, base, updates[0])
+                built, gradients = code.whole_backward(G, base, updates[0], signs)
                 grad_x = None if built is None else grad @ built
                 grad_weight = G.to(weight.dtype) if needs_weight else None
                 found = [gradients]
@@ -178,25 +167,65 @@ class _DualLoraLinear(torch.autograd.Function):
                 grad_weight = torch.empty_like(weight) if needs_weight else None
                 trained = _trained(needs_tensors)
                 grad_x, found = blocks.linear_backward(code, grad, x, base, updates, trained, grad_weight)
-            if updated is not None:
+            if needs_x and updated is not None:
                 grad_x = grad @ updated
         grad_bias = grad.sum(0) if needs_bias else None
         return grad_x, grad_weight, grad_bias, None, None, None, *_of_tensors(found)
 
 
 class _Eager(_DualLoraLinear):
-    """The same outside of `torch.func` and `torch.compile`: with a `setup_context`, a call takes 40 us more.
+    """The same outside of `torch.func` and `torch.compile`. Keeps the signs of D C, a bit for each weight.
 
-    Given that method, `apply` reads and binds the signature of `forward` every time.
+    Without a `setup_context`, which has no place for them. With one, `apply` also reads and binds the
+    signature of `forward` every time, which takes 40 us.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        output = _DualLoraLinear.forward(*inputs)
-        _DualLoraLinear.setup_context(ctx, inputs, output)
+        trained = any(ctx.needs_input_grad[-TENSORS:])
+        output, signs = _forward(trained, *inputs)
+        _save_inputs(ctx, inputs, signs)
         return output
 
     setup_context = torch.autograd.Function.setup_context
+
+
+def _forward(
+    with_signs: bool,
+    x: Tensor,
+    stored: Any,
+    bias: Tensor | None,
+    unpack: Callable[[], Tensor] | None,
+    kept: KeptWeight | None,
+    forms: tuple[Form, ...],
+    *tensors: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """y, and the signs of D C if asked for and if the kernels give them."""
+    bias = None if bias is None else bias.to(x.dtype)
+    with without_autocast(x):
+        updated = None if kept is None else kept.get(x.dtype)
+        if updated is not None:
+            return F.linear(x, updated, bias), None
+        weight = stored if unpack is None else unpack()
+        updates = updates_of(forms, tensors)
+        code = _code(updates, weight, x)
+        signs = None
+        if backend.in_one_launch(code, updates, weight):
+            updated, signs = code.whole_weight(weight, updates[0], x.dtype, with_signs)
+        elif kept is not None:
+            updated = blocks.updated_weight(code, weight, updates, x.dtype)
+        else:
+            return blocks.linear(code, x, weight, bias, updates), None
+        if kept is not None:
+            kept.weight = updated
+        return F.linear(x, updated, bias), signs
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], signs: Tensor | None) -> None:
+    x, stored, _, unpack, kept, forms, *tensors = inputs
+    _, needs_weight, _, _, _, _, *needs_tensors = ctx.needs_input_grad
+    save(ctx, tensors, x if needs_weight or any(needs_tensors) else None, stored, signs)
+    ctx.unpack, ctx.kept, ctx.forms = unpack, kept, forms
 
 
 class _DualLoraWeight(torch.autograd.Function):
@@ -328,13 +357,6 @@ def updates_of(forms: Sequence[Form], tensors: Sequence[Any]) -> list[Update]:
 def _code(updates: Sequence[Update], *tensors: Tensor) -> Any:
     factors = [factor for update in updates for factor in update.factors]
     return backend.choose([update.rule for update in updates], factors, *tensors)
-
-
-def _whole(code: Any, weight: Tensor, updates: Sequence[Update], dtype: torch.dtype) -> Tensor:
-    if backend.in_one_launch(code, updates, weight):
-        updated: Tensor = code.whole_weight(weight, updates[0], dtype)
-        return updated
-    return blocks.updated_weight(code, weight, updates, dtype)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:

@@ -30,16 +30,18 @@ class Kernels:
 
     def __init__(self) -> None:
         self.updated = torch.zeros(D_OUT, D_IN)
+        self.signs = torch.zeros(D_OUT, 1, dtype=torch.int32)
         self.launches = 0
 
     def block_elements(self, device: torch.device) -> int:
         return 2**28
 
-    def whole_weight(self, weight: Tensor, update: Update, dtype: torch.dtype) -> Tensor:
+    def whole_weight(self, weight: Tensor, update: Update, dtype: torch.dtype, with_signs: bool) -> Any:
         self.launches += 1
-        return self.updated.to(dtype)
+        return self.updated.to(dtype), self.signs if with_signs else None
 
-    def whole_backward(self, G: Tensor, weight: Tensor | None, update: Update) -> Any:
+    def whole_backward(self, G: Tensor, weight: Tensor | None, update: Update, signs: Tensor | None) -> Any:
+        assert signs is self.signs
         self.launches += 2  # the tiles, and the sums of their parts
         gradients = tuple(factor.detach() for factor in update.factors)
         return None if weight is None else self.updated.to(G.dtype), gradients

@@ -11,8 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from repro.adapters.dual_lora import DualLoraLayer, backend, kept_weights
-from repro.adapters.dual_lora import update as update_module
+from repro.adapters.dual_lora import DualLoraLayer, backend, blocks, kept_weights
 
 VARIANTS = {
     "paper": {},
@@ -26,8 +25,8 @@ VARIANTS = {
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each whole W0 + dW that is built to be kept."""
     seen: list[int] = []
-    whole = update_module._whole
-    monkeypatch.setattr(update_module, "_whole", lambda *a: seen.append(1) or whole(*a))
+    whole = blocks.updated_weight
+    monkeypatch.setattr(blocks, "updated_weight", lambda *a: seen.append(1) or whole(*a))
     return seen
 
 
