@@ -73,10 +73,10 @@ class Driver:
         return 0
 
 
-def update(ranks: tuple[int, int], rule: Rule = Rule()) -> Update:
+def update(ranks: tuple[int, int]) -> Update:
     d, k = SHAPE
     factors = [torch.zeros(shape) for r in ranks for shape in ((r, k), (d, r))]
-    return Update(rule, 1.5, *factors, step=torch.zeros((), dtype=torch.int64), warmup_steps=100)
+    return Update(Rule(), 1.5, *factors, step=torch.zeros((), dtype=torch.int64), warmup_steps=100)
 
 
 def compiled(kernel: Any) -> dict[str, Any]:
@@ -112,8 +112,8 @@ def compile_kernels() -> dict[str, Any]:
         return kept[-1]
 
     JITFunction.run = keep
-    cases = [(torch.bfloat16, (8, 8)), (torch.bfloat16, (16, 16)), (torch.bfloat16, (32, 32))]
-    cases += [(torch.float32, (16, 16)), (torch.float32, (16, 17))]
+    cases = [(torch.bfloat16, (r, r)) for r in (8, 16, 32)]
+    cases += [(torch.float32, ranks) for ranks in ((16, 16), (16, 17))]
     for dtype, ranks in cases:
         G, weight = torch.zeros(SHAPE, dtype=dtype), torch.zeros(SHAPE, dtype=dtype)
         kept.clear()
