@@ -1,4 +1,4 @@
-"""What holds for every test: an empty token cache, one thread, Triton interpreted.
+"""What holds for every test: an empty token cache, one thread, a CPU or a GPU, Triton interpreted.
 
 And the disks that tests of faults need, where the system lends them.
 """
@@ -20,10 +20,32 @@ pytest_plugins = ("tests.tiny_models",)
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
 
-# Read as Triton is imported, which transformers does long before the tests of the kernels. These alone use
-# it: for everyone else the kernels do not run on a CPU.
-if not torch.cuda.is_available():
+# One switch decides where the tests compute. Without it they see no GPU, nor do the processes that they start:
+# the same tests on every machine. With it, as `make test-gpu` sets it, those marked gpu run, and see the GPU.
+# Both variables are read once: this one when CUDA is first asked for, Triton's as transformers imports it. In
+# Triton's interpreter only the tests of the kernels compute: for everyone else they do not run on a CPU.
+ON_GPU = os.environ.get("REPRO_TEST_GPU") == "1"
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests marked gpu where they cannot run; with a GPU, leave out all others."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not ON_GPU or not torch.cuda.is_available():
+        reason = "there is no NVIDIA GPU here" if ON_GPU else "needs an NVIDIA GPU: make test-gpu"
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+    if ON_GPU:
+        config.hook.pytest_deselected(items=[item for item in items if item not in marked])
+        items[:] = marked
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a test computes, for tests of what runs on both."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)
