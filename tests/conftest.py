@@ -20,10 +20,10 @@ pytest_plugins = ("tests.tiny_models",)
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
 
-# One switch decides where the tests compute. Without it they see no GPU, nor do the processes that they start:
-# the same tests on every machine. With it, as `make test-gpu` sets it, those marked gpu run, and see the GPU.
-# Both variables are read once: this one when CUDA is first asked for, Triton's as transformers imports it. In
-# Triton's interpreter only the tests of the kernels compute: for everyone else they do not run on a CPU.
+# One switch decides where the tests compute. Without it neither they nor the processes that they start see a
+# GPU: the same tests on every machine. With it, as `make test-gpu` sets it, those marked gpu run, and see one.
+# Set before CUDA is first asked for, which reads its variable once; before Triton is imported, as transformers
+# does, for its own. Only the tests of the kernels interpret them: nobody else's computes with them on a CPU.
 ON_GPU = os.environ.get("REPRO_TEST_GPU") == "1"
 if not ON_GPU:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
