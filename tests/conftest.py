@@ -20,10 +20,10 @@ pytest_plugins = ("tests.tiny_models",)
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
 
-# One switch decides where the tests compute. Without it neither they nor the processes that they start see a
-# GPU: the same tests on every machine. With it, as `make test-gpu` sets it, those marked gpu run, and see one.
-# Set before CUDA is first asked for, which reads its variable once; before Triton is imported, as transformers
-# does, for its own. Only the tests of the kernels interpret them: nobody else's computes with them on a CPU.
+# Where the tests compute. By default neither they nor the processes that they start see a GPU, so that they are
+# the same on every machine. With REPRO_TEST_GPU=1, as `make test-gpu` sets it, only those marked gpu run, and
+# see it. CUDA and Triton read their variables once, which the next imports cause. Triton's interpreter is for
+# the tests of its kernels alone: for everyone else they do not run on a CPU.
 ON_GPU = os.environ.get("REPRO_TEST_GPU") == "1"
 if not ON_GPU:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
