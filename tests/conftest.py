@@ -20,7 +20,7 @@ pytest_plugins = ("tests.tiny_models",)
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
 
-# Where the tests compute. By default neither they nor the processes that they start see a GPU, so that they are
+# Where the tests compute. By default neither they nor the processes that they start see a GPU, so they are
 # the same on every machine. With REPRO_TEST_GPU=1, as `make test-gpu` sets it, only those marked gpu run, and
 # see it. CUDA and Triton read their variables once, which the next imports cause. Triton's interpreter is for
 # the tests of its kernels alone: for everyone else they do not run on a CPU.
