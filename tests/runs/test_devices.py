@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from statistics import mean
@@ -70,6 +71,10 @@ def test_a_run_on_the_cpu_of_a_machine_with_a_gpu(tmp_path: Path) -> None:
     assert result.training.kernel in ("c", "torch")
     assert "threads of" in result.environment.hardware
     assert result.peak_memory_bytes > 2**20
+
+
+def test_only_tests_marked_gpu_see_one() -> None:
+    assert not torch.cuda.is_available() and os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_the_memory_of_a_run_on_a_cpu_is_not_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
