@@ -18,7 +18,7 @@ from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
-from repro.runs.environment import peak_memory_bytes
+from repro.runs.environment import environment, peak_memory_bytes
 from repro.runs.result import Result
 from repro.runs.runner import execute
 from repro.runs.store import Store
@@ -34,7 +34,7 @@ def run(precision: Literal["fp32", "bf16"], folder: Path, accelerator: Literal["
         RunSpec.model_validate(content),
         store=Store(folder),
         # As many examples in a pass as fit the device.
-        execution=Execution(accelerator=accelerator, evaluation_tokens=8192, wandb=False),
+        execution=Execution(accelerator=accelerator, evaluation_tokens=1024, wandb=False),
         bases=BaseModels(),
         group="test",
     )
@@ -77,8 +77,13 @@ def test_only_tests_marked_gpu_see_one() -> None:
     assert not torch.cuda.is_available() and os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_the_memory_of_a_run_on_a_cpu_is_not_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_hardware_of_a_run_on_a_cpu_are_not_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU")
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
     assert peak_memory_bytes(gpu=True) == 7
     assert peak_memory_bytes(gpu=False) > 2**20
+    uncached = environment.__wrapped__
+    assert uncached(gpu=True).hardware == "1 x GPU"
+    assert "threads of" in uncached(gpu=False).hardware
