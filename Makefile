@@ -27,7 +27,7 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 
 .DEFAULT_GOAL := help
 .PHONY: help all $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench notebooks \
-	wheels test test-quick test-peft test-slurm lint format readme wheelhouse lock clean
+	wheels test test-quick test-gpu test-triton test-peft test-slurm lint format readme wheelhouse lock clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
 help:
@@ -135,6 +135,15 @@ ifeq ($(strip $(ARGS)),)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
+
+# First what sees the GPU, in one process, so that nothing else has its memory; then all else, which sees none.
+test-gpu: $(READY) ## all tests, on a machine with an NVIDIA GPU: first those that need it
+	REPRO_TEST_GPU=1 $(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory test
+
+test-triton: $(READY) ## the tests of the Triton kernels without a GPU, in Triton's interpreter; installs Triton (1 GB)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cuda]'
+	$(BIN)/python -m pytest tests/adapters/dual_lora $(ARGS)
 
 test-peft: $(READY) ## all of peft's own tests with our tuners, about 10 minutes; `make test` runs a part
 	$(BIN)/python -m pytest tests/peft_batteries -m batteries -s $(ARGS)
