@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,11 @@ pytest_plugins = ("tests.tiny_models",)
 torch.set_num_threads(1)
 
 # Where the tests compute. By default neither they nor the processes that they start see a GPU, so they are
-# the same on every machine. With REPRO_TEST_GPU=1, as `make test-gpu` sets it, only those marked gpu run, and
-# see it. CUDA and Triton read their variables once, which the next imports cause. Triton's interpreter is for
-# the tests of its kernels alone: for everyone else they do not run on a CPU.
+# the same on every machine. With `-m gpu`, or REPRO_TEST_GPU=1 as `make test-gpu` sets it, only those marked
+# gpu run, and see it. CUDA and Triton read their variables once, which the next imports cause. Triton's
+# interpreter is for the tests of its kernels alone: for everyone else they do not run on a CPU.
+if ("-m", "gpu") in pairwise(sys.argv):
+    os.environ["REPRO_TEST_GPU"] = "1"  # also for the workers of pytest-xdist
 ON_GPU = os.environ.get("REPRO_TEST_GPU") == "1"
 if not ON_GPU:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
