@@ -23,6 +23,7 @@ from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
 from repro.runs.build import context_of
 from repro.runs.measurements import Measurement, Ratio
+from repro.speed.conditions import Conditions, Found
 from repro.speed.peak_memory import peak_bytes
 from repro.speed.timing import ratio, take_turns
 from repro.training.dropout import checkpoint_contexts
@@ -90,12 +91,13 @@ def steps(profile: str) -> dict[str, Step]:
         }
 
 
-def figures(small: bool = False) -> Iterator[Measurement]:
+def figures(conditions: Conditions) -> Iterator[Found]:
     """Time of Dual LoRA's step relative to LoRA's (both readings), DoRA's and HiRA's; memory to LoRA's."""
+    small = conditions.small
     profile = "smoke" if small else "laptop"
     at = f"Table 1's model and batch, profile {profile}"
     cases = steps(profile)
-    times = take_turns(cases, rounds=2 if small else 5)
+    times = take_turns(cases, rounds=2 if small else 5, budget=conditions.budget)
     pairs = [("Dual LoRA", other) for other in ("LoRA", "LoRA, dropout 0.05", "DoRA", "HiRA")]
     for one, other in [*pairs, ("Dual LoRA, checkpointing", "LoRA, checkpointing")]:
         claimed = other.startswith("LoRA")
