@@ -121,7 +121,7 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.plans.profile import load_profile
     from repro.report.output import write_experiment, write_text
     from repro.report.reference import ReferencePage, page_texts
-    from repro.report.speed import draw_speed, write_speed
+    from repro.report.speed import draw_speed, write_speed_table
     from repro.runs.reference import import_runs, reference_plans
     from repro.runs.store import Store
 
@@ -136,7 +136,7 @@ def write_reference(options: argparse.Namespace) -> int:
         _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
         print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
     for speed in page.speeds:
-        write_speed(speed, REFERENCE)
+        write_speed_table(speed, REFERENCE)
         draw_speed(speed, REFERENCE)
     for path, text in page_texts(page, REFERENCE.parent).items():
         print(f"written: {short(write_text(path, text))}")

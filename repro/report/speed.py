@@ -17,7 +17,13 @@ def write_speed(measured: Measured, results: Path) -> list[Path]:
     """Write the measurements and their table to the results folder. Returns the files."""
     path = speed_file(results, measured.device)
     write_json(path, measured)
-    return [path, write_text(path.with_suffix(".md"), speed_table(measured))]
+    return [path, write_speed_table(measured, results)]
+
+
+def write_speed_table(measured: Measured, results: Path) -> Path:
+    """Write the table alone. Returns its file."""
+    path = speed_file(results, measured.device).with_suffix(".md")
+    return write_text(path, speed_table(measured))
 
 
 def draw_speed(measured: Measured, results: Path) -> list[Path]:
