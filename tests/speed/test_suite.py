@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from repro.analysis.ledger import load_ledger
 from repro.cli import main
 from repro.config import ConfigError
 from repro.report.speed import speed_table
@@ -57,6 +58,8 @@ def test_the_verb_writes_a_table_with_targets(
     assert "| Dual LoRA / three products | T 32, d = k = 64, R 4, fp32 |" in table
     assert "| Dual LoRA / LoRA: a training step |" in table
     content = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    named = {name for claim in load_ledger().claims if claim.overhead for name in claim.overhead.ratios}
+    assert named <= {figure["name"] for figure in content["figures"]}
     assert len(content["figures"]) == table.count("\n| Dual LoRA")
     assert {point["name"] for point in content["points"]} >= {"LoRA", "DoRA", "Dual LoRA", "three products"}
     assert (tmp_path / "bench" / "bench.png").stat().st_size > 10_000
