@@ -57,10 +57,15 @@ def figures(conditions: Conditions) -> Iterator[Found]:
     small = conditions.small
     ratio_shapes, point_shapes = (_SMALL, _SMALL) if small else (_SHAPES, _POINTS)
     passes(_PROBE)["Dual LoRA"]()  # compiles the kernels in C, which no round should pay for
-    # Rounds of every shape are worth the same, so that a share is as large as the shape.
+    # A share is what all rounds of the shape take, so that each shape gets as many; but no precision is worth
+    # more than fp32, however slow it is.
     weights: dict[tuple[str, Shape], float] = {
-        **{("ratios", shape): (1 + _ROUNDS) * shape.tdk for shape in ratio_shapes},
-        **{("points", shape): (1 + _POINT_ROUNDS) * shape.tdk for shape in point_shapes},
+        (what, shape): (1 + rounds) * shape.tdk * min(map(seconds_per_tdk, ("fp32", shape.precision)))
+        for what, shapes, rounds in (
+            ("ratios", ratio_shapes, _ROUNDS),
+            ("points", point_shapes, _POINT_ROUNDS),
+        )
+        for shape in shapes
     }
     for (what, shape), budget in conditions.budget.shared(weights):
         try:
