@@ -1,8 +1,8 @@
 """The time that `repro bench` may take, and how its parts share it.
 
-A part has a share. It takes as many rounds as the share allows, but at least `FEWEST`, which may take twice
-the share where the whole bench still has the time. What fits in neither is left out, with a line that says
-so; and what an estimate did not foresee is stopped by an alarm.
+A part has a share. It takes as many rounds as the share allows, but at least `FEWEST`, which may take more
+than the share where the whole bench still has the time. What fits in neither is left out, with a line that
+says so; and what an estimate did not foresee is stopped by an alarm.
 """
 
 from __future__ import annotations
@@ -56,12 +56,18 @@ class Budget:
         """Seconds that are left for the fewest rounds."""
         return self._ends - self.clock()
 
-    def shared(self, weights: Mapping[T, float]) -> Iterator[tuple[T, Budget]]:
-        """Every name with its budget, in turn: what one leaves over is shared by those after it."""
+    def shared(self, weights: Mapping[T, float], stretch: float | None = None) -> Iterator[tuple[T, Budget]]:
+        """Every name with its budget, in turn: what one leaves over is shared by those after it.
+
+        Args:
+            stretch: how many times the share the fewest rounds may take, so that a part which is too slow
+                leaves something to the others; None for all that is left, where the first matters most.
+        """
         rest = sum(weights.values())
         for name, weight in weights.items():
             share = max(0.0, self.share) * (weight / rest)
-            yield name, Budget(share, min(2 * share, self.most), self.clock)
+            most = self.most if stretch is None else min(stretch * share, self.most)
+            yield name, Budget(share, most, self.clock)
             rest -= weight
 
     def check(self, seconds: float) -> None:

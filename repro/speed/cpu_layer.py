@@ -67,7 +67,7 @@ def figures(conditions: Conditions) -> Iterator[Found]:
         )
         for shape in shapes
     }
-    for (what, shape), budget in conditions.budget.shared(weights):
+    for (what, shape), budget in conditions.budget.shared(weights, stretch=2):
         try:
             # A round of all methods takes six times as many FLOPs as the three products; and all are counted.
             budget.check((1 + FEWEST) * 7 * seconds_per_tdk(shape.precision) * shape.tdk)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from repro.speed.budget import OutOfTime
+from repro.speed.budget import Budget, OutOfTime
 from repro.speed.conditions import Conditions, Found, failed, release
 from repro.speed.graphs import captured
 from repro.speed.layer import (
@@ -30,6 +30,8 @@ from repro.speed.timing import take_turns, timer
 _LONG = 4352
 _TARGET = 1.1
 _ROUNDS, _WARM_UP = 30, 3
+# Seconds that the rounds of a shape share. What the kernels need to be compiled is not in it.
+_SECONDS = 3.0
 
 
 def _shape(d: int, k: int, tokens: int, rank: int) -> Shape:
@@ -68,12 +70,12 @@ def captured_figures(conditions: Conditions) -> Iterator[Found]:
 def _each(conditions: Conditions, shapes: list[Shape], reading: str) -> Iterator[Found]:
     """A failure at one shape, of one method, or of its capture leaves the others as they are."""
     refused: set[str] = set()
-    for shape, budget in conditions.budget.shared(dict.fromkeys(shapes, 1.0)):
+    for shape in shapes:
         at = f"{shape}{reading}"
         cases: dict[str, Pass] = {}
         run: Pass | None = None
         try:
-            budget.check(0)
+            conditions.budget.check(0)
             for name, build in _builders(shape, conditions.device).items():
                 if name in refused:
                     continue
@@ -89,7 +91,7 @@ def _each(conditions: Conditions, shapes: list[Shape], reading: str) -> Iterator
                 cases,
                 rounds=2 if conditions.small else _ROUNDS,
                 warm_up=_WARM_UP,
-                budget=budget,
+                budget=Budget(_SECONDS, conditions.budget.most, conditions.budget.clock),
                 timed=timer(conditions.device),
             )
             targets = {("Dual LoRA", FLOOR): _TARGET} if shape.tokens >= _LONG else {}
