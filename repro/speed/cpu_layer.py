@@ -102,7 +102,7 @@ def _ratios(shape: Shape, rounds: int, budget: Budget) -> Iterator[Found]:
     # Counted after the times: each is one more pass.
     notes = {name: f", {counted_flops(run) / shape.tdk:.2f} T d k counted" for name, run in cases.items()}
     yield from ratios(times, str(shape), _TARGETS, notes)
-    yield merged(shape, rounds)
+    yield merged(shape, len(times[FLOOR].seconds))
 
 
 def _points(shape: Shape, rounds: int, budget: Budget) -> Iterator[Found]:

@@ -85,12 +85,17 @@ def pass_builders(shape: Shape, device: str = "cpu") -> dict[str, Callable[[], P
 
     They share the values of the weight, of the input and of the gradient of the output.
     """
-    generator = torch.Generator().manual_seed(0)
-    dtype = _DTYPES[shape.precision]
-    x, upstream = (
-        torch.randn(shape.tokens, size, generator=generator).to(device, dtype) for size in (shape.k, shape.d)
-    )
-    base = _Model(shape).to(device)
+    # One of its own: a capture that failed can leave the device's generator unusable.
+    generator = torch.Generator(device).manual_seed(0)
+
+    def drawn(rows: int, columns: int) -> Tensor:
+        values = torch.randn(rows, columns, generator=generator, device=device)
+        return values.to(_DTYPES[shape.precision])
+
+    x, upstream = drawn(shape.tokens, shape.k), drawn(shape.tokens, shape.d)
+    with torch.device("meta"):
+        base = _Model(shape)
+    base.map.weight = nn.Parameter(drawn(shape.d, shape.k) / shape.k**0.5)
     autocast = shape.precision == "bf16 autocast"
 
     def plain(frozen: bool) -> Pass:

@@ -59,8 +59,8 @@ PARTS: Mapping[Device, Mapping[str, Part]] = {
 
 _IN_TORCH: Mapping[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
 _MINUTES: Mapping[Device, float] = {"cpu": 10.0, "gpu": 5.0}
-# A part may take so many times its share: on a slow machine the first are measured and the last left out, where
-# otherwise the time of each would be up before it had anything.
+# A part may take so many times its share: on a slow machine the first are measured and the last left out.
+# Otherwise the time of each would be up before it had anything.
 _STRETCH = 4.0
 # Of the time that is given; the rest is for what an alarm cannot interrupt, and for writing.
 _MEASURING = 0.9
