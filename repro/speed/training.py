@@ -56,7 +56,7 @@ def figures(conditions: Conditions) -> Iterator[Found]:
 def _figure(conditions: Conditions, precision: Precision) -> Measurement:
     spec, execution = lora_run(conditions.small, precision, conditions.device)
     bases = BaseModels()
-    steps = 1 if conditions.small else _STEPS[conditions.device]
+    steps = 2 if conditions.small else _STEPS[conditions.device]
     # The run's first optimiser batches. At the start of the warm-up the learning rate is 0, so that the first
     # step leaves the weights as they are.
     ours = _Ours(spec, execution, bases)
