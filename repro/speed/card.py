@@ -14,7 +14,7 @@ _QUERY = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.l
 def card() -> Card:
     """The GPU that this process uses, with its clocks now. Without nvidia-smi only what torch knows."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    driver, *numbers = _asked(str(properties.uuid))
+    driver, *numbers = _asked(str(properties.uuid).removeprefix("GPU-"))
     clock, most, memory, power = map(_number, numbers)
     return Card(
         name=properties.name,

@@ -30,6 +30,7 @@ def measured() -> Measured:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suite, "card", lambda: CARD)
         patch.setattr(suite, "_IN_TORCH", {"gpu": "cpu"})
+        patch.setattr(gpu_layer, "_LONG", 48)  # of the small shapes, the second
         return suite.measure(["layer", "step", "workstation", "graphs"], small=True, device="gpu")
 
 
@@ -41,6 +42,7 @@ def test_every_part_of_a_gpu_is_measured(measured: Measured) -> None:
     }
     targets = {figure.name: figure.target for figure in measured.figures if figure.target is not None}
     assert targets == {
+        "Dual LoRA / three products": 1.1,
         "Dual LoRA / LoRA: a training step": 1.36,
         "Dual LoRA / LoRA, dropout 0.05: a training step": 1.05,
         "HiRA / Dual LoRA: a training step": 1.15,
@@ -51,6 +53,9 @@ def test_every_part_of_a_gpu_is_measured(measured: Measured) -> None:
         "the workstation profile's run: optimiser steps a second / its bound of 30": 1.0,
         "the workstation profile's run, extrapolated: seconds / its bound of 30": 1.0,
     }
+    floor = [f for f in measured.figures if f.name == "Dual LoRA / three products" and f.target is not None]
+    size = "T 48, d 64, k 96, R 4, bf16 autocast"  # only there the target is the floor's
+    assert [f.at for f in floor] == [size, f"{size}, captured in a CUDA graph"]
     assert measured.environment.hardware and measured.device == "gpu"
 
 
@@ -68,14 +73,6 @@ def test_its_layers_are_read_twice_and_drawn(measured: Measured, tmp_path: Path)
     written = [*write_speed(measured, tmp_path), *draw_speed(measured, tmp_path)]
     assert [path.name for path in written] == [f"bench-gpu.{end}" for end in ("json", "md", "png", "svg")]
     assert read_speed(tmp_path, "gpu") == measured and read_speed(tmp_path, "cpu") is None
-
-
-def test_long_inputs_have_the_target_in_both_readings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_layer, "_LONG", 48)  # of the small shapes, the second
-    found = [*gpu_layer.figures(SMALL), *gpu_layer.captured_figures(SMALL)]
-    aimed = [f.at for f in found if isinstance(f, Measurement) and f.target is not None]
-    assert [(at.partition(",")[0], "captured" in at) for at in aimed] == [("T 48", False), ("T 48", True)]
-    assert {f.target for f in found if isinstance(f, Measurement)} == {None, 1.1}
 
 
 def test_what_cannot_be_captured_is_named_once_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,15 +93,32 @@ def test_what_cannot_be_captured_is_named_once_and_left_out(monkeypatch: pytest.
     assert next(place) == 7 + 6  # captures that were tried
 
 
-def test_a_method_that_fails_stops_no_other_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_fails_stops_no_other_and_liger_is_measured_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def attach(self: Any, *arguments: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
+    patched: list[str] = []
+    liger = SimpleNamespace(apply_liger_kernel_to_llama=lambda model: patched.append(type(model).__name__))
     monkeypatch.setattr("repro.methods.hira.HiRA.attach", attach)
+    monkeypatch.setattr(gpu_step, "find_spec", lambda name: name == "liger_kernel" or None)
+    monkeypatch.setattr(gpu_step, "import_module", lambda name: liger)
+    monkeypatch.setattr(gpu_step, "version", lambda name: "0.8.5")
     found = list(gpu_step.figures(SMALL))
-    assert found[0] == "step, HiRA: failed: OutOfMemoryError: CUDA out of memory. Tried to allocate"
-    names = [figure.name for figure in found if isinstance(figure, Measurement)]
+    assert [line for line in found if isinstance(line, str)] == [
+        "step, HiRA: failed: OutOfMemoryError: CUDA out of memory. Tried to allocate",
+        "step, Unsloth: not installed",
+    ]
+    measured = [figure for figure in found if isinstance(figure, Measurement)]
+    names = [figure.name for figure in measured]
     assert "DoRA / Dual LoRA: a training step" in names and not any("HiRA" in name for name in names)
+    assert patched == ["LlamaForCausalLM"] * 2
+    assert names[-2:] == [
+        "Dual LoRA with Liger / LoRA with Liger: a training step",
+        "LoRA with Liger / LoRA: a training step",
+    ]
+    assert all(figure.at.endswith("liger-kernel 0.8.5") for figure in measured[-2:])
 
 
 def test_methods_take_turns_on_the_same_weights_and_give_what_one_alone_gives() -> None:
@@ -145,21 +159,6 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line == (
         "step: not measured: 8 GiB of the GPU's memory are free; LLaMA-7B needs 58, and 4 of its 32 blocks 9"
     )
-
-
-def test_liger_is_measured_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    patched: list[str] = []
-    liger = SimpleNamespace(apply_liger_kernel_to_llama=lambda model: patched.append(type(model).__name__))
-    monkeypatch.setattr(gpu_step, "find_spec", lambda name: name == "liger_kernel" or None)
-    monkeypatch.setattr(gpu_step, "import_module", lambda name: liger)
-    monkeypatch.setattr(gpu_step, "version", lambda name: "0.8.5")
-    found = [f for f in gpu_step.figures(SMALL) if isinstance(f, Measurement)][-2:]
-    assert patched == ["LlamaForCausalLM"] * 2
-    assert [figure.name for figure in found] == [
-        "Dual LoRA with Liger / LoRA with Liger: a training step",
-        "LoRA with Liger / LoRA: a training step",
-    ]
-    assert all(figure.at.endswith("liger-kernel 0.8.5") for figure in found)
 
 
 def test_a_gpu_is_timed_by_events_around_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
