@@ -26,7 +26,7 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 	tests/test_cli.py::test_a_run_is_rerun_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench notebooks \
+.PHONY: help all $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench bench-gpu notebooks \
 	wheels test test-quick test-gpu test-triton test-peft test-slurm lint format readme wheelhouse lock clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
@@ -158,8 +158,11 @@ lint: $(READY) ## check style and types
 format: $(READY) ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure speed, as ratios to peft and to the arithmetic floor
+bench: $(READY) ## measure speed on this machine, its GPU if it has one, in at most 10 minutes (5 on a GPU)
 	$(BIN)/repro bench $(ARGS)
+
+bench-gpu: $(READY) ## the same, and refuse a machine without a GPU
+	$(BIN)/repro bench --device gpu $(ARGS)
 
 readme: $(READY) ## renew the generated parts of README.md
 	$(BIN)/repro readme

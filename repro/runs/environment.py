@@ -95,6 +95,13 @@ def _hardware(gpu: bool) -> str:
 
     if gpu and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return processor()
+
+
+def processor() -> str:
+    """The processor in words, with the threads that torch uses."""
+    import torch
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
