@@ -26,8 +26,8 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 	tests/test_cli.py::test_a_run_is_rerun_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench notebooks \
-	wheels test test-quick test-peft test-slurm lint format readme wheelhouse lock clean
+.PHONY: help all $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench bench-gpu notebooks \
+	wheels test test-quick test-gpu test-triton test-peft test-slurm lint format readme wheelhouse lock clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
 help:
@@ -136,6 +136,15 @@ else
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
+# First what sees the GPU, in one process, so that nothing else has its memory; then all else, which sees none.
+test-gpu: $(READY) ## all tests, on a machine with an NVIDIA GPU: first those that need it
+	REPRO_TEST_GPU=1 $(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory test
+
+test-triton: $(READY) ## the tests of the Triton kernels without a GPU, in Triton's interpreter; installs Triton (1 GB)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cuda]'
+	$(BIN)/python -m pytest tests/adapters/dual_lora $(ARGS)
+
 test-peft: $(READY) ## all of peft's own tests with our tuners, about 10 minutes; `make test` runs a part
 	$(BIN)/python -m pytest tests/peft_batteries -m batteries -s $(ARGS)
 
@@ -149,8 +158,11 @@ lint: $(READY) ## check style and types
 format: $(READY) ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure speed, as ratios to peft and to the arithmetic floor
+bench: $(READY) ## measure speed on this machine, its GPU if it has one, in at most 10 minutes (5 on a GPU)
 	$(BIN)/repro bench $(ARGS)
+
+bench-gpu: $(READY) ## the same, and refuse a machine without a GPU
+	$(BIN)/repro bench --device gpu $(ARGS)
 
 readme: $(READY) ## renew the generated parts of README.md
 	$(BIN)/repro readme

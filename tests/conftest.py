@@ -1,4 +1,4 @@
-"""What holds for every test: an empty token cache, one thread, Triton interpreted.
+"""What holds for every test: an empty token cache, one thread, a CPU or a GPU, Triton interpreted.
 
 And the disks that tests of faults need, where the system lends them.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,34 @@ pytest_plugins = ("tests.tiny_models",)
 # Tensors are tiny here: a second thread costs more than it brings, five times so where the cores are shared.
 torch.set_num_threads(1)
 
-# Read as Triton is imported, which transformers does long before the tests of the kernels. These alone use
-# it: for everyone else the kernels do not run on a CPU.
-if not torch.cuda.is_available():
+# Where the tests compute. By default neither they nor the processes that they start see a GPU, so they are
+# the same on every machine. With `-m gpu`, or REPRO_TEST_GPU=1 as `make test-gpu` sets it, only those marked
+# gpu run, and see it. CUDA and Triton read their variables once, which the next imports cause. Triton's
+# interpreter is for the tests of its kernels alone: for everyone else they do not run on a CPU.
+if ("-m", "gpu") in pairwise(sys.argv):
+    os.environ["REPRO_TEST_GPU"] = "1"  # also for the workers of pytest-xdist
+ON_GPU = os.environ.get("REPRO_TEST_GPU") == "1"
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests marked gpu where they cannot run; with a GPU, leave out all others."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not ON_GPU or not torch.cuda.is_available():
+        reason = "there is no NVIDIA GPU here" if ON_GPU else "needs an NVIDIA GPU: make test-gpu"
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+    if ON_GPU:
+        config.hook.pytest_deselected(items=[item for item in items if item not in marked])
+        items[:] = marked
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a test computes, for tests of what runs on both."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -70,6 +70,14 @@ def test_help_lists_every_target() -> None:
     assert [name for name in names if name not in sweeps.group()] == []
 
 
+def test_test_gpu_runs_what_sees_the_gpu_and_then_what_test_runs() -> None:
+    first, *rest = (line.rstrip() for line in make("test-gpu"))
+    assert first == "REPRO_TEST_GPU=1 .venv/bin/python -m pytest"
+    assert [line for line in rest if "pytest" in line] == [
+        line.rstrip() for line in make("test") if "pytest" in line
+    ]
+
+
 def test_what_test_quick_names_exists() -> None:
     named = [word for word in make("test-quick")[-1].split() if word.startswith("tests/")]
     assert named

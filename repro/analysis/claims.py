@@ -15,14 +15,15 @@ p-value counts, without correction (intersection-union test, Berger 1982). It is
 rejected in one comparison: the smallest p-value counts, times the number of comparisons (Bonferroni). Holm's
 correction then covers the three p-values of every claim with finished runs.
 
-A claim about time is tested on the rounds of `repro bench`: claimed minus measured overhead, in percent, with
-one comparison for each reading of what the paper leaves open. Claims about sizes, ranks, zeros or bytes are
+A claim about time is tested on the rounds of `repro bench`, a GPU's where there is one among the results:
+claimed minus measured overhead, in percent, with one comparison for each reading of what the paper leaves
+open. Claims about sizes, ranks, zeros or bytes are
 counted, without p-values (`repro.analysis.facts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log
 from typing import Literal
@@ -44,7 +45,7 @@ from repro.analysis.statistics import (
 )
 from repro.config import ConfigError
 from repro.plans.plan import Plan, PlannedRow
-from repro.runs.measurements import Measured, Measurement, usable_speed
+from repro.runs.measurements import Measured, Measurement, usable_speeds
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
 
@@ -126,6 +127,7 @@ class Scored:
     Attributes:
         tested, facts: its comparisons and its counts.
         untouched: why the profile cannot test it; empty if it can.
+        where: the device of the benchmark that a claim about time or memory is tested on, in words.
         p_holds, p_fails, p_equal: corrected p-values.
         wanted: data that would decide it, if it is undecided.
     """
@@ -134,6 +136,7 @@ class Scored:
     tested: tuple[Tested, ...] = ()
     facts: tuple[Fact, ...] = ()
     untouched: str = ""
+    where: str = ""
     p_holds: float = 1.0
     p_fails: float = 1.0
     p_equal: float = 1.0
@@ -176,13 +179,13 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
     Raises:
         ConfigError: a claim's patterns match no rows.
     """
-    speed = usable_speed(store.folder.parent)
+    speeds = usable_speeds(store.folder.parent)
     plans = {name: plans[name] for name in ledger.experiments}
     states = {
         name: {state.spec.hash: state for state in run_states(planned, store)}
         for name, planned in plans.items()
     }
-    scored = [_scored(claim, ledger, plans, states, store, speed) for claim in ledger.claims]
+    scored = [_scored(claim, ledger, plans, states, store, speeds) for claim in ledger.claims]
     measured = [s for s in scored if s.tested and s.has_data]
     ps = [
         [max(t.p_holds() for t in s.tested) for s in measured],
@@ -207,10 +210,10 @@ def _scored(
     plans: Mapping[str, Plan],
     states: Mapping[str, Mapping[str, RunState]],
     store: Store,
-    speed: Measured | None,
+    speeds: Sequence[Measured],
 ) -> Scored:
     if claim.overhead:
-        return Scored(claim, tuple(_timed(claim.overhead, speed)), tuple(_weighed(claim.overhead, speed)))
+        return _of_speed(claim, claim.overhead, speeds)
     blocks = dict.fromkeys(row.block for name in claim.experiments for row in plans[name].rows)
     if claim.models and not blocks.keys() & set(claim.models):
         profile = plans[next(claim.experiments)].profile.name
@@ -293,9 +296,28 @@ def _compared(
             )
 
 
-def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
+def _of_speed(claim: Claim, overhead: Overhead, speeds: Sequence[Measured]) -> Scored:
+    """A claim about time or memory on the first benchmark that measured every reading of it.
+
+    The first is a GPU's: the paper trained on one. A reading without a measurement would make the claim
+    easier, so that a benchmark with some of them comes after one with all.
+    """
+    measured = [(speed, _figures(overhead, speed)) for speed in speeds]
+    whole = [one for one in measured if {f.name for f in one[1]} == set(overhead.ratios)]
+    some = [one for one in measured if one[1]]
+    if not some:
+        return Scored(claim)
+    speed, figures = (whole or some)[0]
+    where = speed.hardware
+    if speed.device != "gpu":
+        on_gpu = any(one.device == "gpu" for one in speeds)
+        where += "; " + ("the GPU's bench lacks it" if on_gpu else "no GPU's bench is among the results")
+    return Scored(claim, tuple(_timed(overhead, figures)), tuple(_weighed(overhead, figures)), where=where)
+
+
+def _timed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Tested]:
     """Comparisons of measurements with several rounds."""
-    for figure in _figures(overhead, speed):
+    for figure in figures:
         if len(figure.ratio.rounds) > 1:
             less = overhead.percent - 100 * (np.array([figure.ratio.rounds]) - 1)
             # Rounds take the role of items.
@@ -312,18 +334,17 @@ def _timed(overhead: Overhead, speed: Measured | None) -> Iterator[Tested]:
             )
 
 
-def _weighed(overhead: Overhead, speed: Measured | None) -> Iterator[Fact]:
+def _weighed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Fact]:
     """Facts from measurements with a single round, such as bytes, which do not vary."""
-    for figure in _figures(overhead, speed):
+    for figure in figures:
         if len(figure.ratio.rounds) == 1:
             more = 100 * (figure.ratio.median - 1)
             found = f"{more:+.2f} %, claimed limit {overhead.percent:g} %; {figure.note}"
             yield Fact(figure.at, figure.name, found, more < overhead.percent)
 
 
-def _figures(overhead: Overhead, speed: Measured | None) -> Iterator[Measurement]:
-    for name in overhead.ratios:
-        yield from (figure for figure in (speed.figures if speed else ()) if figure.name == name)
+def _figures(overhead: Overhead, speed: Measured) -> list[Measurement]:
+    return [figure for name in overhead.ratios for figure in speed.figures if figure.name == name]
 
 
 def _collapsed(state: RunState) -> bool:

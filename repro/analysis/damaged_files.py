@@ -9,7 +9,7 @@ from pathlib import Path
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.plans.experiment import Experiment
 from repro.runs.json_files import DamagedFile
-from repro.runs.measurements import read_speed
+from repro.runs.measurements import DEVICES, read_speed
 from repro.runs.states import RunState, State
 from repro.runs.store import Store
 
@@ -28,8 +28,8 @@ def damaged_files(states: Iterable[RunState], store: Store) -> list[str]:
 
 
 def damaged_speed(results: Path) -> list[str]:
-    """A line if the benchmark is damaged."""
-    return list(_lines(partial(read_speed, results)))
+    """A line for every benchmark that is damaged."""
+    return list(_lines(*(partial(read_speed, results, device) for device in DEVICES)))
 
 
 def damaged_random_ranks(experiments: Iterable[Experiment], results: Path) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
 
 from repro.cli.shared import short, tell
@@ -119,7 +121,7 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.plans.profile import load_profile
     from repro.report.output import write_experiment, write_text
     from repro.report.reference import ReferencePage, page_texts
-    from repro.report.speed import write_speed
+    from repro.report.speed import draw_speed, write_speed_table
     from repro.runs.reference import import_runs, reference_plans
     from repro.runs.store import Store
 
@@ -133,8 +135,9 @@ def write_reference(options: argparse.Namespace) -> int:
     for name in page.finished:
         _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
         print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
-    if page.speed is not None:
-        write_speed(page.speed, REFERENCE)
+    for speed in page.speeds:
+        write_speed_table(speed, REFERENCE)
+        draw_speed(speed, REFERENCE)
     for path, text in page_texts(page, REFERENCE.parent).items():
         print(f"written: {short(write_text(path, text))}")
     states = (state for found in page.states.values() for state in found)
@@ -156,12 +159,17 @@ def renew_readme(options: argparse.Namespace) -> int:
 
 def measure_speed(options: argparse.Namespace) -> int:
     """`bench`: measure speed, and print and write the ratios."""
+    started = time.monotonic()  # the imports take some seconds of what is given
     from repro.paths import RESULTS
-    from repro.report.speed import write_speed
-    from repro.speed.suite import measure
+    from repro.report.speed import draw_speed, speed_table, write_speed
+    from repro.speed.suite import chosen_device, measure, measuring_time
 
-    table, written = write_speed(measure(options.only, small=options.small), RESULTS)
-    print(f"{table}\nwritten: " + ", ".join(short(path) for path in written))
+    device = chosen_device(options.device)
+    budget = measuring_time(options.minutes, device, started)
+    keep = partial(write_speed, results=RESULTS)  # as it goes: what there is stays if the process is ended
+    measured = measure(options.only, small=options.small, device=device, budget=budget, keep=keep)
+    written = [*keep(measured), *draw_speed(measured, RESULTS)]
+    print(f"{speed_table(measured)}\nwritten: " + ", ".join(short(path) for path in written))
     return 0
 
 

@@ -200,6 +200,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("bench", help="measure speed, as ratios to peft and to the arithmetic floor")
     verb.add_argument("--only", type=_names, help="only these parts, for instance layer,step")
+    verb.add_argument("--device", help="cpu or gpu; a GPU is measured if there is one")
+    verb.add_argument(
+        "--minutes", type=_minutes, help="the time for all of it (default: 10 on a CPU, 5 on a GPU)"
+    )
     verb.add_argument("--small", action="store_true", help="tiny shapes, to test the benchmark itself")
     verb.set_defaults(verb=pages.measure_speed)
 
@@ -219,6 +223,16 @@ def _positive(text: str) -> int:
     if not re.fullmatch("[1-9][0-9]{0,3}", text):
         raise argparse.ArgumentTypeError(f"{text!r:.80} is not a number from 1 on")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes <= 1440:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is no number of minutes above 0, up to 1440")
+    return minutes
 
 
 def _names(text: str) -> tuple[str, ...]:

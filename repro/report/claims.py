@@ -66,15 +66,16 @@ def verdict_in_words(scored: Scored) -> str:
         lacking = "not measured by `make bench`" if claim.overhead else "no finished runs"
         return f"not tested: {claim.unmeasured or scored.untouched or lacking}"
     words = "equal within the margin" if verdict == "equal" else verdict
+    where = f"; measured on {scored.where}" if scored.where else ""
     if scored.facts:
         known = [fact.holds for fact in scored.facts if fact.holds is not None]
-        return f"{words} (counted; as claimed in {sum(known)} of {len(scored.facts)})"
+        return f"{words} (counted; as claimed in {sum(known)} of {len(scored.facts)}{where})"
     if len(scored.tested) == 1:
-        return words
+        return words + where
     inside = sum(
         t.at_least < t.difference.mean < (t.at_most or float("inf")) for t in scored.tested if t.difference
     )
-    return f"{words} (as claimed in {inside} of {len(scored.tested)} comparisons)"
+    return f"{words} (as claimed in {inside} of {len(scored.tested)} comparisons{where})"
 
 
 def wanted_in_words(scored: Scored) -> str:
@@ -136,7 +137,8 @@ def _notes(ledger: Ledger) -> list[str]:
         "at the corrected level, if differences and spreads stay as they are. With one seed this is a lower "
         "bound, since the spread between seeds is unknown.",
         "- a claim about time is tested on the rounds of `make bench`: its difference is claimed minus "
-        "measured overhead, in percent of the other method, and its runs are rounds.",
+        "measured overhead, in percent of the other method, and its runs are rounds. A GPU's bench counts "
+        "where there is one among the results, and the verdict says what was measured.",
         "- counts have no p-value: sizes of the paper's own models from their shapes; ranks and zeros in "
         "finished runs, as means over layers and seeds; bytes.",
         "- a claim about one base model is not tested on its stand-in; the general claim next to it is.",

@@ -28,7 +28,7 @@ from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
 from repro.report.tables import Table, build_table
-from repro.runs.measurements import usable_speed
+from repro.runs.measurements import usable_speeds
 from repro.runs.result import Result
 from repro.runs.states import RunState, run_states
 from repro.runs.store import Store
@@ -47,7 +47,7 @@ class ReferencePage:
         self.states = {name: run_states(planned, store) for name, planned in plans.items()}
         self.ledger = load_ledger()
         self.scored = score_claims(self.ledger, plans, store)
-        self.speed = usable_speed(store.folder.parent)
+        self.speeds = usable_speeds(store.folder.parent)
 
     @property
     def finished(self) -> list[str]:
@@ -155,9 +155,9 @@ class ReferencePage:
         ]
 
     def _speed(self) -> list[str]:
-        if self.speed is None:
-            return ["Not measured yet."]
-        return speed_table(self.speed).splitlines()
+        """The bench of every device, a GPU's first."""
+        tables = [speed_table(speed).splitlines() for speed in self.speeds]
+        return [line for table in tables for line in [*table, ""]][:-1] or ["Not measured yet."]
 
     def _runs(self) -> list[str]:
         rows = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from repro.report.escapes import figure_text, markdown_text
@@ -13,30 +13,62 @@ from repro.runs.json_files import write_json
 from repro.runs.measurements import Measured, Measurement, Point, speed_file
 
 
-def write_speed(measured: Measured, results: Path) -> tuple[str, list[Path]]:
-    """Write all three to the results folder. Returns the table and the files."""
-    path = speed_file(results)
-    folder = path.parent
-    table = speed_table(measured)
+def write_speed(measured: Measured, results: Path) -> list[Path]:
+    """Write the measurements and their table to the results folder. Returns the files."""
+    path = speed_file(results, measured.device)
     write_json(path, measured)
-    written = [path, write_text(folder / "bench.md", table)]
-    if measured.points:
-        written += _draw(measured.points, folder)
-    return table, written
+    return [path, write_speed_table(measured, results)]
+
+
+def write_speed_table(measured: Measured, results: Path) -> Path:
+    """Write the table alone. Returns its file."""
+    path = speed_file(results, measured.device).with_suffix(".md")
+    return write_text(path, speed_table(measured))
+
+
+def draw_speed(measured: Measured, results: Path) -> list[Path]:
+    """Draw the points of the layers, if there are any. Returns the files."""
+    path = speed_file(results, measured.device)
+    return _draw(measured.points, path.stem, path.parent) if measured.points else []
 
 
 def speed_table(measured: Measured) -> str:
-    """Ratios with their targets, and the hardware and versions they were measured on."""
+    """Ratios with their targets, and the hardware and versions they were measured on.
+
+    For a GPU the times of its layers follow; and for every device what was not measured.
+    """
     where = measured.environment
+    hardware = where.hardware if measured.card is None else str(measured.card)
     versions = ", ".join(f"{name} {version}" for name, version in where.packages.items() if name != "gguf")
     head = ["ratio", "at", "median", "least to most", "target", "", ""]
-    return "\n".join(
-        [
-            *markdown_table(head, [_row(figure) for figure in measured.figures]),
+    lines = [
+        *markdown_table(head, [_row(figure) for figure in measured.figures]),
+        "",
+        markdown_text(f"On {hardware}, with cases interleaved in one process. {versions}."),
+        "",
+    ]
+    if measured.card is not None and measured.points:
+        lines += [
+            "Milliseconds of one layer, forward and backward, medians:",
             "",
-            markdown_text(f"On {where.hardware}, with cases interleaved in one process. {versions}."),
+            *_layers(measured.points),
             "",
         ]
+    if measured.left_out:
+        lines += ["Not measured:", "", *(f"- {markdown_text(line)}" for line in measured.left_out), ""]
+    return "\n".join(lines)
+
+
+def _layers(points: Sequence[Point]) -> list[str]:
+    """A row for each shape and reading, a column for each method."""
+    names = list(dict.fromkeys(point.name for point in points))
+    rows: dict[str, dict[str, str]] = {}
+    for point in points:
+        reading = ", captured" if point.captured else ""
+        at = f"{point.d} x {point.k}, T {point.tokens}, R {point.rank}{reading}"
+        rows.setdefault(at, {})[point.name] = f"{point.milliseconds:.3g}"
+    return markdown_table(
+        ["d x k", *names], [[at, *(row.get(n, "") for n in names)] for at, row in rows.items()]
     )
 
 
@@ -48,25 +80,36 @@ def _row(figure: Measurement) -> list[str]:
     return [figure.name, figure.at, f"{ratio.median:.2f}", spread, bound, verdict, figure.note]
 
 
-def _draw(points: Sequence[Point], folder: Path) -> list[Path]:
-    plt = pyplot()
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
+def _draw(points: Sequence[Point], name: str, folder: Path) -> list[Path]:
+    """Time and memory of the first point's layer, over tokens and over ranks."""
     middle = points[0]
-    along = {
+    size = f"d = k = {middle.d}" if middle.d == middle.k else f"d {middle.d}, k {middle.k}"
+    own = [p for p in points if (p.d, p.k, p.precision) == (middle.d, middle.k, middle.precision)]
+    eager, captured = ([p for p in own if p.captured == reading] for reading in (False, True))
+    panels = [("ms, forward and backward", "milliseconds", eager)]
+    panels += [("ms, as a CUDA graph", "milliseconds", captured)] if captured else []
+    panels += [("MiB kept for the backward pass", "kept_mib", eager)]
+    along: dict[str, Callable[[Point], tuple[int, bool]]] = {
         "tokens T": lambda point: (point.tokens, point.rank == middle.rank),
         "rank R": lambda point: (point.rank, point.tokens == middle.tokens),
     }
-    for column, (label, place) in enumerate(along.items()):
-        for row, field in enumerate(("milliseconds", "kept_mib")):
+    plt = pyplot()
+    figure, axes = plt.subplots(len(panels), 2, figsize=(9, 3 * len(panels)), layout="constrained")
+    # A method has one colour, also where another has no points.
+    colours = {method: f"C{place}" for place, method in enumerate(dict.fromkeys(p.name for p in own))}
+    for row, (unit, field, shown) in enumerate(panels):
+        for column, (label, place) in enumerate(along.items()):
             panel = axes[row][column]
-            for name in dict.fromkeys(point.name for point in points):
+            for method, colour in colours.items():
                 line = sorted(
-                    (place(p)[0], getattr(p, field)) for p in points if p.name == name and place(p)[1]
+                    (place(p)[0], getattr(p, field)) for p in shown if p.name == method and place(p)[1]
                 )
-                panel.plot(*zip(*line, strict=True), marker="o", label=figure_text(name))
+                if line:
+                    panel.plot(*zip(*line, strict=True), marker="o", color=colour, label=figure_text(method))
             panel.set_xscale("log", base=2)
             panel.set_ylim(bottom=0)
             panel.set_xlabel(label)
-            panel.set_ylabel("ms, forward and backward" if row == 0 else "MiB kept for the backward pass")
+            panel.set_ylabel(unit)
     axes[0][0].legend(fontsize=8)
-    return save_figure(figure, "bench", "One adapted linear layer, d = k = 2048, fp32", None, folder)
+    title = f"One adapted linear layer, {size}, {middle.precision}"
+    return save_figure(figure, name, title, None, folder)

@@ -72,6 +72,7 @@ def _counted(s: Scored) -> str:
     failing = [fact for fact in known if not fact.holds]
     shown = "; ".join(f"{fact.of}: {fact.found}" for fact in (failing or known)[:2])
     so = sum(bool(fact.holds) for fact in known)
+    shown += f"; `make bench` on {s.where}" if s.where else ""
     return f"As claimed in {so} of {len(known)} counts. {shown}." if len(known) > 1 else f"{shown}."
 
 
@@ -84,7 +85,7 @@ def _timed(s: Scored) -> str:
         f"{'' if difference.half_width is None else f' ± {difference.half_width:.0f}'} percent"
         for t, difference in differences
     ]
-    return f"{'; '.join(measured)}; {differences[0][1].runs} rounds of `make bench`."
+    return f"{'; '.join(measured)}; {differences[0][1].runs} rounds of `make bench` on {s.where}."
 
 
 def _compared(s: Scored) -> str:

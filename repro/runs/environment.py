@@ -19,8 +19,12 @@ _PACKAGES = (
 
 
 @cache
-def environment() -> Environment:
-    """This process's environment, read once: the code that runs is the code at the start."""
+def environment(gpu: bool = True) -> Environment:
+    """This process's environment, read once: the code that runs is the code at the start.
+
+    Args:
+        gpu: whether the hardware is the GPU, where there is one.
+    """
     import torch
 
     status = _git("status", "--porcelain")
@@ -29,17 +33,17 @@ def environment() -> Environment:
         dirty=None if status is None else bool(status),
         python=platform.python_version(),
         platform=platform.platform(),
-        hardware=_hardware(),
+        hardware=_hardware(gpu),
         threads=torch.get_num_threads(),
         packages={name: found for name in _PACKAGES if (found := _version(name))},
     )
 
 
-def reset_peak_memory() -> None:
-    """Reset the peak of memory, where the system allows it."""
+def reset_peak_memory(gpu: bool) -> None:
+    """Reset the peak of memory, of the GPU or of this process, where the system allows it."""
     import torch
 
-    if torch.cuda.is_available():
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
@@ -56,11 +60,11 @@ def device_memory() -> int:
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
-def peak_memory_bytes() -> int | None:
+def peak_memory_bytes(gpu: bool) -> int | None:
     """Peak since `reset_peak_memory`: on the GPU, or resident in main memory; None if nobody counts."""
     import torch
 
-    if torch.cuda.is_available():
+    if gpu:
         return torch.cuda.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text()
@@ -86,11 +90,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _hardware() -> str:
+def _hardware(gpu: bool) -> str:
     import torch
 
-    if torch.cuda.is_available():
+    if gpu and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return processor()
+
+
+def processor() -> str:
+    """The processor in words, with the threads that torch uses."""
+    import torch
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

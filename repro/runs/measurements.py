@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
+from typing import Literal, get_args
 
 from pydantic import Field, FiniteFloat
 
@@ -58,40 +60,111 @@ class Measurement(Frozen):
 
 
 class Point(Frozen):
-    """One layer, forward and backward, at one shape: milliseconds, and MiB kept for the backward pass."""
+    """One layer, forward and backward, at one shape: milliseconds, and MiB kept for the backward pass.
+
+    Attributes:
+        name: the method.
+        d, k: the layer's outputs and inputs.
+        captured: whether the pass was one CUDA graph, without Python and launches.
+    """
 
     name: str
     tokens: int
     rank: int
     milliseconds: FiniteFloat
     kept_mib: FiniteFloat
+    d: int = 2048  # as in the first benches, which did not say
+    k: int = 2048
+    precision: str = "fp32"
+    captured: bool = False
+
+
+class Card(Frozen):
+    """The GPU that a benchmark ran on; None for what the driver does not tell.
+
+    Attributes:
+        driver: its version.
+        clock_mhz, most_clock_mhz: of the multiprocessors, right after the work, and at most.
+        memory_clock_mhz: of the memory.
+        power_limit_watts: what the driver lets the card draw.
+    """
+
+    name: str
+    memory_gib: FiniteFloat
+    driver: str | None = None
+    clock_mhz: int | None = None
+    most_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    power_limit_watts: FiniteFloat | None = None
+
+    def __str__(self) -> str:
+        known = [f"{self.memory_gib:.0f} GiB"]
+        known += [f"driver {self.driver}"] if self.driver else []
+        if self.clock_mhz is not None:
+            most = "" if self.most_clock_mhz is None else f" of at most {self.most_clock_mhz}"
+            known.append(f"clock {self.clock_mhz}{most} MHz after the work")
+        known += [] if self.memory_clock_mhz is None else [f"memory at {self.memory_clock_mhz} MHz"]
+        known += [] if self.power_limit_watts is None else [f"power limit {self.power_limit_watts:g} W"]
+        return f"{self.name} ({', '.join(known)})"
+
+
+# Raised when a field changes its meaning: a reader refuses every other version.
+BENCH_VERSION = 1
+
+Device = Literal["cpu", "gpu"]
+DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 class Measured(Frozen):
-    """A whole `repro bench`."""
+    """A whole `repro bench`.
 
+    Attributes:
+        card: the GPU; None if it was measured on a CPU.
+        left_out: a line for each case that was not measured, and why.
+    """
+
+    version: Literal[1] = BENCH_VERSION  # type: ignore[assignment]
     figures: tuple[Measurement, ...]
     points: tuple[Point, ...]
     environment: Environment
+    card: Card | None = None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> Device:
+        return "cpu" if self.card is None else "gpu"
+
+    @property
+    def hardware(self) -> str:
+        """The device in words: a reader tells by it what a ratio holds for."""
+        return self.environment.hardware if self.card is None else f"one {self.card.name}"
 
 
-def speed_file(results: Path) -> Path:
-    """Where a results folder keeps its benchmark."""
-    return results / "bench" / "bench.json"
+def speed_file(results: Path, device: Device = "cpu") -> Path:
+    """Where a results folder keeps the benchmark of each device: `bench.json` and `bench-gpu.json`."""
+    return results / "bench" / ("bench.json" if device == "cpu" else f"bench-{device}.json")
 
 
-def read_speed(results: Path) -> Measured | None:
-    """The benchmark of a results folder, or None.
+def read_speed(results: Path, device: Device = "cpu") -> Measured | None:
+    """A device's benchmark in a results folder, or None.
 
     Raises:
-        DamagedFile: there is a file, but it cannot be understood.
+        DamagedFile: there is a file, but it cannot be understood, or is of another device.
     """
-    return read_json(speed_file(results), Measured, "`repro bench` writes it again")
+    path = speed_file(results, device)
+    remedy = "`repro bench` writes it again"
+    measured = read_json(path, Measured, remedy)
+    if measured is not None and measured.device != device:
+        raise DamagedFile(
+            f"{path}: measured on a {measured.device}, where one of a {device} belongs; {remedy}"
+        )
+    return measured
 
 
-def usable_speed(results: Path) -> Measured | None:
-    """The benchmark of a results folder; None if there is none, or a damaged one."""
-    try:
-        return read_speed(results)
-    except DamagedFile:
-        return None
+def usable_speeds(results: Path) -> list[Measured]:
+    """The benchmarks of a results folder that can be used, that of a GPU first."""
+    found = []
+    for device in reversed(DEVICES):
+        with suppress(DamagedFile):
+            found.append(read_speed(results, device))
+    return [measured for measured in found if measured is not None]

@@ -18,7 +18,7 @@ from repro.runs.build import Built
 from repro.runs.callbacks import Probing
 from repro.runs.checkpointing import Checkpoints
 from repro.runs.environment import environment
-from repro.runs.job import Job
+from repro.runs.job import Job, on_gpu
 from repro.runs.json_files import write_json
 from repro.runs.result import Evaluation, Result, Training, score_warnings
 from repro.runs.store import DIAGNOSTICS, PREDICTIONS
@@ -117,7 +117,7 @@ def _result(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         model_revision=built.revision,
         data_fingerprints=built.data.fingerprints,
-        environment=environment().model_copy(update=several),
+        environment=environment(on_gpu(execution)).model_copy(update=several),
         warnings=(
             *(probe.warning for probe in tested.probing.found if probe.warning),
             *built.data.warnings,

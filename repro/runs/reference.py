@@ -18,7 +18,7 @@ from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.reading import read_regular
 from repro.runs.json_files import DamagedFile
-from repro.runs.measurements import read_speed, speed_file
+from repro.runs.measurements import DEVICES, Device, read_speed, speed_file
 from repro.runs.result import Environment
 from repro.runs.states import State, run_state
 from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
@@ -75,23 +75,25 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
         yield f"taken over: {spec.slug}"
     for path in source.folder.parent.glob("random-ranks-*.json"):
         write_whole(target.folder.parent / path.name, path.read_bytes())
-    yield from _take_over_speed(source.folder.parent, target.folder.parent)
+    for device in DEVICES:
+        yield from _take_over_speed(source.folder.parent, target.folder.parent, device)
 
 
-def _take_over_speed(source: Path, target: Path) -> Iterator[str]:
-    """The benchmark, which renews an older one: times of another day are no result that could be repeated."""
+def _take_over_speed(source: Path, target: Path, device: Device) -> Iterator[str]:
+    """A benchmark, which renews an older one: times of another day are no result that could be repeated."""
+    path = speed_file(source, device)
     try:
-        speed = read_speed(source)
+        speed = read_speed(source, device)
     except DamagedFile as error:
         yield f"damaged: {error}"
         return
     if speed is None:
         return
     if not _clean(speed.environment):
-        yield f"refused: {speed_file(source)} was not measured from a clean checkout"
+        yield f"refused: {path} was not measured from a clean checkout"
         return
-    write_whole(speed_file(target), speed_file(source).read_bytes())
-    yield f"taken over: {speed_file(source).name}"
+    write_whole(speed_file(target, device), path.read_bytes())
+    yield f"taken over: {path.name}"
 
 
 def _clean(environment: Environment) -> bool:

@@ -106,7 +106,7 @@ def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch:
 
 def _run(job: Job) -> None:
     job = replace(job, execution=_fitted(job))
-    usage, timer = Usage(), Timer()
+    usage, timer = Usage(on_gpu(job.execution)), Timer()
     # Before anything is built: a seed that is set after the adapter does not seed it.
     L.seed_everything(job.spec.seed, workers=True, verbose=False)
     built = build(job)

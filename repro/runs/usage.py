@@ -16,8 +16,10 @@ class Usage(L.Callback):
     Steps lost with a killed process are not in the result, and neither is their time.
     """
 
-    def __init__(self) -> None:
-        reset_peak_memory()
+    def __init__(self, gpu: bool) -> None:
+        """`gpu`: whether the run computes on the GPU, whose memory is then the run's."""
+        self._gpu = gpu
+        reset_peak_memory(gpu)
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
         self._earlier_peak: int | None = None
@@ -28,7 +30,7 @@ class Usage(L.Callback):
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        known = [peak for peak in (self._earlier_peak, peak_memory_bytes()) if peak is not None]
+        known = [peak for peak in (self._earlier_peak, peak_memory_bytes(self._gpu)) if peak is not None]
         return max(known, default=None)
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
 from repro.runs.build import context_of
 from repro.runs.measurements import Measurement
+from repro.speed.conditions import Conditions, Found
 from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
 
@@ -24,14 +25,14 @@ from repro.speed.timing import ratio, take_turns
 _ITEMS = 4
 
 
-def figures(small: bool = False) -> Iterator[Measurement]:
+def figures(conditions: Conditions) -> Iterator[Found]:
     """Items per second, relative to lm-eval's.
 
     Raises:
         ConfigError: lm-eval is not installed.
         RuntimeError: its accuracies differ from ours.
     """
-    spec, execution = lora_run(small)
+    spec, execution = lora_run(conditions.small)
     model, tokenizer = BaseModels().checkout(spec.model, "causal_lm", "fp32")
     benchmark = spec.benchmark
     assert isinstance(benchmark, Commonsense)
@@ -53,7 +54,9 @@ def figures(small: bool = False) -> Iterator[Measurement]:
     def lm_eval() -> None:
         found["theirs"] = theirs.accuracies()
 
-    times = take_turns({"theirs": lm_eval, "ours": ours}, rounds=1 if small else 3)
+    times = take_turns(
+        {"theirs": lm_eval, "ours": ours}, rounds=1 if conditions.small else 3, budget=conditions.budget
+    )
     if {k: round(v, 6) for k, v in found["ours"].items()} != {
         k: round(v, 6) for k, v in found["theirs"].items()
     }:

@@ -15,6 +15,7 @@ from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.commonsense.settings import GenerateSettings
 from repro.runs.bases import BaseModels
 from repro.runs.measurements import Measurement
+from repro.speed.conditions import Conditions, Found
 from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
 from repro.training.causal_lm import generate
@@ -22,13 +23,13 @@ from repro.training.causal_lm import generate
 _PROMPTS = 8
 
 
-def figures(small: bool = False) -> Iterator[Measurement]:
+def figures(conditions: Conditions) -> Iterator[Found]:
     """Prompts per second, relative to `model.generate` at batch size 1.
 
     Raises:
         RuntimeError: more than one text differs; one may differ because of a near tie.
     """
-    spec, _ = lora_run(small)
+    spec, _ = lora_run(conditions.small)
     model, tokenizer = BaseModels().checkout(spec.model, "causal_lm", "fp32")
     protocol = GenerateSettings()
     assert isinstance(spec.benchmark, Commonsense)
@@ -46,7 +47,12 @@ def figures(small: bool = False) -> Iterator[Measurement]:
         texts["theirs"] = [_alone(model, tokenizer, prompt, protocol) for prompt in prompts]
 
     # No warm-up, which would take half a minute; only the first round includes start-up effects.
-    times = take_turns({"theirs": theirs, "ours": ours}, rounds=1 if small else 3, warm_up=0)
+    times = take_turns(
+        {"theirs": theirs, "ours": ours},
+        rounds=1 if conditions.small else 3,
+        warm_up=0,
+        budget=conditions.budget,
+    )
     differ = sum(a != b for a, b in zip(texts["ours"], texts["theirs"], strict=True))
     if differ > 1:
         raise RuntimeError(f"{differ} of {len(prompts)} generated texts differ: {texts}")

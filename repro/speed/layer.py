@@ -1,4 +1,4 @@
-"""One adapted linear layer, forward and backward, compared with the matrix products that it requires.
+"""One adapted linear layer, forward and backward: the pass of each method, and what is counted of it.
 
 Dual LoRA's gradients need all of G = dL/dΔW, a third matrix product as large as the layer's two others. A
 layer with a trainable weight has the same three products and is the lower bound. LoRA needs only two.
@@ -7,8 +7,9 @@ layer with a trainable weight has the same three products and is the lower bound
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from peft import HiraConfig, LoraConfig, PeftConfig, get_peft_model
@@ -18,30 +19,35 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.adapters.dual_lora import DualLoraConfig, backend
 from repro.config import Frozen
 from repro.runs.measurements import Measurement, Point
-from repro.speed.timing import ratio, take_turns
+from repro.speed.timing import Timer, Times, by_clock, ratio, take_turns
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16 autocast": torch.bfloat16}
+
+Pass = Callable[[], object]
 
 
 class Shape(Frozen):
-    """`tokens` rows through a (`width`, `width`) layer, adapted at rank `rank`, or at two of half that."""
+    """`tokens` rows through a (d, k) layer, adapted at rank `rank`, or at two of half that.
+
+    Attributes:
+        precision: of weights, input and adapters. `bf16 autocast` has a weight and an input in bf16 and
+            adapters in fp32, under autocast, as in training; Dual LoRA's factors are always fp32.
+    """
 
     tokens: int
-    width: int
+    d: int
+    k: int
     rank: int
-    precision: str
+    precision: Literal["fp32", "bf16", "bf16 autocast"]
 
     def __str__(self) -> str:
-        return f"T {self.tokens}, d = k = {self.width}, R {self.rank}, {self.precision}"
+        size = f"d = k = {self.d}" if self.d == self.k else f"d {self.d}, k {self.k}"
+        return f"T {self.tokens}, {size}, R {self.rank}, {self.precision}"
 
-
-_SHAPES = [
-    Shape(tokens=1024, width=width, rank=32, precision=precision)
-    for precision in _DTYPES
-    for width in (2048, 4096)
-]
-_SMALL = [Shape(tokens=32, width=64, rank=4, precision="fp32")]
-_MIDDLE = Shape(tokens=1024, width=2048, rank=32, precision="fp32")
+    @property
+    def tdk(self) -> int:
+        """T d k, the multiplications of one of the large products."""
+        return self.tokens * self.d * self.k
 
 
 class _Model(nn.Module):
@@ -49,44 +55,72 @@ class _Model(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.map = nn.Linear(shape.width, shape.width, bias=False, dtype=_DTYPES[shape.precision])
+        self.map = nn.Linear(shape.k, shape.d, bias=False, dtype=_DTYPES[shape.precision])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.map(x)
 
 
+FLOOR = "three products"
+FROZEN = "frozen"
+WITHOUT_KERNELS = "Dual LoRA in torch"
+DROPOUT = "LoRA, dropout 0.05"
+
+
 def adapter_configs(rank: int) -> dict[str, PeftConfig]:
-    """Adapters of about equal size, without dropout."""
+    """Adapters of about equal size."""
     half = rank // 2
     target: dict[str, Any] = {"target_modules": ["map"]}
     return {
         "LoRA": LoraConfig(r=rank, lora_alpha=2 * rank, **target),
+        DROPOUT: LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.05, **target),
         "DoRA": LoraConfig(r=rank, lora_alpha=2 * rank, use_dora=True, **target),
         "HiRA (peft)": HiraConfig(r=rank, **target),
         "Dual LoRA": DualLoraConfig(magnitude_rank=half, direction_rank=half, alpha=rank, **target),
     }
 
 
-FLOOR = "three products"
-WITHOUT_KERNELS = "Dual LoRA in torch"
+def pass_builders(shape: Shape, device: str = "cpu") -> dict[str, Callable[[], Pass]]:
+    """What builds the forward and backward pass of the lower bound, a frozen layer and every adapter.
 
+    They share the values of the weight, of the input and of the gradient of the output.
+    """
+    # One of its own: a capture that failed can leave the device's generator unusable.
+    generator = torch.Generator(device).manual_seed(0)
 
-def passes(shape: Shape) -> dict[str, Callable[[], None]]:
-    """Forward and backward pass by name: of the lower bound, of a frozen layer and of every adapter."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape.tokens, shape.width, generator=generator).to(_DTYPES[shape.precision])
-    upstream = torch.randn(shape.tokens, shape.width, generator=generator).to(x.dtype)
-    base = _Model(shape)
-    models: dict[str, nn.Module] = {FLOOR: copy.deepcopy(base), "frozen": copy.deepcopy(base)}
-    models["frozen"].requires_grad_(False)
+    def drawn(rows: int, columns: int) -> Tensor:
+        values = torch.randn(rows, columns, generator=generator, device=device)
+        return values.to(_DTYPES[shape.precision])
+
+    x, upstream = drawn(shape.tokens, shape.k), drawn(shape.tokens, shape.d)
+    with torch.device("meta"):
+        base = _Model(shape)
+    base.map.weight = nn.Parameter(drawn(shape.d, shape.k) / shape.k**0.5)
+    autocast = shape.precision == "bf16 autocast"
+
+    def plain(frozen: bool) -> Pass:
+        return _pass(copy.deepcopy(base).requires_grad_(not frozen), x, upstream, autocast)
+
+    def adapted(name: str, config: PeftConfig) -> Pass:
+        # Outside autocast adapters have the precision of the weight, which is cheapest.
+        fp32 = autocast or name == "Dual LoRA"
+        model = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=fp32)
+        return _pass(model.to(device).train(), x, upstream, autocast)
+
+    builders: dict[str, Callable[[], Pass]] = {FLOOR: partial(plain, False), FROZEN: partial(plain, True)}
     for name, config in adapter_configs(shape.rank).items():
-        # Adapters have the precision of the weight, which is cheapest; Dual LoRA's factors are always fp32.
-        wrapped = get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=name == "Dual LoRA")
-        models[name] = wrapped.train()
-    return {name: _pass(model, x, upstream) for name, model in models.items()}
+        builders[name] = partial(adapted, name, config)
+    return builders
 
 
-def _without_kernels(run: Callable[[], None]) -> Callable[[], None]:
+def passes(shape: Shape, device: str = "cpu") -> dict[str, Pass]:
+    """Forward and backward pass by name."""
+    return {name: build() for name, build in pass_builders(shape, device).items()}
+
+
+def without_kernels(run: Pass) -> Pass:
+    """The same pass, with Dual LoRA computed by torch."""
+
     def computed_by_torch() -> None:
         with backend.torch_only():
             run()
@@ -94,14 +128,17 @@ def _without_kernels(run: Callable[[], None]) -> Callable[[], None]:
     return computed_by_torch
 
 
-def _pass(model: nn.Module, x: Tensor, upstream: Tensor) -> Callable[[], None]:
+def _pass(model: nn.Module, x: Tensor, upstream: Tensor, autocast: bool) -> Pass:
     x = x.clone().requires_grad_()
+    parameters = list(model.parameters())
 
     def run() -> None:
         x.grad = None
-        for parameter in model.parameters():
+        for parameter in parameters:
             parameter.grad = None
-        model(x).backward(upstream)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            y = model(x)
+        y.backward(upstream)
 
     return run
 
@@ -120,7 +157,7 @@ def kept_bytes(run: Callable[[], Any]) -> int:
     return sum(kept.values())
 
 
-def counted_flops(run: Callable[[], None]) -> int:
+def counted_flops(run: Pass) -> int:
     """FLOPs of a pass's matrix products, by torch's counter.
 
     The counter sees only torch's own operations, so the compiled kernels are switched off.
@@ -130,43 +167,53 @@ def counted_flops(run: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def figures(small: bool = False) -> Iterator[Measurement]:
-    """Dual LoRA relative to the lower bound, peft's HiRA and LoRA; merged, relative to the plain layer."""
-    rounds = 2 if small else 15
-    for shape in _SMALL if small else _SHAPES:
-        every = passes(shape)
-        cases = {name: every[name] for name in (FLOOR, "LoRA", "HiRA (peft)", "Dual LoRA")}
-        cases[WITHOUT_KERNELS] = _without_kernels(cases["Dual LoRA"])
-        tdk = shape.tokens * shape.width**2
-        flops = {name: counted_flops(run) / tdk for name, run in cases.items()}
-        times = take_turns(cases, rounds=rounds)
-        for one, other, target in (
-            ("Dual LoRA", FLOOR, 1.12),
-            ("Dual LoRA", "HiRA (peft)", 1.0),
-            ("Dual LoRA", "LoRA", None),
-            (WITHOUT_KERNELS, FLOOR, None),
-        ):
+# What is said of a shape: one over the other.
+RATIOS = (
+    ("Dual LoRA", FLOOR),
+    ("Dual LoRA", "HiRA (peft)"),
+    ("Dual LoRA", "LoRA"),
+    (WITHOUT_KERNELS, FLOOR),
+)
+
+
+def ratios(
+    times: Mapping[str, Times], at: str, targets: Mapping[tuple[str, str], float], notes: Mapping[str, str]
+) -> Iterator[Measurement]:
+    """A measurement for each of `RATIOS` that has both times.
+
+    Args:
+        targets: upper bounds.
+        notes: what is said of a case besides its time.
+    """
+    for one, other in RATIOS:
+        if one in times and other in times:
             yield Measurement(
                 name=f"{one} / {other}",
-                at=str(shape),
+                at=at,
                 ratio=ratio(times[one], times[other]),
-                target=target,
+                target=targets.get((one, other)),
                 note=" against ".join(
-                    f"{1e3 * times[name].median:.0f} ms, {flops[name]:.2f} T d k counted"
-                    for name in (one, other)
+                    f"{milliseconds(times[name])} ms{notes.get(name, '')}" for name in (one, other)
                 ),
             )
-        yield _merged(shape, rounds)
 
 
-def _merged(shape: Shape, rounds: int) -> Measurement:
-    plain = _Model(shape).requires_grad_(False)
+def milliseconds(times: Times) -> str:
+    """The median to three digits, or whole."""
+    median = 1e3 * times.median
+    return f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+
+
+def merged(shape: Shape, rounds: int, device: str = "cpu", timed: Timer = by_clock) -> Measurement:
+    """A merged layer relative to a plain one."""
+    plain = _Model(shape).to(device).requires_grad_(False)
     adapted = get_peft_model(copy.deepcopy(plain), adapter_configs(shape.rank)["Dual LoRA"])
-    merged: nn.Module = adapted.merge_and_unload()
-    x = torch.randn(shape.tokens, shape.width).to(_DTYPES[shape.precision])
+    plain_again: nn.Module = adapted.merge_and_unload()
+    assert type(plain_again.map) is nn.Linear
+    x = torch.randn(shape.tokens, shape.k).to(device, _DTYPES[shape.precision])
     with torch.inference_mode():
-        times = take_turns({"plain": lambda: plain(x), "merged": lambda: merged(x)}, rounds=rounds)
-    assert type(merged.map) is nn.Linear
+        cases = {"plain": lambda: plain(x), "merged": lambda: plain_again(x)}
+        times = take_turns(cases, rounds=rounds, timed=timed)
     return Measurement(
         name="Dual LoRA merged / plain, forward",
         at=str(shape),
@@ -175,18 +222,16 @@ def _merged(shape: Shape, rounds: int) -> Measurement:
     )
 
 
-def points(small: bool = False) -> Iterator[Point]:
-    """Time and saved memory of every adapter and of the lower bound, over tokens and over ranks."""
-    along = [_MIDDLE.model_copy(update={"tokens": tokens}) for tokens in (256, 512, 2048)]
-    along += [_MIDDLE.model_copy(update={"rank": rank}) for rank in (8, 16, 64)]
-    for shape in _SMALL if small else [_MIDDLE, *along]:
-        cases = passes(shape)
-        times = take_turns(cases, rounds=2 if small else 5)
-        for name, run in cases.items():
-            yield Point(
-                name=name,
-                tokens=shape.tokens,
-                rank=shape.rank,
-                milliseconds=1e3 * times[name].median,
-                kept_mib=kept_bytes(run) / 2**20,
-            )
+def point(shape: Shape, name: str, times: Times, kept: int, captured: bool = False) -> Point:
+    """A point of the picture."""
+    return Point(
+        name=name,
+        tokens=shape.tokens,
+        rank=shape.rank,
+        milliseconds=1e3 * times.median,
+        kept_mib=kept / 2**20,
+        d=shape.d,
+        k=shape.k,
+        precision=shape.precision,
+        captured=captured,
+    )

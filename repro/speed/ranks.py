@@ -8,16 +8,18 @@ import torch
 
 from repro.analysis.rank import rank
 from repro.runs.measurements import Measurement
+from repro.speed.conditions import Conditions, Found
 from repro.speed.timing import ratio, take_turns
 
 
-def figures(small: bool = False) -> Iterator[Measurement]:
+def figures(conditions: Conditions) -> Iterator[Found]:
     """Time of a matrix's ranks, relative to the time of its singular values."""
-    size = 64 if small else 2048
+    size = 64 if conditions.small else 2048
     matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     times = take_turns(
         {"lapack": lambda: torch.linalg.svdvals(matrix), "ours": lambda: rank(matrix)},
-        rounds=1 if small else 5,
+        rounds=1 if conditions.small else 5,
+        budget=conditions.budget,
     )
     found = rank(matrix).numerical
     if found != size:

@@ -13,13 +13,16 @@ from repro.plans.spec import RunSpec
 Precision = Literal["fp32", "bf16"]
 
 
-def lora_run(small: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execution]:
-    """Table 1's LoRA row under the laptop profile (SmolLM2-135M), and its execution settings.
+def lora_run(small: bool, precision: Precision = "fp32", device: str = "cpu") -> tuple[RunSpec, Execution]:
+    """Table 1's LoRA row on SmolLM2-135M, and its execution settings.
+
+    Under the laptop profile on a CPU, and under the workstation profile on a GPU.
 
     Args:
         small: use the smoke profile's tiny model, to test the benchmark itself.
     """
-    profile = load_profile("smoke" if small else "laptop")
+    on_gpu = device == "cuda"
+    profile = load_profile("smoke" if small else "workstation" if on_gpu else "laptop")
     planned = expand(load_experiment("table1"), profile).only(["lora"])
     (row,) = planned.rows
     spec = row.specs[0]
@@ -27,7 +30,7 @@ def lora_run(small: bool, precision: Precision = "fp32") -> tuple[RunSpec, Execu
         update={"precision": precision, "validate_every": None, "selection": "last"}
     )
     execution = profile.execution_for("commonsense", spec.model.name).model_copy(
-        update={"wandb": False, "diagnostics": 0, "accelerator": "cpu"}
+        update={"wandb": False, "diagnostics": 0, "accelerator": "gpu" if on_gpu else "cpu"}
     )
     # A new object, since `model_copy` would keep the cached hash.
     return RunSpec.model_validate(spec.model_dump() | {"training": training.model_dump()}), execution

@@ -14,6 +14,7 @@ from repro.runs.bases import BaseModels
 from repro.runs.measurements import Measurement, Ratio
 from repro.runs.runner import execute
 from repro.runs.store import Store
+from repro.speed.conditions import Conditions, Found
 from repro.speed.runs import lora_run
 from repro.speed.timing import Times, take_turns
 
@@ -22,15 +23,18 @@ _COMMANDS = {"--help": 0.5, "plan table1": 2.0, "status table1": 2.0, "render ta
 _RUN = 3.0
 
 
-def figures(small: bool = False) -> Iterator[Measurement]:
+def figures(conditions: Conditions) -> Iterator[Found]:
     """Seconds over the limit: of commands, each in its own process, then of a run."""
     with tempfile.TemporaryDirectory() as results:
         cases = {command: _Command(command, results) for command in _COMMANDS}
-        times = take_turns(cases, rounds=1 if small else 5)
+        times = take_turns(cases, rounds=1 if conditions.small else 5, budget=conditions.budget)
     for command, bound in _COMMANDS.items():
         yield _over(f"`repro {command}`", "laptop profile", times[command], bound)
     yield _over(
-        "a run outside training and evaluation", "LoRA, base loaded, probes included", _fixed(small), _RUN
+        "a run outside training and evaluation",
+        "LoRA, base loaded, probes included",
+        _fixed(conditions.small),
+        _RUN,
     )
 
 

@@ -23,9 +23,11 @@ from repro.quiet import quiet_libraries
 from repro.runs.bases import BaseModels
 from repro.runs.build import context_of
 from repro.runs.measurements import Measurement, Ratio
+from repro.speed.conditions import Conditions, Found
 from repro.speed.peak_memory import peak_bytes
 from repro.speed.timing import ratio, take_turns
 from repro.training.dropout import checkpoint_contexts
+from repro.training.finetuning_data import FineTuningData
 
 CLAIMED = 1.05
 # Limit on peak memory relative to LoRA: no dense ΔW is kept, only one block of it exists at a time.
@@ -36,13 +38,20 @@ class Step:
     """One optimiser step of a method on the first batch of a run of Table 1."""
 
     def __init__(
-        self, spec: RunSpec, bases: BaseModels, micro_batch_size: int, *, checkpointing: bool
+        self,
+        spec: RunSpec,
+        bases: BaseModels,
+        micro_batch_size: int,
+        *,
+        checkpointing: bool,
+        data: FineTuningData | None = None,
     ) -> None:
+        """`data`: of another step on the same batch; None reads and tokenises it."""
         torch.manual_seed(spec.seed)
         benchmark, training, method = spec.benchmark, spec.training, spec.method
         base, tokenizer = bases.checkout(spec.model, benchmark.model_task, training.precision)
         context = context_of(spec, tokenizer, micro_batch_size, evaluation_tokens=1024)
-        data = benchmark.data(context)
+        self.data = data = benchmark.data(context) if data is None else data
         self.model = method.attach(base, spec.adapted_modules, benchmark.model_task).train()
         if checkpointing:
             checkpoint_blocks(self.model, checkpoint_contexts)
@@ -76,11 +85,12 @@ def steps(profile: str) -> dict[str, Step]:
 
     def step(method: Method, checkpointing: bool = False) -> Step:
         spec = lora.model_copy(update={"method": method})
-        return Step(spec, bases, micro_batch, checkpointing=checkpointing)
+        return Step(spec, bases, micro_batch, checkpointing=checkpointing, data=first.data)
 
     with quiet_libraries():
+        first = Step(lora, bases, micro_batch, checkpointing=False)
         return {
-            "LoRA": step(lora.method),
+            "LoRA": first,
             "LoRA, dropout 0.05": step(lora.method.model_copy(update={"dropout": 0.05})),
             "DoRA": step(specs["dora"].method),
             "HiRA": step(specs["hira"].method),
@@ -90,12 +100,13 @@ def steps(profile: str) -> dict[str, Step]:
         }
 
 
-def figures(small: bool = False) -> Iterator[Measurement]:
+def figures(conditions: Conditions) -> Iterator[Found]:
     """Time of Dual LoRA's step relative to LoRA's (both readings), DoRA's and HiRA's; memory to LoRA's."""
+    small = conditions.small
     profile = "smoke" if small else "laptop"
     at = f"Table 1's model and batch, profile {profile}"
     cases = steps(profile)
-    times = take_turns(cases, rounds=2 if small else 5)
+    times = take_turns(cases, rounds=2 if small else 5, budget=conditions.budget)
     pairs = [("Dual LoRA", other) for other in ("LoRA", "LoRA, dropout 0.05", "DoRA", "HiRA")]
     for one, other in [*pairs, ("Dual LoRA, checkpointing", "LoRA, checkpointing")]:
         claimed = other.startswith("LoRA")

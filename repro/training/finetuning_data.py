@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 import lightning as L
@@ -82,10 +82,13 @@ class FineTuningData(L.LightningDataModule):
         """Optimiser steps of the whole training; none where nothing is trained."""
         return len(self._schedule) if self._schedule else 0
 
-    def first_batch(self) -> list[Any]:
-        """The examples of the first optimiser batch, in the order in which they are collated."""
+    def first_batches(self, count: int) -> list[list[Any]]:
+        """The examples of the first optimiser batches, in the order in which they are collated."""
         assert self._schedule is not None
-        return [self._train.examples[index] for micro in next(iter(self._schedule)) for index in micro]
+        return [
+            [self._train.examples[index] for micro in batch for index in micro]
+            for batch in islice(self._schedule, count)
+        ]
 
     def calibration_inputs(self, count: int) -> list[dict[str, Tensor]]:
         """Inputs of the model for the first `count` training examples, in batches of one."""

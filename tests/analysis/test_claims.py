@@ -18,9 +18,10 @@ from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import list_profiles, load_profile
 from repro.report.claims import claims_page
+from repro.report.standing import standing
 from repro.runs.environment import environment
 from repro.runs.json_files import write_json
-from repro.runs.measurements import Measured, Measurement, Ratio, speed_file
+from repro.runs.measurements import Card, Measured, Measurement, Ratio, speed_file
 from repro.runs.result import Result
 from repro.runs.store import Store
 
@@ -260,13 +261,48 @@ def test_a_claim_about_time_is_tested_on_the_benchmark_in_all_its_readings(
     assert scored["memory"].verdict == "reproduced" and not scored["memory"].tested
 
 
-def test_the_benchmark_measures_what_the_claims_about_it_name() -> None:
-    from repro.speed import layer, step
+GPU, CPU = Card(name="NVIDIA H200", memory_gib=140.0), None
+ALONE = f"{environment().hardware}; no GPU's bench is among the results"
 
-    named = {name for claim in load_ledger().claims if claim.overhead for name in claim.overhead.ratios}
-    measured = {figure.name for figure in step.figures(small=True)}
-    assert named - measured == {"Dual LoRA merged / plain, forward"}
-    assert '"Dual LoRA merged / plain, forward"' in Path(layer.__file__).read_text(encoding="utf-8")
+
+@pytest.mark.parametrize(
+    ("benches", "verdict", "where"),
+    [
+        ({CPU: ("efficient", "dropout")}, "contradicted", ALONE),
+        ({GPU: ("efficient", "dropout"), CPU: ("efficient", "dropout")}, "reproduced", "one NVIDIA H200"),
+        ({GPU: ("efficient", "dropout")}, "reproduced", "one NVIDIA H200"),
+        # A reading that is lacking must not make the claim easier.
+        (
+            {GPU: ("efficient",), CPU: ("efficient", "dropout")},
+            "contradicted",
+            f"{environment().hardware}; the GPU's bench lacks it",
+        ),
+        ({}, "not tested", ""),
+    ],
+)
+def test_a_gpus_bench_decides_where_there_is_one_and_the_verdict_says_so(
+    benches: dict[Card | None, tuple[str, ...]], verdict: str, where: str, tmp_path: Path
+) -> None:
+    names = {
+        "efficient": "Dual LoRA / LoRA: a training step",
+        "dropout": "Dual LoRA / LoRA, dropout 0.05: a training step",
+    }
+    for card, readings in benches.items():
+        rounds = (1.01, 1.02, 1.01, 1.02, 1.01) if card else (1.40, 1.42, 1.41, 1.43, 1.39)
+        figures = [Measurement(name=names[r], at="here", ratio=Ratio(rounds=rounds)) for r in readings]
+        measured = Measured(figures=tuple(figures), points=(), environment=environment(), card=card)
+        write_json(speed_file(tmp_path, measured.device), measured)
+    ledger = load_ledger()
+    scored = score_claims(ledger, _plans("laptop"), Store(tmp_path / "runs"))
+    time = next(s for s in scored if s.claim.id == "time")
+    assert (time.verdict, time.where) == (verdict, where)
+    page = claims_page(ledger, scored, load_profile("laptop"))
+    told = "\n".join(standing([time]))
+    if benches:
+        assert f"; measured on {where})" in page
+        assert f"5 rounds of `make bench` on {where}." in told
+    else:
+        assert "not tested: not measured by `make bench`" in page
 
 
 def test_every_ratio_means_every_ratio(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from repro.plans.profile import list_profiles, load_profile
 @pytest.mark.parametrize("profile", list_profiles())
 @pytest.mark.parametrize("name", list_experiments())
 def test_every_shipped_experiment_plans_under_every_profile(name: str, profile: str) -> None:
-    planned = expand(load_experiment(name), load_profile(profile))
+    """Also on local data, for which a profile may have other settings."""
+    planned = expand(load_experiment(name), load_profile(profile), local_data=False)
+    assert len(planned.rows) == len(expand(load_experiment(name), load_profile(profile), data="local").rows)
     assert len(planned.cells) == sum(len(row.columns) for row in planned.rows)
     assert all(column in planned.columns for row in planned.rows for column in row.columns)
     assert {spec.hash for row in planned.rows for spec in row.specs} == set(planned.runs)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from repro.analysis.damaged_files import damaged_speed
 from repro.config import ConfigError
 from repro.paths import REFERENCE
 from repro.plans.experiment import load_experiment
@@ -13,7 +15,15 @@ from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.json_files import write_json
-from repro.runs.measurements import Measured, Measurement, Ratio, read_speed, speed_file
+from repro.runs.measurements import (
+    DEVICES,
+    Card,
+    Measured,
+    Measurement,
+    Ratio,
+    speed_file,
+    usable_speeds,
+)
 from repro.runs.reference import import_runs, reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
@@ -78,7 +88,10 @@ def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
     assert target.result(spec) == before
 
 
-def test_a_benchmark_is_taken_over_and_renewed_if_it_is_of_a_clean_checkout(
+CARD = Card(name="NVIDIA H200", memory_gib=140.0)
+
+
+def test_benchmarks_are_taken_over_and_renewed_if_they_are_of_a_clean_checkout(
     result: Result, tmp_path: Path
 ) -> None:
     source, target = tmp_path / "a", tmp_path / "b"
@@ -86,13 +99,42 @@ def test_a_benchmark_is_taken_over_and_renewed_if_it_is_of_a_clean_checkout(
     def told(value: float, dirty: bool) -> list[str]:
         figure = Measurement(name="a / b", at="here", ratio=Ratio(rounds=(value,)))
         where = result.environment.model_copy(update={"dirty": dirty})
-        write_json(speed_file(source), Measured(figures=(figure,), points=(), environment=where))
+        for device, card in (("cpu", None), ("gpu", CARD)):
+            measured = Measured(figures=(figure,), points=(), environment=where, card=card)
+            assert measured.device == device
+            write_json(speed_file(source, measured.device), measured)
         return list(import_runs(LAPTOP, Store(source / "runs"), Store(target / "runs")))
 
-    assert told(1.0, dirty=False) == told(2.0, dirty=False) == ["taken over: bench.json"]
-    assert told(3.0, dirty=True) == [f"refused: {speed_file(source)} was not measured from a clean checkout"]
-    kept = read_speed(target)
-    assert kept is not None and kept.figures[0].ratio.rounds == (2.0,)
+    assert told(2.0, dirty=False) == ["taken over: bench.json", "taken over: bench-gpu.json"]
+    kept = usable_speeds(target)
+    assert [one.card for one in kept] == [CARD, None]
+    assert told(3.0, dirty=True) == [
+        f"refused: {speed_file(source, device)} was not measured from a clean checkout" for device in DEVICES
+    ]
+    assert usable_speeds(target) == kept
+    told(4.0, dirty=False)
+    assert [one.figures[0].ratio.rounds for one in usable_speeds(target)] == [(4.0,), (4.0,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"version": 2}, "not a valid measured of version 1 (version: Input should be 1"),
+        ({"figures": "none"}, "not a valid measured of version 1 (figures: "),
+        ({"card": None}, "measured on a cpu, where one of a gpu belongs"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_used_is_named_in_one_line(
+    change: dict[str, object], why: str, result: Result, tmp_path: Path
+) -> None:
+    measured = Measured(figures=(), points=(), environment=result.environment, card=CARD)
+    path = speed_file(tmp_path, "gpu")
+    path.parent.mkdir()
+    path.write_text(json.dumps(measured.model_dump(mode="json") | change))
+    (line,) = damaged_speed(tmp_path)
+    assert line.startswith(f"damaged: {path}: {why}")
+    assert line.endswith("`repro bench` writes it again") and "\n" not in line
+    assert usable_speeds(tmp_path) == []
 
 
 def test_random_weights_are_no_reference(tmp_path: Path) -> None:

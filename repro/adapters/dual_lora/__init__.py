@@ -9,6 +9,7 @@ from .layer import DualLoraLayer
 from .model import DualLoraModel
 from .rule import Rule
 from .terms import Update
+from .torch_version import warn_if_older
 from .update import delta_weight
 from .warmup import count_step
 
@@ -24,5 +25,6 @@ __all__ = [
     "kept_weights",
 ]
 
+warn_if_older()
 register("dual_lora", DualLoraConfig, DualLoraModel)
 lora_plus.install()

@@ -57,14 +57,16 @@ def test_one_can_have_torch_compute(monkeypatch: pytest.MonkeyPatch) -> None:
         choose(FACTORS, WEIGHT)
 
 
-def test_triton_computes_on_its_devices_up_to_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_computes_on_its_devices_up_to_its_rank(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     triton_kernels = pytest.importorskip("repro.adapters.dual_lora.triton_kernels")
-    assert (choose(FACTORS, WEIGHT.cuda()) if torch.cuda.is_available() else triton_kernels) is triton_kernels
-    monkeypatch.setattr(backend, "TRITON_DEVICES", {"cpu"})
-    assert choose(FACTORS, WEIGHT) is triton_kernels
-    assert choose(FACTORS, WEIGHT.half()) is triton_kernels
-    assert choose(FACTORS, WEIGHT.double()) is plain
-    assert choose([torch.ones(65, 99), torch.ones(99, 65)], WEIGHT) is c_kernels
+    if device == "cpu":
+        monkeypatch.setattr(backend, "TRITON_DEVICES", {"cpu"})
+    weight, factors = WEIGHT.to(device), [factor.to(device) for factor in FACTORS]
+    assert choose(factors, weight) is triton_kernels
+    assert choose(factors, weight.half()) is triton_kernels
+    assert choose(factors, weight.double()) is plain
+    too_many = [torch.ones(65, 99, device=device), torch.ones(99, 65, device=device)]
+    assert choose(too_many, weight) is (c_kernels if device == "cpu" else plain)
 
 
 # Neither is an activation of the configuration. One has values below 0, which a different path computes.

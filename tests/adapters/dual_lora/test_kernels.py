@@ -1,4 +1,4 @@
-"""The kernels against the float64 formulas: C on a CPU, Triton on a GPU or, without one, interpreted."""
+"""The kernels against the float64 formulas: C on a CPU, Triton interpreted on a CPU and compiled on a GPU."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.adapters.dual_lora.reference import RULES, reference_delta, reference
 D_OUT, D_IN, TOKENS = 2 * 128 + 7, 197, 11
 
 
-@pytest.fixture(params=["c", "triton"], autouse=True)
+@pytest.fixture(params=["c", "triton", pytest.param("cuda", marks=pytest.mark.gpu)], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The kernels of each language in turn, on any device."""
-    if request.param == "triton":
+    """The kernels of each language in turn: `triton` interpreted, `cuda` compiled."""
+    if request.param != "c":
         module = pytest.importorskip(
             "repro.adapters.dual_lora.triton_kernels",
             reason="the kernels need Triton; pip install -e '.[cuda]'",
@@ -36,8 +36,8 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def device() -> str:
-    cuda = torch.cuda.is_available() and backend.choose([], []).NAME == "triton"
-    return "cuda" if cuda else "cpu"
+    """All tests here compute on the GPU where they may see one (tests/conftest.py)."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_update(rule: Rule, seed: int = 0, ranks: tuple[int, int] = (3, 5), scale: float = 1.7) -> Update:

@@ -239,6 +239,24 @@ def test_experts_are_those_of_the_dense_parameters(transposed: bool, variant: di
                 torch.testing.assert_close(gradient(layer, factor)[e], wanted.double(), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [*KINDS, "experts"])
+def test_a_gpu_gives_what_the_cpu_gives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # on by default, for convolutions
+    if kind == "experts":
+        torch.manual_seed(0)
+        model, x = adapt(Experts(False), target_parameters=["0.up", "0.down"]), torch.randn(3, 4, 5)
+    else:
+        model, x = made(kind)[1], inputs(kind)
+    found = []
+    for device in ("cpu", "cuda"):
+        model.zero_grad()
+        y = model.to(device)(x.to(device))
+        y.square().sum().backward()
+        found.append([y.cpu(), *(p.grad.cpu() for p in model.parameters() if p.requires_grad)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+
+
 def test_a_mixture_of_experts(tokens: Tensor, tmp_path: Path) -> None:
     size = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = MixtralConfig(vocab_size=31, num_local_experts=3, num_key_value_heads=2, **size)
