@@ -55,21 +55,23 @@ def block_elements(device: torch.device) -> int:
     return _BLOCK
 
 
-def signs_shape(rule: Rule, d: int, k: int) -> tuple[int, int] | None:
-    """The shape of the packed signs of D C, 32 columns a word; None for a rule without use for them."""
-    packed = rule.direction == "sign" and rule.sign_estimator == "ste" and rule.clip != "bnn"
-    return (d, (k + 31) // 32) if packed else None
-
-
-def whole_weight(weight: Tensor, update: Update, dtype: torch.dtype, signs: Tensor | None = None) -> Tensor:
+def whole_weight(
+    weight: Tensor, update: Update, dtype: torch.dtype, with_signs: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """W0 (d, k) plus dW, rounded once to the dtype of `weight`, in `dtype` and in W0's memory layout.
 
-    The update has the sign estimator `ste` and contiguous factors in fp32. `signs`, int32 in `signs_shape`,
-    receives the signs of D C for `whole_backward`.
+    The update has the sign estimator `ste` and contiguous factors in fp32. With signs, those of D C come
+    along for `whole_backward`, 32 columns in an int32, (d, ceil(k / 32)); None for a rule that needs D C
+    itself there, and under `torch.compile`.
     """
     if torch.compiler.is_compiling():
-        return torch.ops.repro.dual_lora_weight(weight, *_taken_apart(update), dtype, signs)
-    return triton_launch.updated_weight(weight, dtype, weight.dtype, signs, Given.of_update(update))
+        return torch.ops.repro.dual_lora_weight(weight, *_taken_apart(update), dtype), None
+    signs = None
+    if with_signs and update.rule.direction == "sign" and update.rule.clip != "bnn":
+        d, k = weight.shape
+        signs = torch.empty((d, (k + 31) // 32), dtype=torch.int32, device=weight.device)
+    given = Given.of_update(update)
+    return triton_launch.updated_weight(weight, dtype, weight.dtype, signs, given), signs
 
 
 def whole_backward(
@@ -78,10 +80,10 @@ def whole_backward(
     """`whole_weight` in the dtype of G, if a weight is given, and the gradients of the factors.
 
     They are those of A, B, C and D, or of A and B for a fixed direction, for a contiguous G = dL/d(dW),
-    (d, k). `signs` are those that `whole_weight` wrote.
+    (d, k). `signs` are those of `whole_weight`; D C is computed where there are none.
     """
     if torch.compiler.is_compiling():
-        found = torch.ops.repro.dual_lora_backward(G, weight, *_taken_apart(update), signs)
+        found = torch.ops.repro.dual_lora_backward(G, weight, *_taken_apart(update))
         return (None, tuple(found)) if weight is None else (found[0], tuple(found[1:]))
     return triton_launch.backward(G, weight, signs, Given.of_update(update))
 
@@ -129,7 +131,7 @@ def _taken_apart(update: Update) -> tuple[Any, ...]:
     return (*tensors, float(scale), warmup_steps, *rule)
 
 
-@torch.library.custom_op("repro::dual_lora_weight", mutates_args={"signs"})
+@torch.library.custom_op("repro::dual_lora_weight", mutates_args=())
 def _weight_operator(
     weight: Tensor,
     A: Tensor,
@@ -145,15 +147,14 @@ def _weight_operator(
     sign_estimator: str,
     clip: str,
     dtype: torch.dtype,
-    signs: Tensor | None,
 ) -> Tensor:
     rule: Any = Rule(magnitude_activation, direction, sign_estimator, clip)  # type: ignore[arg-type]
-    return whole_weight(weight, Update(rule, scale, A, B, C, D, seed, step, warmup_steps), dtype, signs)
+    return whole_weight(weight, Update(rule, scale, A, B, C, D, seed, step, warmup_steps), dtype)[0]
 
 
 @_weight_operator.register_fake
 def _(weight: Tensor, *arguments: Any) -> Tensor:
-    return torch.empty_like(weight, dtype=arguments[-2])
+    return torch.empty_like(weight, dtype=arguments[-1])
 
 
 @torch.library.custom_op("repro::dual_lora_backward", mutates_args=())
@@ -172,11 +173,10 @@ def _backward_operator(
     direction: str,
     sign_estimator: str,
     clip: str,
-    signs: Tensor | None,
 ) -> list[Tensor]:
     rule: Any = Rule(magnitude_activation, direction, sign_estimator, clip)  # type: ignore[arg-type]
     update = Update(rule, scale, A, B, C, D, seed, step, warmup_steps)
-    updated, found = whole_backward(G, weight, update, signs)
+    updated, found = whole_backward(G, weight, update)
     return list(found) if updated is None else [updated, *found]
 
 

@@ -143,12 +143,11 @@ def launch_kernels() -> dict[str, Any]:
     u, dtype = update((16, 16)), torch.bfloat16
     weight, G = torch.zeros(SHAPE, dtype=dtype), torch.zeros(SHAPE, dtype=dtype)
     buffer = torch.zeros(G.numel() + 1, dtype=dtype)[1:].view(SHAPE)
-    signs = torch.zeros(triton_kernels.signs_shape(u.rule, *SHAPE) or (), dtype=torch.int32)
     found: dict[str, Any] = {}
     for name, gradient in {"first": G, "second": G, "unaligned": buffer, "third": G}.items():
         launched.clear()
         calls[0] = 0
-        triton_kernels.whole_weight(weight, u, dtype, signs)
+        _, signs = triton_kernels.whole_weight(weight, u, dtype, with_signs=True)
         triton_kernels.whole_backward(gradient, weight, u, signs)
         launches = [(kernel, grid, [described(a) for a in args]) for kernel, grid, args in launched]
         found[name] = {"launches": launches, "through the compiler": calls[0]}
@@ -157,7 +156,7 @@ def launch_kernels() -> dict[str, Any]:
         rounds = []
         for _ in range(200):
             start = time.perf_counter()
-            triton_kernels.whole_weight(weight, u, dtype, signs)
+            _, signs = triton_kernels.whole_weight(weight, u, dtype, with_signs=True)
             triton_kernels.whole_backward(G, weight, u, signs)
             rounds.append(time.perf_counter() - start)
         return 1e6 * sorted(rounds)[100]

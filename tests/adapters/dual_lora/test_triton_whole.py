@@ -16,10 +16,12 @@ kernels: Any = pytest.importorskip(
     "repro.adapters.dual_lora.triton_kernels", reason="the kernels need Triton; pip install -e '.[cuda]'"
 )
 
+pytestmark = pytest.mark.usefixtures("device")
+
+# A test on a GPU sees one, and no other test (tests/conftest.py).
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Four tiles of one program; those at the ends are incomplete.
 D_OUT, D_IN = 70, 100
-WHOLE = [name for name, rule in RULES.items() if rule.sign_estimator == "ste"]
 
 
 def tensor(*shape: int, seed: int = 0) -> Tensor:
@@ -38,7 +40,7 @@ def update(rule: Rule, **fields: Any) -> Update:
 def test_a_layer_at_once_is_the_layer_as_a_term(name: str) -> None:
     u, weight, G = update(RULES[name]), tensor(D_OUT, D_IN, seed=2), tensor(D_OUT, D_IN, seed=3)
     expected, ((*gradients,),) = kernels.backward(G, [Term(u)], [True], weight)
-    assert torch.equal(kernels.whole_weight(weight, u, torch.float32), expected)
+    assert torch.equal(kernels.whole_weight(weight, u, torch.float32)[0], expected)
     updated, found = kernels.whole_backward(G, weight, u)
     assert torch.equal(updated, expected)
     assert all(map(torch.equal, found, gradients))
@@ -50,8 +52,8 @@ def test_a_layer_at_once_is_the_layer_as_a_term(name: str) -> None:
 def test_packed_signs_take_the_place_of_the_product() -> None:
     u, weight, G = update(Rule()), tensor(D_OUT, D_IN, seed=2), tensor(D_OUT, D_IN, seed=3)
     u.D[7] = 0  # Sign(0) = -1
-    signs = torch.full(kernels.signs_shape(u.rule, D_OUT, D_IN), 123456, dtype=torch.int32, device=DEVICE)
-    expected = kernels.whole_weight(weight, u, torch.float32, signs)
+    expected, signs = kernels.whole_weight(weight, u, torch.float32, with_signs=True)
+    assert signs.shape == (D_OUT, 4)
     bits = (signs[:, :, None] >> torch.arange(32, device=DEVICE)) & 1
     assert torch.equal(bits.flatten(1)[:, :D_IN] == 1, u.D @ u.C > 0)
     assert not bits.flatten(1)[:, D_IN:].any()
@@ -62,9 +64,10 @@ def test_packed_signs_take_the_place_of_the_product() -> None:
     assert not torch.equal(kernels.whole_backward(G, weight, u, ~signs)[0], expected)
 
 
-def test_only_a_rule_of_signs_alone_has_packed_signs() -> None:
-    packed = {name for name, rule in RULES.items() if kernels.signs_shape(rule, 4, 33) == (4, 2)}
-    assert packed == set(WHOLE) - {"bnn", "plain direction", "product", "fixed", "fixed abs"}
+@pytest.mark.parametrize("name", ["bnn", "plain direction", "fixed"])
+def test_a_rule_that_needs_more_than_signs_has_none(name: str) -> None:
+    weight = tensor(D_OUT, D_IN)
+    assert kernels.whole_weight(weight, update(RULES[name]), torch.float32, with_signs=True)[1] is None
 
 
 @pytest.mark.parametrize(("ended", "strength"), [(0, 0.125), (2, 0.375), (100, 1.0)])
@@ -102,23 +105,19 @@ def test_parts_need_no_more_memory_than_a_gradient_in_16_bits(
 def test_the_operators_hold_their_promises_and_compile_whole() -> None:
     u, weight, G = update(Rule()), tensor(D_OUT, D_IN, seed=2), tensor(D_OUT, D_IN, seed=3)
     u = u._replace(step=torch.tensor(3, device=DEVICE), warmup_steps=10)
-    signs = torch.zeros(kernels.signs_shape(u.rule, D_OUT, D_IN), dtype=torch.int32, device=DEVICE)
-    fields = kernels._taken_apart(u)
+    fields, checks = kernels._taken_apart(u), ("test_schema", "test_faketensor")
     operators = torch.ops.repro
-    checks = "test_schema", "test_faketensor"
     torch.library.opcheck(
-        operators.dual_lora_weight.default, (weight, *fields, torch.bfloat16, signs), test_utils=checks
+        operators.dual_lora_weight.default, (weight, *fields, torch.bfloat16), test_utils=checks
     )
-    torch.library.opcheck(operators.dual_lora_backward.default, (G, None, *fields, None), test_utils=checks)
+    torch.library.opcheck(operators.dual_lora_backward.default, (G, None, *fields), test_utils=checks)
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def passes(weight: Tensor, G: Tensor) -> Any:
-        return kernels.whole_weight(weight, u, torch.float32, signs), kernels.whole_backward(
-            G, weight, u, signs
-        )
+        return kernels.whole_weight(weight, u, torch.float32), kernels.whole_backward(G, weight, u)
 
-    forward, (updated, gradients) = passes(weight, G)
-    assert signs.any()
+    (forward, signs), (updated, gradients) = passes(weight, G)
+    assert signs is None
     expected, found = kernels.whole_backward(G, weight, u)
     assert torch.equal(forward, expected)
     assert torch.equal(updated, expected)
