@@ -10,8 +10,9 @@ of columns, accumulates its part of dA and dC, and writes each tile's part of dB
 parts in a fixed order, without atomics, so the same inputs give the same bits, as a resumed run needs. For
 the same reason nothing is autotuned: a timer would choose the order of the sums.
 
-P = B A and Z = D C are in full fp32, since their signs decide. The products of the gradients are in full
-fp32 too where G is; for G in 16 bits they are split into products of bf16 numbers, to about 2**-17.
+P = B A and Z = D C are in full fp32, since their signs decide. The products of the gradients are split into
+products of bf16 numbers on tensor cores: six for G in fp32, as exact as fp32, and three for G in 16 bits, to
+2**-16. The forward pass may leave the signs of Z for the backward pass, which then does not compute Z.
 
 Importing this module needs Triton; `repro.adapters.dual_lora.backend` imports it where the kernels can run.
 """
@@ -102,7 +103,7 @@ def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) ->
 def gradients(G: Tensor, term: Term) -> list[Tensor]:
     """The gradients of the term's factors, in the order of `factors`, for a contiguous G = dL/d(dW), (d, k).
 
-    Their parts take 4 (r1 + r2) bytes for each 128 weights of a row, and for each 128 to 512 of a column.
+    Their parts take 4 (r1 + r2) bytes for each 128 or 256 weights of a row, and the same for a column.
     """
     return list(triton_launch.backward(G, None, None, Given.of_term(term))[1])
 

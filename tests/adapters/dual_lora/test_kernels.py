@@ -118,9 +118,8 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, kernels: Any) -> None
     G = make_gradient(1.0, dtype)
     gradient = gradients(u, G)
     for name, expected in reference_gradients(u, G.double()).items():
-        # Triton splits numbers into two of bf16, which its interpreter truncates.
-        interpreted = kernels is not c_kernels and device() == "cpu"
-        assert_close(gradient[name], expected, 4e-5 if interpreted else 1e-5)
+        # Triton multiplies two bf16 numbers in place of one in fp32, which leaves out 2**-16 of a product.
+        assert_close(gradient[name], expected, 1e-5 if kernels is c_kernels else 2e-5)
 
 
 def test_two_terms_are_rounded_once_and_cancel(kernels: Any) -> None:
