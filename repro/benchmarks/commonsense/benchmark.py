@@ -182,6 +182,7 @@ class Commonsense(Benchmark):
             ),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
+            collate_regular=micro_batches(training.loss_on, tokenizer.pad_token_id, regular=True),
             context=context,
         )
 
