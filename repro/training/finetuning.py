@@ -141,7 +141,6 @@ class FineTuning(L.LightningModule):
         if self._graphs is None and self.recorder is not None:
             # After the first step of this process, which sets up what graphs find.
             self._graphs = GraphedPasses(self._graphed_pass, self._trained(), self.recorder())
-        self._clear_gradients()
         # A GPU is waited for here, once a step, when all of the step is launched.
         total = self._total(losses)
         if not math.isfinite(total):
@@ -149,13 +148,15 @@ class FineTuning(L.LightningModule):
                 f"the training loss is {total} at step {len(self.losses)} of {self.steps}; lower the "
                 f"learning rate (now {self.training_spec.learning_rate}) or the method's scale"
             )
+        if self._graphs is not None:
+            self._give_up_graphs(self._graphs.problem)
         self.losses.append(total)
         if self.logger is not None:  # `self.log` would wait for the GPU at every number
             logged = {"train/loss": total, "train/learning_rate": schedule.get_last_lr()[0]}
             self.logger.log_metrics(logged, step=len(self.losses) - 1)
 
     def on_train_end(self) -> None:
-        # Their memory is free for the test.
+        # The memory of graphs and gradients is free for the test.
         self._graphs = None
         for parameter in self._trained():
             parameter.grad = None
@@ -172,7 +173,6 @@ class FineTuning(L.LightningModule):
     def _clear_gradients(self) -> None:
         if self._graphs is not None:
             self._graphs.clear_gradients()
-            self._give_up_graphs(self._graphs.problem)
             return
         for parameter in self._trained():
             parameter.grad = None
@@ -186,12 +186,14 @@ class FineTuning(L.LightningModule):
         """This process's parts of the batch's mean loss. Leaves their gradient, over all processes, in the
         parameters."""
         while True:
+            # Here and not after the step: Lightning also drops gradients, before a validation.
+            self._clear_gradients()
             with self._reused_weights():
                 losses, error = self._own_passes(batch)
             if not collectives.any_of(error is not None, self.device):
                 collectives.sum_gradients(self._trained())
                 return losses
-            # No weight has changed yet, so the step starts again without the gradients of the failed try.
+            # No weight has changed yet, so the step starts again, without the memory of the failed try.
             if self._graphs is not None:
                 # Graphs keep the memory of their passes: without them the same pass may fit.
                 self._graphs = self.recorder = None
@@ -199,7 +201,6 @@ class FineTuning(L.LightningModule):
                 free_memory()
             else:
                 self.oom_backoff = one_more_halving(self.oom_backoff, batch["micro_batches"], error)
-            self._clear_gradients()
 
     def _reused_weights(self) -> AbstractContextManager[Any]:
         return self.method.reused_weights(self.model) if self.reuses_weights else nullcontext()
