@@ -82,6 +82,8 @@ class FineTuning(L.LightningModule):
         self.note: Callable[[str], None] = lambda line: None
         self.reuses_weights = False
         self._graphs: GraphedPasses | None = None
+        # Of the parameters that the method trains: looking for them takes longer than a small model's pass.
+        self._trained: list[nn.Parameter] = []
         self._has_dropout = has_dropout(model)
         self._test_batches: list[list[Prediction]] = []
         self._validation_sum = 0.0
@@ -122,6 +124,7 @@ class FineTuning(L.LightningModule):
         # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode, its dropout off.
         self.train()
         self.kernel = self.method.kernel(self.model)  # asked here because it depends on the device
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         # A checkpoint is written before its step's validation, which Lightning skips when it resumes.
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning's, set by `fit`
         every, done = data.validate_every, len(self.losses)
@@ -140,7 +143,7 @@ class FineTuning(L.LightningModule):
         schedule.step()
         if self._graphs is None and self.recorder is not None:
             # After the first step of this process, which sets up what graphs find.
-            self._graphs = GraphedPasses(self._graphed_pass, self._trained(), self.recorder())
+            self._graphs = GraphedPasses(self._graphed_pass, self._trained, self.recorder())
         # A GPU is waited for here, once a step, when all of the step is launched.
         total = self._total(losses)
         if not math.isfinite(total):
@@ -158,23 +161,20 @@ class FineTuning(L.LightningModule):
     def on_train_end(self) -> None:
         # The memory of graphs and gradients is free for the test.
         self._graphs = None
-        for parameter in self._trained():
+        for parameter in self._trained:
             parameter.grad = None
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Lightning runs this after the callbacks' hooks, which must see unclipped gradients.
         if self.training_spec.gradient_clip is not None:
-            trained = [p for p in self.model.parameters() if p.grad is not None]
+            trained = [parameter for parameter in self._trained if parameter.grad is not None]
             nn.utils.clip_grad_norm_(trained, self.training_spec.gradient_clip)
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
 
     def _clear_gradients(self) -> None:
         if self._graphs is not None:
             self._graphs.clear_gradients()
             return
-        for parameter in self._trained():
+        for parameter in self._trained:
             parameter.grad = None
 
     def _give_up_graphs(self, problem: str | None) -> None:
@@ -191,7 +191,7 @@ class FineTuning(L.LightningModule):
             with self._reused_weights():
                 losses, error = self._own_passes(batch)
             if not collectives.any_of(error is not None, self.device):
-                collectives.sum_gradients(self._trained())
+                collectives.sum_gradients(self._trained)
                 return losses
             # No weight has changed yet, so the step starts again, without the memory of the failed try.
             if self._graphs is not None:
