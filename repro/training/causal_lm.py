@@ -133,11 +133,11 @@ def collate(
 
 
 def _predicted(labels: Tensor) -> dict[str, Tensor]:
-    """`sources` and `targets` of `collate`, n being a multiple of a quarter of the width."""
+    """`sources` and `targets` of `collate`, n being half of the width, or all of it."""
     width = labels.shape[1]
     wanted = labels[:, 1:] != IGNORED
     most = int(wanted.sum(dim=1).max())
-    n = min(width - 1, max(1, up_to_multiple(most, width // 4)))
+    n = min(width - 1, up_to_multiple(max(1, most), width // 2))
     # A stable sort puts the predicting positions first, in their order.
     sources = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :n]
     targets = labels[:, 1:].gather(1, sources)  # `IGNORED` beyond a row's own
