@@ -232,7 +232,7 @@ class FineTuning(L.LightningModule):
                     # Texts that were cut on the right may all lack a target; their loss is 0.
                     targets = max(1, batch["targets"])
                     if self._graphs is not None:
-                        count = torch.full((), float(targets), device=self.device)
+                        count = torch.full((), targets, dtype=torch.float32, device=self.device)
                         losses.append(self._graphs(piece | {"batch_targets": count}))
                         continue
                     with self.masks(examples, piece):

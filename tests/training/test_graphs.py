@@ -91,6 +91,10 @@ def train(
         callbacks: Sequence[L.Callback] = (),
         checkpoint: Path | None = None,
         notes: list[str] | None = None,
+        reuses: bool = False,
+        kind: type[CommonsenseModule] = CommonsenseModule,
+        device: str = "cpu",
+        precision: Any = None,
     ) -> CommonsenseModule:
         context = run_context(tokenizer, TRAINING, method, micro_batch_size=micro)
         data = FineTuningData(
@@ -102,13 +106,19 @@ def train(
             collate=micro_batches("completion", 3, regular=True),
             context=context,
         )
-        module = CommonsenseModule(attach(method, seed), context, data.steps, ClozeSettings())
+        model = attach(method, seed)
+        if precision is not None:
+            model.float()
+        module = kind(model, context, data.steps, ClozeSettings())
         if recorder is not None:
             recorder.parameters = list(module.parameters())
             module.recorder = lambda: recorder
+        module.reuses_weights = reuses
         module.note = (notes if notes is not None else []).append
         trainer = L.Trainer(
-            accelerator="cpu",
+            accelerator=device,
+            devices=1,
+            precision=precision,
             max_epochs=1,
             logger=False,
             callbacks=list(callbacks),
@@ -212,6 +222,30 @@ def test_beyond_the_most_shapes_passes_are_eager(monkeypatch: pytest.MonkeyPatch
     assert [float(loss) for loss in losses] == [12, 18, 36, 30, 54]
     assert weight.grad is not None and weight.grad.tolist() == [50] * 3
     assert recorder.done == ["warm-up", "record", "replay", "replay"]
+
+
+def test_all_passes_of_a_step_share_the_reused_weights(
+    train: Callable[..., CommonsenseModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, inside = DualLoRA.reused_weights, []
+
+    @contextlib.contextmanager
+    def reused_weights(method: DualLoRA, model: nn.Module) -> Iterator[None]:
+        inside.append(0)
+        with kept(method, model):
+            yield
+
+    class Watched(CommonsenseModule):
+        def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
+            if self.training:
+                inside[-1] += 1
+            return super().loss_sum(micro_batch)
+
+    monkeypatch.setattr(DualLoRA, "reused_weights", reused_weights)
+    reusing = train(DUAL_LORA, None, reuses=True, kind=Watched)
+    assert inside == [3, 3, 3, 1] * 2
+    assert reusing.losses == pytest.approx(train(DUAL_LORA, None).losses, rel=1e-6)
+    assert len(inside) == 8  # none where they are not reused
 
 
 # --- batches of few shapes ----------------------------------------------------------------------------------
@@ -382,3 +416,44 @@ def test_an_optimiser_is_fused_on_a_gpu_alone() -> None:
     with FakeTensorMode():
         there = nn.Parameter(torch.empty(2, device="cuda"))
     assert fused([there]) is True and fused([there, nn.Parameter(torch.ones(2))]) is None
+
+
+class Counting(CudaRecorder):
+    """Also knows what it has recorded."""
+
+    parameters: Sequence[nn.Parameter] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded = 0
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        found = super().record(work)
+        self.recorded += 1
+        return found
+
+
+class Synchronising(CommonsenseModule):
+    def loss_sum(self, micro_batch: dict[str, Tensor]) -> Tensor:
+        loss = super().loss_sum(micro_batch)
+        assert math.isfinite(float(loss))
+        return loss
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("method", [DUAL_LORA, LoRA(rank=2, dropout=0.0)], ids=lambda method: method.name)
+@pytest.mark.parametrize("kind", [CommonsenseModule, Synchronising])
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_graphs_train_as_eager_passes_do_and_a_pass_that_synchronises_stays_eager(
+    train: Callable[..., CommonsenseModule], kind: type[CommonsenseModule], method: Method, precision: str
+) -> None:
+    recorder = Counting()
+    graphed = train(method, recorder, kind=kind, device="cuda", precision=precision)
+    eager = train(method, None, device="cuda", precision=precision)
+    assert graphed.losses == pytest.approx(eager.losses, rel=1e-2)
+    assert eager.losses[-1] < eager.losses[0]
+    if kind is Synchronising:
+        assert recorder.recorded == 0 and graphed.graph_problem is not None
+    else:
+        assert recorder.recorded >= 2 and graphed.graph_problem is None
