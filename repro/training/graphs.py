@@ -8,6 +8,7 @@ Here a pass launches the kernels that it launches eagerly: forward, backward and
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Protocol
 
@@ -50,13 +51,16 @@ class GraphedPasses:
         self.problem: str | None = None
         self._run = run
         self._recorder = recorder
-        self._gradients = [(p, torch.zeros_like(p)) for p in parameters if p.grad is not None]
+        with_gradient, self._without = _parted(parameters)
+        self._gradients = [(parameter, torch.zeros_like(parameter)) for parameter in with_gradient]
         self._warm: set[tuple] = set()
         self._graphs: dict[tuple, tuple[Inputs, Callable[[], None], Tensor]] = {}
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
         """Zero the gradients, in the tensors that the graphs add to."""
+        for parameter in self._without:
+            parameter.grad = None
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
         if self._gradients:
@@ -76,7 +80,11 @@ class GraphedPasses:
         if self.problem is not None or len(self._warm) == MOST_SHAPES:
             return self._run(inputs)
         self._warm.add(shape)
-        return self._recorder.warm_up(lambda: self._run(inputs))
+        loss = self._recorder.warm_up(lambda: self._run(inputs))
+        if any(parameter.grad is not None for parameter in self._without):
+            self.problem = "a parameter without a gradient in the first step has one later"
+            self._graphs.clear()
+        return loss
 
     def _record(self, shape: tuple, inputs: Inputs) -> None:
         fixed = {name: tensor.clone() for name, tensor in inputs.items()}
@@ -88,6 +96,12 @@ class GraphedPasses:
             self._graphs[shape] = fixed, replay, loss
 
 
+def _parted(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Those with a gradient, and those without."""
+    every = list(parameters)
+    return [p for p in every if p.grad is not None], [p for p in every if p.grad is None]
+
+
 class CudaRecorder:
     """CUDA graphs of the current device, which share one pool of memory: they never run at the same time."""
 
@@ -95,6 +109,8 @@ class CudaRecorder:
     _failed: ClassVar[list[torch.cuda.CUDAGraph]] = []
 
     def __init__(self) -> None:
+        # An earlier pass that still lives in a cycle of references would hold gradients' nodes of its stream.
+        gc.collect()
         self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
 

@@ -248,6 +248,29 @@ def test_all_passes_of_a_step_share_the_reused_weights(
     assert len(inside) == 8  # none where they are not reused
 
 
+def test_a_gradient_that_comes_later_ends_the_graphs() -> None:
+    """A graph would put it into memory of its own, where nothing clears it."""
+    weight, late = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
+
+    def run(inputs: dict[str, Tensor]) -> Tensor:
+        loss = inputs["x"].sum() * weight + (inputs["x"].sum() * late if len(inputs["x"]) > 1 else 0)
+        loss.backward()
+        return loss.detach()
+
+    run({"x": torch.ones(1)})
+    recorder = Replaying()
+    recorder.parameters = [weight]
+    passes = GraphedPasses(run, [weight, late], recorder)
+    for n in (1, 1, 2, 2, 1):
+        passes({"x": torch.ones(n)})
+    assert recorder.done == ["warm-up", "record", "replay", "warm-up"]
+    assert passes.problem == "a parameter without a gradient in the first step has one later"
+    assert weight.grad is not None and late.grad is not None
+    assert (float(weight.grad), float(late.grad)) == (7, 4)
+    passes.clear_gradients()
+    assert late.grad is None and float(weight.grad) == 0
+
+
 # --- batches of few shapes ----------------------------------------------------------------------------------
 
 
