@@ -158,7 +158,7 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
         adapters=number
         * sum(count * cost.kept for count, cost in built)
         // (model.around.blocks if again else 1)
-        + number * sum(count * cost.reused for count, cost in built) * (execution.reuse_weights is True)
+        + number * sum(count * cost.reused for count, cost in built) * bool(execution.reuse_weights)
         + 4 * max((cost.transient for _, cost in built), default=0),
     )
 

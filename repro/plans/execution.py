@@ -28,7 +28,7 @@ class Execution(Frozen):
         cuda_graphs: train by CUDA graphs on a GPU where they apply (`repro.plans.fitting`), so that a small
             model does not wait for Python's launches. Rows are then padded to few widths. No effect on a CPU.
         reuse_weights: true builds W0 + ΔW of Dual LoRA once for all passes of an optimiser step, and keeps it
-            for that long. `auto` does so on a GPU where a step has several passes, or gradient checkpointing
+            for that long. None does so on a GPU where a step has several passes, or gradient checkpointing
             repeats parts of one, and the memory suffices. Other methods have nothing to reuse.
         evaluation_tokens: tokens in one evaluation forward pass, padding included unless items are packed.
         checkpoint_minutes: time between checkpoints, each of which replaces the one before; 0 keeps one after
@@ -49,7 +49,7 @@ class Execution(Frozen):
     micro_batch_size: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool = False
     cuda_graphs: bool = True
-    reuse_weights: bool | Literal["auto"] = "auto"
+    reuse_weights: bool | None = None
     evaluation_tokens: int = Field(default=4096, ge=1)
     checkpoint_minutes: float | None = Field(default=10, ge=0)
     score: Literal["merged", "unmerged"] = "merged"
@@ -113,10 +113,10 @@ def check_execution(spec: RunSpec, execution: Execution) -> None:
             f"{spec.slug}: execution.gradient_checkpointing does not work with {spec.method.name}; set it to "
             "false, and a smaller micro_batch_size if the memory does not suffice"
         )
-    if execution.reuse_weights is True and execution.sharded:
+    if execution.reuse_weights and execution.sharded:
         raise ConfigError(
             f"{spec.slug}: execution.reuse_weights does not work with strategy fsdp, which gathers weights "
-            "anew in each pass; set it to auto or false"
+            "anew in each pass; set it to null or false"
         )
     if not execution.sharded:
         return

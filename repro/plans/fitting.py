@@ -46,7 +46,7 @@ def _sized(spec: RunSpec, execution: Execution, memory: float | None) -> Executi
 
 
 def _reuses(spec: RunSpec, execution: Execution, memory: float | None) -> bool:
-    if execution.reuse_weights != "auto":
+    if execution.reuse_weights is not None:
         return execution.reuse_weights
     again = execution.passes(spec.training.batch_size) > 1 or execution.gradient_checkpointing
     if memory is None or not again or execution.sharded:
@@ -73,7 +73,7 @@ def _graphs(spec: RunSpec, execution: Execution, memory: float | None) -> bool:
     if (
         execution.processes > 1
         or execution.gradient_checkpointing
-        or execution.reuse_weights is True
+        or execution.reuse_weights
         or dropout
         or spec.model.quantization is not None
         or not spec.model.causal

@@ -96,7 +96,7 @@ def build(job: Job) -> Built:
     module.retries = mesh is None
     module.note = job.note
     module.recorder = CudaRecorder if job.execution.cuda_graphs else None
-    module.reuses_weights = job.execution.reuse_weights is True
+    module.reuses_weights = bool(job.execution.reuse_weights)
     # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
     mergeable = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
     merges = mergeable and job.execution.score == "merged"
