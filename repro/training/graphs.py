@@ -91,7 +91,9 @@ class GraphedPasses:
         try:
             replay, loss = self._recorder.record(lambda: self._run(fixed))
         except Exception as error:  # whatever it is, an eager pass over the same inputs follows
-            self.problem = " ".join(f"{type(error).__name__}: {error}".split())
+            # The end of a recording that failed is an error of its own, which says less.
+            first = error.__context__ or error
+            self.problem = f"{type(first).__name__}: {first}".strip().splitlines()[0]
         else:
             self._graphs[shape] = fixed, replay, loss
 
