@@ -470,7 +470,6 @@ class Synchronising(CommonsenseModule):
 @pytest.mark.parametrize("method", [DUAL_LORA, LoRA(rank=2, dropout=0.0)], ids=lambda method: method.name)
 @pytest.mark.parametrize("kind", [CommonsenseModule, Synchronising])
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_graphs_train_as_eager_passes_do_and_a_pass_that_synchronises_stays_eager(
     train: Callable[..., CommonsenseModule], kind: type[CommonsenseModule], method: Method, precision: str
 ) -> None:
