@@ -40,9 +40,12 @@ def run_context(
     seed: int = 0,
     micro_batch_size: int = 2,
     evaluation_tokens: int = 300,
+    regular: bool = False,
 ) -> RunContext:
     """A run of LoRA unless `method` is given, and without a tokenizer where nothing is tokenised."""
-    return RunContext(tokenizer, method or LoRA(), training, seed, micro_batch_size, evaluation_tokens)
+    return RunContext(
+        tokenizer, method or LoRA(), training, seed, micro_batch_size, evaluation_tokens, regular
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -113,6 +114,12 @@ class DualLoRA(PeftMethod):
         factors = [factor for layer, name in active for factor in layer.factors(name).values()]
         return backend.choose(rules, factors).NAME
 
+    def reused_weights(self, model: nn.Module) -> AbstractContextManager[None]:
+        """W0 + dW of every adapted layer."""
+        from repro.adapters.dual_lora import kept_weights
+
+        return kept_weights(model)
+
     def adapter_parameters(self, shape: LinearShape) -> int:
         return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)
 
@@ -135,4 +142,6 @@ class DualLoRA(PeftMethod):
         # Operations: of the backend in torch. Moved: from the time that the Triton kernels took more for a
         # larger weight on an H200, 0.21 ms for 2^24 numbers.
         flops = (2 * tokens + ranks) * shape.parameters
-        return AdapterCost(flops, transient=blocks, operations=41, moved=60 * shape.parameters)
+        return AdapterCost(
+            flops, transient=blocks, operations=41, moved=60 * shape.parameters, reused=shape.parameters
+        )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import OptimizerSettings
+from repro.methods.base import OptimizerSettings, fused
 from repro.methods.lora import LoRA
 
 if TYPE_CHECKING:
@@ -40,4 +40,5 @@ class LoRAPlus(LoRA):
             loraplus_weight_decay=settings.weight_decay,
             betas=settings.betas,
             eps=settings.eps,
+            fused=fused([parameter for parameter in model.parameters() if parameter.requires_grad]),
         )

@@ -23,7 +23,8 @@ Memory of one device at the peak of a pass:
                   0.9 to 1.4 times as much, with LoRA's dropout up to 1.8 times. With gradient checkpointing:
                   each block's input, and the rest of one block
     adapters      tensors that adapters build, such as a new weight: kept ones of all adapters, plus the
-                  transient ones of the adapter that needs most
+                  transient ones of the adapter that needs most; with `reuse_weights`, also W0 + ΔW of all
+                  Dual LoRA adapters in the training precision
 
 Time of a pass, the longer of
 
@@ -157,6 +158,7 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
         adapters=number
         * sum(count * cost.kept for count, cost in built)
         // (model.around.blocks if again else 1)
+        + number * sum(count * cost.reused for count, cost in built) * bool(execution.reuse_weights)
         + 4 * max((cost.transient for _, cost in built), default=0),
     )
 

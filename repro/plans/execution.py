@@ -25,6 +25,11 @@ class Execution(Frozen):
             many as fit its memory (`repro.plans.fitting`).
         gradient_checkpointing: recompute each block's activations in the backward pass. Takes a third more
             time, and memory for the activations of one block only.
+        cuda_graphs: train by CUDA graphs on a GPU where they apply (`repro.plans.fitting`), so that a small
+            model does not wait for Python's launches. Rows are then padded to few widths. No effect on a CPU.
+        reuse_weights: true builds W0 + ΔW of Dual LoRA once for all passes of an optimiser step, and keeps it
+            for that long. None does so on a GPU where a step has several passes, or gradient checkpointing
+            repeats parts of one, and the memory suffices. Other methods have nothing to reuse.
         evaluation_tokens: tokens in one evaluation forward pass, padding included unless items are packed.
         checkpoint_minutes: time between checkpoints, each of which replaces the one before; 0 keeps one after
             every step. None keeps no checkpoint, and an interrupted run starts over.
@@ -43,6 +48,8 @@ class Execution(Frozen):
     strategy: Literal["ddp", "fsdp"] = "ddp"
     micro_batch_size: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool = False
+    cuda_graphs: bool = True
+    reuse_weights: bool | None = None
     evaluation_tokens: int = Field(default=4096, ge=1)
     checkpoint_minutes: float | None = Field(default=10, ge=0)
     score: Literal["merged", "unmerged"] = "merged"
@@ -65,6 +72,10 @@ class Execution(Frozen):
         """Processes that share one run: one per device of each node."""
         return self.nodes * self.devices
 
+    def passes(self, batch_size: int) -> int:
+        """Passes of one device in an optimiser step."""
+        return math.ceil(batch_size / (self.processes * self.examples(batch_size)))
+
     @property
     def sharded(self) -> bool:
         """Whether no device holds the whole model."""
@@ -83,7 +94,7 @@ class Execution(Frozen):
         if self.micro_batch_size is None:
             return f"batch {batch_size} = passes of as many examples as fit the memory"
         examples = self.examples(batch_size)
-        passes = math.ceil(batch_size / (self.processes * examples))
+        passes = self.passes(batch_size)
         some = "" if self.processes * examples * passes == batch_size else "up to "
         counts = [(self.processes, "device"), (examples, "example"), (passes, "pass")]
         words = (f"{n} {word}{'' if n == 1 else 'es' if word == 'pass' else 's'}" for n, word in counts)
@@ -94,13 +105,18 @@ def check_execution(spec: RunSpec, execution: Execution) -> None:
     """Refuse an execution that does not fit the run.
 
     Raises:
-        ConfigError: `fsdp` is asked to shard weights that train, or that are quantised; or gradient
-            checkpointing to recompute blocks of a method that does not allow it.
+        ConfigError: `fsdp` is asked to shard weights that train, that are quantised or that are to be reused;
+            or gradient checkpointing to recompute blocks of a method that does not allow it.
     """
     if execution.gradient_checkpointing and not spec.method.recomputes:
         raise ConfigError(
             f"{spec.slug}: execution.gradient_checkpointing does not work with {spec.method.name}; set it to "
             "false, and a smaller micro_batch_size if the memory does not suffice"
+        )
+    if execution.reuse_weights and execution.sharded:
+        raise ConfigError(
+            f"{spec.slug}: execution.reuse_weights does not work with strategy fsdp, which gathers weights "
+            "anew in each pass; set it to null or false"
         )
     if not execution.sharded:
         return

@@ -1,4 +1,4 @@
-"""The number of examples in one pass of a device, where a profile does not name it: as many as fit."""
+"""What an execution leaves to the machine and the run: examples in a pass, reused weights and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ _ON_CPU = 16
 
 
 def fitted(spec: RunSpec, execution: Execution, memory: float | None) -> Execution:
-    """The execution with a number for `micro_batch_size`: its own, or the largest that fits.
+    """The execution with everything decided: `micro_batch_size`, `reuse_weights` and `cuda_graphs`.
 
     Args:
         memory: bytes of one GPU; None on a CPU.
     """
+    sized = _sized(spec, execution, memory)
+    reuses = _reuses(spec, sized, memory)
+    sized = sized.model_copy(update={"reuse_weights": reuses})
+    return sized.model_copy(update={"cuda_graphs": _graphs(spec, sized, memory)})
+
+
+def _sized(spec: RunSpec, execution: Execution, memory: float | None) -> Execution:
+    """With the profile's number of examples in a pass, or the largest that fits."""
     if execution.micro_batch_size is not None:
         return execution
     batch = spec.training.batch_size
@@ -35,3 +43,41 @@ def fitted(spec: RunSpec, execution: Execution, memory: float | None) -> Executi
         if one.micro_batch_size == 1 or training_cost(spec, one).memory <= _SHARE * memory:
             return one
     raise AssertionError("the last size is 1")
+
+
+def _reuses(spec: RunSpec, execution: Execution, memory: float | None) -> bool:
+    if execution.reuse_weights is not None:
+        return execution.reuse_weights
+    again = execution.passes(spec.training.batch_size) > 1 or execution.gradient_checkpointing
+    if memory is None or not again or execution.sharded:
+        return False
+    without, reusing = (
+        training_cost(spec, execution.model_copy(update={"reuse_weights": reuses})).memory
+        for reuses in (False, True)
+    )
+    return without < reusing <= _SHARE * memory
+
+
+def _graphs(spec: RunSpec, execution: Execution, memory: float | None) -> bool:
+    """Whether passes are recorded and replayed: all that can differ between two of one shape are tensors.
+
+    Not those of several processes, which take turns; nor with gradient checkpointing, which reads the random
+    numbers' state; nor with dropout, whose masks are drawn in Python; nor of a quantised base; nor of an
+    encoder, whose attention asks for the mask's values; nor where weights are reused, which each step builds
+    anew in its first pass. A new shape's first pass is eager while the graphs keep their memory, so both have
+    to fit.
+    """
+    if memory is None or not execution.cuda_graphs or not spec.method.trains:
+        return False
+    dropout = spec.model.drops_out or getattr(spec.method, "dropout", 0.0) > 0
+    if (
+        execution.processes > 1
+        or execution.gradient_checkpointing
+        or execution.reuse_weights
+        or dropout
+        or spec.model.quantization is not None
+        or not spec.model.causal
+    ):
+        return False
+    cost = training_cost(spec, execution)
+    return cost.memory + cost.activations + cost.adapters <= _SHARE * memory

@@ -26,6 +26,7 @@ from repro.training.context import RunContext
 from repro.training.dropout import checkpoint_contexts
 from repro.training.finetuning import FineTuning
 from repro.training.finetuning_data import FineTuningData
+from repro.training.graphs import CudaRecorder
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,17 @@ class Built:
 
 
 def context_of(
-    spec: RunSpec, tokenizer: PreTrainedTokenizerBase, micro_batch_size: int, evaluation_tokens: int
+    spec: RunSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    micro_batch_size: int,
+    evaluation_tokens: int,
+    *,
+    regular: bool = False,
 ) -> RunContext:
     """What a benchmark family needs to know of a run."""
-    return RunContext(tokenizer, spec.method, spec.training, spec.seed, micro_batch_size, evaluation_tokens)
+    return RunContext(
+        tokenizer, spec.method, spec.training, spec.seed, micro_batch_size, evaluation_tokens, regular
+    )
 
 
 def build(job: Job) -> Built:
@@ -67,7 +75,10 @@ def build(job: Job) -> Built:
     with collectives.in_turn() if mesh and not _mapped(spec) else nullcontext():
         base, tokenizer = starting_model(spec, job.store, job.bases)
         revision = loaded_revision(spec.model)
-        context = context_of(spec, tokenizer, job.examples, job.execution.evaluation_tokens)
+        execution = job.execution
+        context = context_of(
+            spec, tokenizer, job.examples, execution.evaluation_tokens, regular=execution.cuda_graphs
+        )
         data = benchmark.data(context)
         if method.calibration_examples:
             method.calibrate(base, data.calibration_inputs(method.calibration_examples), targets, task)
@@ -83,6 +94,9 @@ def build(job: Job) -> Built:
     steps = data.steps if method.trains else 0
     module = benchmark.module(model, context, steps)
     module.retries = mesh is None
+    module.note = job.note
+    module.recorder = CudaRecorder if job.execution.cuda_graphs else None
+    module.reuses_weights = bool(job.execution.reuse_weights)
     # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
     mergeable = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
     merges = mergeable and job.execution.score == "merged"

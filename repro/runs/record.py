@@ -123,6 +123,7 @@ def _result(
             *built.data.warnings,
             *score_warnings(tested.scores),
             *_memory_warnings(job, built),
+            *_graph_warnings(built),
             *warnings,
         ),
     )
@@ -144,6 +145,14 @@ def _training(job: Job, built: Built, trained: Trained) -> Training:
         micro_batch_size=halved(job.examples, module.oom_backoff) if trains else None,
         truncated=built.data.truncated if trains else None,
     )
+
+
+def _graph_warnings(built: Built) -> Iterator[str]:
+    if built.module.graph_problem is not None:
+        yield (
+            f"trained without CUDA graphs, in more time ({built.module.graph_problem}); set "
+            "execution.cuda_graphs: false if they do not fit"
+        )
 
 
 def _memory_warnings(job: Job, built: Built) -> Iterator[str]:

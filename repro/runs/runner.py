@@ -126,7 +126,7 @@ def _run(job: Job) -> None:
 
 
 def _fitted(job: Job) -> Execution:
-    """The execution with the number of examples that fits every device of the run."""
+    """The execution with everything decided, and a number of examples that fits every device of the run."""
     execution = fitted(job.spec, job.execution, device_memory() if on_gpu(job.execution) else None)
     sizes = collectives.gathered(execution.micro_batch_size)
     return execution.model_copy(update={"micro_batch_size": min(sizes)})

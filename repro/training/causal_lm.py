@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from repro.models.wrapper import without_wrapper
-from repro.training.packing import ROW_TOKENS, pack
+from repro.training.packing import ROW_TOKENS, pack, pack_regularly, up_to_multiple
 from repro.training.truncation import Truncation, truncated
 
 IGNORED = -100  # label of a position that is not predicted; torch's own ignore_index
@@ -82,7 +82,12 @@ def encode_example(
 
 
 def collate(
-    examples: Sequence[Example], *, loss_on: str, pad_id: int, row_tokens: int = ROW_TOKENS
+    examples: Sequence[Example],
+    *,
+    loss_on: str,
+    pad_id: int,
+    row_tokens: int = ROW_TOKENS,
+    regular: bool = False,
 ) -> dict[str, Tensor]:
     """`input_ids` and `labels`, both (rows, width); rows may hold several examples (see `packing`).
 
@@ -92,11 +97,18 @@ def collate(
     query sees the keys of its own example up to itself. Batches of one example a row need none of them:
     padding is on the right, causal attention never sees it, and attention keeps its fast path. Padding and
     the first token of each example, which nothing predicts, are labelled `IGNORED`.
+
+    `regular` gives batches of few different shapes, always packed, at the price of padding. Instead of
+    `labels` they have `sources` and `targets`, both (rows, n): positions whose next token is predicted, and
+    these tokens; `IGNORED` where a row has fewer.
     """
-    places = pack([len(example.ids) for example in examples], row_tokens)
+    lengths = [len(example.ids) for example in examples]
+    if regular:
+        places, width = pack_regularly(lengths)
+    else:
+        places = pack(lengths, row_tokens)
+        width = max(sum(lengths[index] for index in members) for members in places)
     rows = [[(index, examples[index]) for index in members] for members in places]
-    shared = len(rows) < len(examples)
-    width = max(sum(len(example.ids) for _, example in row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     labels = torch.full((len(rows), width), IGNORED)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
@@ -111,20 +123,36 @@ def collate(
             positions[row, start:end] = torch.arange(end - start)
             owner[row, start:end] = index
             start = end
-    batch = {"input_ids": input_ids, "labels": labels}
-    if not shared:
+    batch = {"input_ids": input_ids}
+    batch |= _predicted(labels) if regular else {"labels": labels}
+    if not regular and len(rows) == len(examples):
         return batch
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     visible = causal & (owner[:, :, None] == owner[:, None, :])
     return batch | {"position_ids": positions, "visible": visible, "examples": owner}
 
 
-def micro_batches(loss_on: str, pad_id: int) -> Callable[[Sequence[Example]], tuple[dict[str, Tensor], int]]:
+def _predicted(labels: Tensor) -> dict[str, Tensor]:
+    """`sources` and `targets` of `collate`, n being half of the width, or all of it."""
+    width = labels.shape[1]
+    wanted = labels[:, 1:] != IGNORED
+    most = int(wanted.sum(dim=1).max())
+    n = min(width - 1, up_to_multiple(max(1, most), width // 2))
+    # A stable sort puts the predicting positions first, in their order.
+    sources = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :n]
+    targets = labels[:, 1:].gather(1, sources)  # `IGNORED` beyond a row's own
+    return {"sources": sources, "targets": targets}
+
+
+def micro_batches(
+    loss_on: str, pad_id: int, *, regular: bool = False
+) -> Callable[[Sequence[Example]], tuple[dict[str, Tensor], int]]:
     """A function that collates examples into a micro-batch and counts its predicted tokens."""
 
     def micro_batch(examples: Sequence[Example]) -> tuple[dict[str, Tensor], int]:
-        batch = collate(examples, loss_on=loss_on, pad_id=pad_id)
-        return batch, int((batch["labels"][:, 1:] != IGNORED).sum())
+        batch = collate(examples, loss_on=loss_on, pad_id=pad_id, regular=regular)
+        targets = batch["targets"] if regular else batch["labels"][:, 1:]
+        return batch, int((targets != IGNORED).sum())
 
     return micro_batch
 
@@ -136,7 +164,11 @@ def hidden_states(model: nn.Module, **inputs: Tensor) -> Tensor:
 
 def logits_at(model: nn.Module, hidden: Tensor, where: Tensor) -> Tensor:
     """Logits in fp32, (chosen, vocabulary), where the mask `where`, (rows, positions), is true."""
-    return without_wrapper(model).get_output_embeddings()(hidden[where]).float()
+    return _logits(model, hidden[where])
+
+
+def _logits(model: nn.Module, chosen: Tensor) -> Tensor:
+    return without_wrapper(model).get_output_embeddings()(chosen).float()
 
 
 def negative_log_likelihood(
@@ -147,16 +179,21 @@ def negative_log_likelihood(
     With label smoothing, the sum of the smoothed cross-entropy. A sum and not a mean: dividing by the tokens
     of the whole optimiser batch makes gradient accumulation exact.
     """
-    targets = batch["labels"][:, 1:]
-    predicted = targets != IGNORED
     inputs = {"input_ids": batch["input_ids"]}
     if "visible" in batch:
         inputs["position_ids"] = batch["position_ids"]
         inputs["attention_mask"] = _additive(batch["visible"], _activation_dtype(model))
-    hidden = hidden_states(model, **inputs)[:, :-1]
-    logits = logits_at(model, hidden, predicted)
+    hidden = hidden_states(model, **inputs)
+    if "sources" in batch:
+        # The number of chosen positions does not depend on values, as in a mask's choice below.
+        chosen = hidden.take_along_dim(batch["sources"][:, :, None], dim=1).flatten(0, 1)
+        logits, targets = _logits(model, chosen), batch["targets"].flatten()
+    else:
+        targets = batch["labels"][:, 1:]
+        predicted = targets != IGNORED
+        logits, targets = logits_at(model, hidden[:, :-1], predicted), targets[predicted]
     return nn.functional.cross_entropy(
-        logits, targets[predicted], reduction="sum", label_smoothing=label_smoothing
+        logits, targets, reduction="sum", label_smoothing=label_smoothing, ignore_index=IGNORED
     )
 
 

@@ -20,6 +20,7 @@ class RunContext:
         seed: of the order of the training data and of dropout.
         micro_batch_size: examples in one forward pass of training.
         evaluation_tokens: the largest test batch, in tokens.
+        regular: whether training micro-batches are to have few different shapes, for CUDA graphs.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -28,3 +29,4 @@ class RunContext:
     seed: int
     micro_batch_size: int
     evaluation_tokens: int
+    regular: bool = False

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from repro.training import collectives
 from repro.training.context import RunContext
 from repro.training.dropout import ExampleDropout, has_dropout
-from repro.training.out_of_memory import cut_rows, in_batches_that_fit, one_more_halving, sharded_error
+from repro.training.graphs import GraphedPasses, Recorder
+from repro.training.out_of_memory import (
+    cut_rows,
+    free_memory,
+    in_batches_that_fit,
+    one_more_halving,
+    sharded_error,
+)
 
 Prediction = dict[str, Any]
 """One item's outcome as stored: `task`, `id`, `gold`, and what the model gave. Scoring needs nothing else."""
@@ -43,6 +50,11 @@ class FineTuning(L.LightningModule):
         oom_backoff, evaluation_backoff: how often passes of training and of evaluation were halved because
             memory ran out; every later pass stays as small.
         retries: False if processes need each other within a pass, so that none can repeat it alone.
+        recorder: makes what records passes as graphs (`repro.training.graphs`); None trains eagerly. Graphs
+            need micro-batches of few shapes and a model without dropout, whose masks differ in each pass.
+        graph_problem: why graphs were given up, in a line; None if they were not.
+        note: told of it at once.
+        reuses_weights: whether passes of one optimiser step share what `Method.reused_weights` keeps.
     """
 
     def __init__(self, model: nn.Module, context: RunContext, steps: int) -> None:
@@ -65,6 +77,13 @@ class FineTuning(L.LightningModule):
         self.oom_backoff = 0
         self.evaluation_backoff = 0
         self.retries = True
+        self.recorder: Callable[[], Recorder] | None = None
+        self.graph_problem: str | None = None
+        self.note: Callable[[str], None] = lambda line: None
+        self.reuses_weights = False
+        self._graphs: GraphedPasses | None = None
+        # Of the parameters that the method trains: looking for them takes longer than a small model's pass.
+        self._trained: list[nn.Parameter] = []
         self._has_dropout = has_dropout(model)
         self._test_batches: list[list[Prediction]] = []
         self._validation_sum = 0.0
@@ -105,6 +124,7 @@ class FineTuning(L.LightningModule):
         # Lightning keeps the mode that it finds, and a loaded model is in evaluation mode, its dropout off.
         self.train()
         self.kernel = self.method.kernel(self.model)  # asked here because it depends on the device
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         # A checkpoint is written before its step's validation, which Lightning skips when it resumes.
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning's, set by `fit`
         every, done = data.validate_every, len(self.losses)
@@ -118,42 +138,84 @@ class FineTuning(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> None:
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
-        total = self._accumulated(batch)
+        losses = self._accumulated(batch)
+        optimizer.step()
+        schedule.step()
+        if self._graphs is None and self.recorder is not None:
+            # After the first step of this process, which sets up what graphs find.
+            self._graphs = GraphedPasses(self._graphed_pass, self._trained, self.recorder())
+        # A GPU is waited for here, once a step, when all of the step is launched.
+        total = self._total(losses)
         if not math.isfinite(total):
             raise FloatingPointError(
                 f"the training loss is {total} at step {len(self.losses)} of {self.steps}; lower the "
                 f"learning rate (now {self.training_spec.learning_rate}) or the method's scale"
             )
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        if self._graphs is not None:
+            self._give_up_graphs(self._graphs.problem)
         self.losses.append(total)
-        self.log("train/loss", total)
-        self.log("train/learning_rate", schedule.get_last_lr()[0])
+        if self.logger is not None:  # `self.log` would wait for the GPU at every number
+            logged = {"train/loss": total, "train/learning_rate": schedule.get_last_lr()[0]}
+            self.logger.log_metrics(logged, step=len(self.losses) - 1)
+
+    def on_train_end(self) -> None:
+        # The memory of graphs and gradients is free for the test.
+        self._graphs = None
+        for parameter in self._trained:
+            parameter.grad = None
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Lightning runs this after the callbacks' hooks, which must see unclipped gradients.
         if self.training_spec.gradient_clip is not None:
-            trained = [p for p in self.model.parameters() if p.grad is not None]
+            trained = [parameter for parameter in self._trained if parameter.grad is not None]
             nn.utils.clip_grad_norm_(trained, self.training_spec.gradient_clip)
 
-    def _accumulated(self, batch: dict[str, Any]) -> float:
-        """The batch's mean loss, its gradient left in the parameters, over all processes."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        while True:
-            loss, error = self._own_passes(batch)
-            if not collectives.any_of(error is not None, self.device):
-                collectives.sum_gradients(trained)
-                return collectives.total(loss, self.device)
-            # No weight has changed yet, so the step starts again without the gradients of the failed try.
-            for parameter in trained:
-                parameter.grad = None
-            self.oom_backoff = one_more_halving(self.oom_backoff, batch["micro_batches"], error)
+    def _clear_gradients(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear_gradients()
+            return
+        for parameter in self._trained:
+            parameter.grad = None
 
-    def _own_passes(self, batch: dict[str, Any]) -> tuple[float, str | None]:
+    def _give_up_graphs(self, problem: str | None) -> None:
+        if problem is not None and self.graph_problem is None:
+            self.graph_problem = problem
+            self.note(f"trains on without CUDA graphs, in more time: {problem}")
+
+    def _accumulated(self, batch: dict[str, Any]) -> list[Tensor]:
+        """This process's parts of the batch's mean loss. Leaves their gradient, over all processes, in the
+        parameters."""
+        while True:
+            # Here and not after the step: Lightning also drops gradients, before a validation.
+            self._clear_gradients()
+            with self._reused_weights():
+                losses, error = self._own_passes(batch)
+            if not collectives.any_of(error is not None, self.device):
+                collectives.sum_gradients(self._trained)
+                return losses
+            # No weight has changed yet, so the step starts again, without the memory of the failed try.
+            if self._graphs is not None:
+                # Graphs keep the memory of their passes: without them the same pass may fit.
+                self._graphs = self.recorder = None
+                self._give_up_graphs(error or "another process ran out of memory")
+                free_memory()
+            else:
+                self.oom_backoff = one_more_halving(self.oom_backoff, batch["micro_batches"], error)
+
+    def _reused_weights(self) -> AbstractContextManager[Any]:
+        return self.method.reused_weights(self.model) if self.reuses_weights else nullcontext()
+
+    def _total(self, losses: Sequence[Tensor]) -> float:
+        """The sum of the losses, over all processes, in float64."""
+        total = 0.0
+        for loss in torch.stack(list(losses)).tolist():
+            total += loss
+        return collectives.total(total, self.device)
+
+    def _own_passes(self, batch: dict[str, Any]) -> tuple[list[Tensor], str | None]:
         """This process's share of a batch's loss, and the error's message if it ran out of memory."""
         micro_batches, rank, ranks = batch["micro_batches"], collectives.rank(), collectives.world_size()
-        total = 0.0
+        losses: list[Tensor] = []
         try:
             # Every process makes equally many passes, since a sharded model needs all of them in each pass.
             # A process whose share is used up repeats the last micro-batch with weight 0.
@@ -167,16 +229,30 @@ class FineTuning(L.LightningModule):
                     # training repeats them, and masks depend on the example alone. The factor exceeds the
                     # longest training, 31,932 steps, so that no two (seed, step) share a value.
                     torch.manual_seed(1_000_003 * self.seed + len(self.losses))
+                    # Texts that were cut on the right may all lack a target; their loss is 0.
+                    targets = max(1, batch["targets"])
+                    if self._graphs is not None:
+                        count = torch.full((), targets, dtype=torch.float32, device=self.device)
+                        losses.append(self._graphs(piece | {"batch_targets": count}))
+                        continue
                     with self.masks(examples, piece):
-                        # Texts that were cut on the right may all lack a target; their loss is 0.
-                        loss = self.loss_sum(piece) / max(1, batch["targets"]) * weight
-                    self.manual_backward(loss)
-                    total += float(loss.detach())
+                        losses.append(self._pass(piece, targets, weight))
         except torch.OutOfMemoryError as error:
             if not self.retries:
                 raise sharded_error(error) from error
-            return total, " ".join(str(error).split())  # not the error, which holds on to the pass's tensors
-        return total, None
+            return losses, " ".join(str(error).split())  # not the error, which holds on to the pass's tensors
+        return losses, None
+
+    def _pass(self, micro_batch: dict[str, Tensor], targets: int | Tensor, weight: float = 1.0) -> Tensor:
+        """Forward and backward over a micro-batch; its detached part of the batch's mean loss."""
+        loss = self.loss_sum(micro_batch) / targets * weight
+        loss.backward()
+        return loss.detach()
+
+    def _graphed_pass(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The same, of tensors alone."""
+        micro_batch = dict(inputs)
+        return self._pass(micro_batch, micro_batch.pop("batch_targets"))
 
     def masks(self, examples: Tensor, micro_batch: dict[str, Tensor]) -> AbstractContextManager[Any]:
         """For a model with dropout, masks by example; for others nothing, which costs nothing."""

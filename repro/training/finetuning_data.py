@@ -32,6 +32,7 @@ class FineTuningData(L.LightningDataModule):
         length: Callable[[Any], int],
         collate: Callable[[Sequence[Any]], tuple[Any, int]],
         context: RunContext,
+        collate_regular: Callable[[Sequence[Any]], tuple[Any, int]] | None = None,
         warnings: Sequence[str] = (),
         truncated: dict[str, float] | None = None,
     ) -> None:
@@ -43,6 +44,7 @@ class FineTuningData(L.LightningDataModule):
             length: an example's length in tokens.
             collate: turns examples into a micro-batch and the number of its targets. If rows are no examples,
                 its `examples`, (rows, width), say which example of the micro-batch a token belongs to.
+            collate_regular: the same in few different shapes, where the family has such and the context asks.
             warnings: what a reader of the result should know of the data.
             truncated: the share of training texts that were cut; see `repro.training.truncation`.
 
@@ -57,7 +59,8 @@ class FineTuningData(L.LightningDataModule):
         self.truncated = truncated
         self.training_tokens = training.epochs * sum(length(example) for example in train)
         self._micro_batch_size = context.micro_batch_size
-        self._train = _Batches(train, collate)
+        self._collate = collate
+        self._train = _Batches(train, (collate_regular if context.regular else None) or collate)
         self._validation = _Batches(validation, collate)
         self._schedule = (
             BatchSchedule(
@@ -97,7 +100,7 @@ class FineTuningData(L.LightningDataModule):
                 f"{count} calibration examples are wanted, but there are {len(self._train)} to train on; "
                 "ask for fewer"
             )
-        batches = (self._train[[[index]]]["micro_batches"][0] for index in range(count))
+        batches = (self._collate([self._train.examples[index]])[0] for index in range(count))
         return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
 
     def train_dataloader(self) -> DataLoader:

@@ -34,6 +34,24 @@ def pack(lengths: Sequence[int], row_tokens: int = ROW_TOKENS) -> list[list[int]
     return min([alone, *(_rows(longest_first, lengths, width) for width in widths)], key=padded)
 
 
+# Rows whose widths are to be few: at least so many tokens, and a multiple of the step above that. In a
+# training on all commonsense data in batches of 16, rows of 256 have 5 shapes and 15 % padding; rows of 192
+# have 10 shapes and 13 %, rows of 128 have 17 and 11 %. The least padding, 3 %, has 264 shapes.
+REGULAR_TOKENS, REGULAR_STEP = 256, 64
+
+
+def pack_regularly(lengths: Sequence[int]) -> tuple[list[list[int]], int]:
+    """Indices of the texts in each row, and the rows' width, which is one of few."""
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    width = max(REGULAR_TOKENS, up_to_multiple(lengths[longest_first[0]], REGULAR_STEP))
+    return _rows(longest_first, lengths, width), width
+
+
+def up_to_multiple(number: int, step: int) -> int:
+    """The smallest multiple of `step` that is at least `number`."""
+    return -(-number // step) * step
+
+
 def _rows(order: Sequence[int], lengths: Sequence[int], width: int) -> list[list[int]]:
     """First fit: each text goes into the first row that has room for it."""
     rows: list[list[int]] = []

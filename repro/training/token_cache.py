@@ -1,4 +1,4 @@
-"""Tokenised training sets on disk, so that not every run tokenises commonsense_170k or MNLI."""
+"""Tokenised sets on disk, so that not every run tokenises commonsense_170k, MNLI or 13,262 questions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.files import write_whole
 from repro.training import causal_lm
-from repro.training.causal_lm import Example
+from repro.training.causal_lm import Example, Options
 from repro.training.truncation import Truncation
 
 Arrays = dict[str, np.ndarray]
@@ -63,6 +63,21 @@ def encoded_examples(
     stored = cached_arrays([content, *tokenizer_key(tokenizer), json.dumps(settings)], build)
     prompts, dropped = stored["prompts"].tolist(), stored["dropped"].tolist()
     return list(map(Example, parted(stored["ids"], stored["ends"]), prompts, dropped))
+
+
+def encoded_options(
+    texts: Sequence[tuple[str, Sequence[str]]], tokenizer: PreTrainedTokenizerBase
+) -> list[Options]:
+    """Questions, each with its continuations, by `encode_options` or from the cache."""
+
+    def build() -> Arrays:
+        every = (causal_lm.encode_options(tokenizer, *text) for text in texts)
+        return joined([ids for options in every for ids in (options.context, *options.continuations)])
+
+    content = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    stored = cached_arrays(["options", content, *tokenizer_key(tokenizer)], build)
+    ids = iter(parted(stored["ids"], stored["ends"]))
+    return [Options(next(ids), tuple(islice(ids, len(continuations)))) for _, continuations in texts]
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from repro.benchmarks.commonsense.module import CommonsenseModule, TestItem, encode_item
+from repro.benchmarks.commonsense.module import CommonsenseModule, TestItem, encode_items
 from repro.benchmarks.commonsense.records import build_records
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.config import ConfigError
@@ -210,7 +210,7 @@ def encoded(protocol: ClozeSettings | GenerateSettings, tokenizer: PreTrainedTok
             ("Why", ["fortune", "the law's delay"], 1),
         ],
     )
-    return [encode_item(record, protocol, tokenizer) for record in records]
+    return encode_items(records, protocol, tokenizer)
 
 
 METHODS = [LoRA(rank=2, dropout=0.5), DualLoRA(magnitude_rank=2, init_std=0.2)]

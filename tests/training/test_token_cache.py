@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.training import causal_lm
 from repro.training import token_cache as module
-from repro.training.causal_lm import encode_example
-from repro.training.token_cache import cached_arrays, encoded_examples, joined, parted
+from repro.training.causal_lm import encode_example, encode_options
+from repro.training.token_cache import cached_arrays, encoded_examples, encoded_options, joined, parted
 
 Rows = list[tuple[int, ...]]
 ROWS: Rows = [(1, 70_000, 3), (4,), (9, 8, 7, 6)]
@@ -117,6 +117,18 @@ def test_an_example_comes_back_with_its_prompt_and_its_cut(
     assert encoded_examples(texts, tokenizer, **settings) == alone
     with pytest.raises(TypeError):
         encoded_examples(texts, tokenizer, **settings | {"truncation": "left"})
+
+
+def test_questions_come_back_with_their_continuations(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [("Who?", [" I", " the king"]), ("When?", []), ("", [" now", "", " then"])]
+    alone = [encode_options(tokenizer, *text) for text in texts]
+    assert encoded_options(texts, tokenizer) == alone
+    monkeypatch.setattr(causal_lm, "encode_options", None)  # from here on the cache alone
+    assert encoded_options(texts, tokenizer) == alone
+    with pytest.raises(TypeError):
+        encoded_options([("Who?", [" I the", " king"]), *texts[1:]], tokenizer)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])

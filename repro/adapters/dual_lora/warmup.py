@@ -46,7 +46,8 @@ class Watch:
         reported: `counted` as `count_step` last left it.
         backward: whether a backward pass has reached the factors since their values were last compared.
         values: sum of the factors at the last forward pass.
-        by_values: whether steps are counted by a change of values.
+        comparisons: how often the values were compared, each time after a backward pass.
+        changed: whether a comparison has found a change.
     """
 
     hooked: bool = False
@@ -54,7 +55,8 @@ class Watch:
     reported: int = 0
     backward: bool = False
     values: Tensor | None = None
-    by_values: bool = False
+    comparisons: int = 0
+    changed: Tensor | None = None
     handle: RemovableHandle | None = None
 
     def saw_backward(self, parameter: Tensor) -> None:
@@ -83,7 +85,8 @@ def count_step(model: nn.Module) -> None:
 def compare_values(layer: DualLoraLayer, name: str) -> None:
     """Before a forward pass in training mode: count a step that no hook has seen.
 
-    The first such step is found with a synchronisation of the GPU and gives a warning; later ones do without.
+    Counts on the device of the factors, without a synchronisation of the GPU. Only the warning of the first
+    such step needs one, so it is looked for at the 1st, 2nd, 4th, 8th comparison, and so on.
     """
     if torch.compiler.is_compiling():
         return
@@ -92,7 +95,7 @@ def compare_values(layer: DualLoraLayer, name: str) -> None:
         return
     # Not the tensors of torch.func and of a replica, which no loop updates.
     factors = [f for f in _trained(layer, name) if isinstance(f, nn.Parameter) and f.device.type != "meta"]
-    if not factors:
+    if not factors or (factors[0].is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     if watch.handle is None:
         watch.handle = factors[0].register_post_accumulate_grad_hook(
@@ -103,14 +106,14 @@ def compare_values(layer: DualLoraLayer, name: str) -> None:
     before, watch.values = watch.values, torch.stack([f.detach().sum(dtype=precision) for f in factors]).sum()
     if before is None or not watch.backward:
         return
-    changed = before != watch.values
-    if not watch.by_values:
-        if not changed:
-            return
-        watch.by_values = True
-        _warn_once()
     watch.backward = False
+    watch.comparisons += 1
+    changed = before != watch.values
     layer.dual_lora_step[name].add_(changed)
+    if not _warned:
+        watch.changed = changed if watch.changed is None else watch.changed | changed
+        if watch.comparisons.bit_count() == 1 and watch.changed:
+            _warn_once()
 
 
 def _begin(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

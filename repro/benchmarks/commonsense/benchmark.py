@@ -182,6 +182,7 @@ class Commonsense(Benchmark):
             ),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
+            collate_regular=micro_batches(training.loss_on, tokenizer.pad_token_id, regular=True),
             context=context,
         )
 
@@ -270,7 +271,7 @@ class Commonsense(Benchmark):
 
     def _items(self, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> list[TestItem]:
         """Test items, longest first, so that a batch too large for the memory shows at once."""
-        from repro.benchmarks.commonsense.module import encode_item
+        from repro.benchmarks.commonsense.module import encode_items
 
-        items = [encode_item(record, self.protocol, tokenizer) for record in records]
+        items = encode_items(records, self.protocol, tokenizer)
         return sorted(items, key=lambda item: (-item.tokens, item.record.id))

@@ -15,12 +15,12 @@ from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSetting
 from repro.training.causal_finetuning import CausalFineTuning
 from repro.training.causal_lm import (
     Options,
-    encode_options,
     generate,
     option_log_likelihoods,
 )
 from repro.training.context import RunContext
 from repro.training.finetuning import Prediction
+from repro.training.token_cache import encoded_options
 
 # Largest difference of an option's log-likelihood between two batchings, in nats. In fp32 the largest seen
 # on SmolLM2-135M is 1e-4; bf16 keeps 8 bits of a logit, so a sum over tokens may change by tenths.
@@ -44,15 +44,22 @@ class TestItem:
         return len(self.prompt) if self.options is None else len(self.options)
 
 
-def encode_item(
-    record: Record, protocol: GenerateSettings | ClozeSettings, tokenizer: PreTrainedTokenizerBase
-) -> TestItem:
-    """Tokenise a test record for its protocol. Test items are never truncated."""
+def encode_items(
+    records: Sequence[Record], protocol: GenerateSettings | ClozeSettings, tokenizer: PreTrainedTokenizerBase
+) -> list[TestItem]:
+    """Tokenise test records for their protocol. Test items are never truncated."""
     if isinstance(protocol, GenerateSettings):
-        return TestItem(record, prompt=tuple(tokenizer(protocol.protocol().prompt(record)).input_ids))
-    text = protocol.protocol().options(record)
-    options = encode_options(tokenizer, text.context, text.continuations)
-    return TestItem(record, options=options, normalisers=tuple(text.normalisers))
+        prompts = map(protocol.protocol().prompt, records)
+        return [
+            TestItem(record, prompt=tuple(tokenizer(prompt).input_ids))
+            for record, prompt in zip(records, prompts, strict=True)
+        ]
+    texts = list(map(protocol.protocol().options, records))
+    every = encoded_options([(text.context, text.continuations) for text in texts], tokenizer)
+    return [
+        TestItem(record, options=options, normalisers=tuple(text.normalisers))
+        for record, text, options in zip(records, texts, every, strict=True)
+    ]
 
 
 class CommonsenseModule(CausalFineTuning):

@@ -177,6 +177,7 @@ class E2E(Benchmark):
             truncated=truncated_shares((self.family, example.dropped > 0) for example in encoded),
             length=lambda example: len(example.ids),
             collate=micro_batches(training.loss_on, tokenizer.pad_token_id),
+            collate_regular=micro_batches(training.loss_on, tokenizer.pad_token_id, regular=True),
             context=context,
         )
 
