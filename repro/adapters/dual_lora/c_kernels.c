@@ -12,6 +12,9 @@
 //
 // The vectors are a GNU extension, which the compiler maps to the processor's instructions.
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 #include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -58,18 +61,34 @@ INLINE vec pick(mask where, vec yes, vec no) { return (vec)(((mask)yes & where) 
 INLINE vec all(float value) { return (vec){0} + value; }
 INLINE vec at(const float *p) { return *(const vec *)p; }
 INLINE void put(float *p, vec v) { *(vec *)p = v; }
-INLINE bits sign_of(vec v) { return (bits)v & 0x80000000u; }
-// Keeps NaN, as torch does, so that training notices it.
+// Both keep NaN, as torch does, so that training notices it.
+#ifdef __AVX512F__
+// What the compiler does not find by itself.
+INLINE vec clamped(vec v) { return _mm512_max_ps(all(-1), _mm512_min_ps(all(1), v)); }
+INLINE vec turned(vec v, bits by) {
+  return (vec)_mm512_ternarylogic_epi32((__m512i)v, (__m512i)by, _mm512_set1_epi32(0x80000000), 0x78);
+}
+#else
 INLINE vec clamped(vec v) { return pick(v > 1, all(1), pick(v < -1, all(-1), v)); }
+// v with its sign changed where `by` has one.
+INLINE vec turned(vec v, bits by) { return (vec)((bits)v ^ (by & 0x80000000u)); }
+#endif
 
 #ifdef BF16
 typedef uint16_t element;
+#ifdef __AVX512BF16__
+INLINE vec load(const element *p) {
+  return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+}
+INLINE void store(element *p, vec v) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(v)); }
+#else
 INLINE vec load(const element *p) { return (vec)(__builtin_convertvector(*(const half *)p, bits) << 16); }
 INLINE void store(element *p, vec v) {
   bits nearest = (bits)v + 0x7fffu + (((bits)v >> 16) & 1u);  // to even
   bits nan = (bits)(v != v);
   *(half *)p = __builtin_convertvector(((nearest & ~nan) | (nan & 0x7fc00000u)) >> 16, half);
 }
+#endif
 #else
 typedef float element;
 INLINE vec load(const element *p) { return at(p); }
@@ -105,14 +124,14 @@ INLINE vec activation(vec P) {
 INLINE vec sloped(vec v, vec P, vec M) {
   switch (ACTIVATION) {
     case RELU: return pick(P > 0, v, all(0));
-    case ABS: return pick(P == 0, all(0), (vec)((bits)v ^ sign_of(P)));
+    case ABS: return pick(P == 0, all(0), turned(v, (bits)P));
     case SIGMOID: return v * (M * (1.0f - M));
     default: return v;
   }
 }
 
 // v times Sign(Z), or times Z itself.
-INLINE vec directed(vec v, vec Z) { return DIRECTION == IDENTITY ? (vec)(v * Z) : (vec)((bits)v ^ sign_of(Z)); }
+INLINE vec directed(vec v, vec Z) { return DIRECTION == IDENTITY ? (vec)(v * Z) : turned(v, (bits)Z); }
 
 static uint64_t splitmix64(uint64_t counter) {
   uint64_t z = counter * 0x9e3779b97f4a7c15u;
@@ -309,9 +328,27 @@ static void write_down(const float *sum, long padded, long rank, long count, flo
   for (long i = 0; i < count; i++) memcpy(out + i * rank, sum + i * padded, 4 * rank);
 }
 
+#if defined(BF16) && defined(__linux__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__)
+#include "c_amx.h"
+#define AMX
+#endif
+
+// Puts a tile of H or K where its products find it.
+INLINE void keep(void *matrix, long row, long column, vec v[ROWS][2], int amx) {
+#ifdef AMX
+  if (amx) {
+    UNROLL for (int i = 0; i < ROWS; i += 2) put_halves(matrix, row + i, column, v + i);
+    return;
+  }
+#endif
+  float *out = (float *)matrix + row * PANEL + column;
+  UNROLL for (int i = 0; i < ROWS; i++)
+    UNROLL for (int half = 0; half < 2; half++) put(out + i * PANEL + half * LANES, v[i][half]);
+}
+
 // H and K of a band and a panel, from G; and from the same P and Z, if a weight is given, weight + dW.
 INLINE void upstream(const struct term *u, const struct work *w, long band, long panel, long count,
-                     const element *G, long stride, float *H, float *K, const element *weight, long weight_stride,
+                     const element *G, long stride, void *H, void *K, int amx, const element *weight, long weight_stride,
                      element *result) {
   for (long row = 0; row < BAND; row += ROWS)
     for (long column = 0; column < PANEL; column += COLUMNS) {
@@ -322,17 +359,18 @@ INLINE void upstream(const struct term *u, const struct work *w, long band, long
                                          count - column, copy);
       factor_products(u, w, band + row, panel, column, P, Z);
       if (weight) write_updated(u, w, band + row, panel, column, count, P, Z, weight, weight_stride, result);
+      vec h[ROWS][2], k[ROWS][2];
       UNROLL for (int i = 0; i < ROWS; i++)
         UNROLL for (int half = 0; half < 2; half++) {
           vec g = load(source + i * from + half * LANES), M = activation(P[i][half]);
-          long here = (row + i) * PANEL + column + half * LANES;
-          put(H + here, sloped(directed(w->amplitude[band + row + i] * g, Z[i][half]), P[i][half], M));
-          if (DIRECTION == FIXED) continue;
-          vec k = (CLIP == EQ12 ? clamped(g) : g) * M * u->scale;
-          if (CLIP == EQ7) k = clamped(k);
-          if (CLIP == BNN) k = pick((Z[i][half] <= 1) & (Z[i][half] >= -1), k, all(0));
-          put(K + here, k);
+          h[i][half] = sloped(directed(w->amplitude[band + row + i] * g, Z[i][half]), P[i][half], M);
+          vec v = (CLIP == EQ12 ? clamped(g) : g) * M * u->scale;
+          if (CLIP == EQ7) v = clamped(v);
+          if (CLIP == BNN) v = pick((Z[i][half] <= 1) & (Z[i][half] >= -1), v, all(0));
+          k[i][half] = v;
         }
+      keep(H, row, column, h, amx);
+      if (DIRECTION != FIXED) keep(K, row, column, k, amx);
     }
 }
 
@@ -344,17 +382,30 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
               const element *weight, long weight_stride, element *result) {
   long ranks = u->r1 + u->r2, pad1 = rounded_up(u->r1, LANES), pad2 = rounded_up(u->r2, LANES);
   long width = rounded_up(u->k, PANEL);
-  float *parts = calloc(omp_get_max_threads() * ranks * width, 4);
+  long pads = pad1 + pad2;
+  float *parts = calloc(omp_get_max_threads() * pads * width, 4);
   if (!parts) return 1;
 #pragma omp parallel
   {
     long threads = omp_get_num_threads();
-    float *part = parts + omp_get_thread_num() * ranks * width;
+    float *part = parts + omp_get_thread_num() * pads * width;
     struct work w = take_rows(u);
+    int amx = 0;
+#ifdef AMX
+    amx = amx_usable();
+    struct tile_config before;
+    uint16_t *tall = NULL, *wide = NULL;
+    if (amx) before = begin_tiles();
+    tall = aligned_alloc(64, rounded_up(4 * (w.rows + PANEL) * pads + 64, 64));
+    wide = tall + 2 * w.rows * pads;
+    tall_tiles(w.B, u->r1, w.rows, tall);
+    tall_tiles(w.D, u->r2, w.rows, tall + 2 * w.rows * pad1);
+    struct halves *halves = aligned_alloc(64, 2 * sizeof *halves);
+#endif
     float *memory = calloc((PANEL + w.rows) * (pad1 + pad2) + 2 * BAND * PANEL, 4);
     float *At = memory, *Ct = At + PANEL * pad1, *H = Ct + PANEL * pad2, *K = H + BAND * PANEL;
     float *down_B = K + BAND * PANEL, *down_D = down_B + w.rows * pad1;
-    for (long panel = 0; panel < u->k; panel += PANEL, part += ranks * PANEL) {
+    for (long panel = 0; panel < u->k; panel += PANEL, part += pads * PANEL) {
       long count = least(PANEL, u->k - panel);
       take_panel(u->A + panel, u->k, u->r1, count, w.A);
       transpose(w.A, u->r1, pad1, At);
@@ -362,12 +413,26 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
         take_panel(u->C + panel, u->k, u->r2, count, w.C);
         transpose(w.C, u->r2, pad2, Ct);
       }
+#ifdef AMX
+      wide_tiles(At, pad1, wide);
+      wide_tiles(Ct, pad2, wide + 2 * PANEL * pad1);
+#endif
       for (long band = 0; band < w.rows; band += BAND) {
-        upstream(u, &w, band, panel, count, G, stride, H, K, weight, weight_stride, result);
+#ifdef AMX
+        if (amx) {
+          upstream(u, &w, band, panel, count, G, stride, halves, halves + 1, 1, weight, weight_stride, result);
+          add_across_amx(tall + 2 * band * pad1, pad1, halves, part);
+          add_down_amx(halves, wide, pad1, down_B + band * pad1);
+          add_across_amx(tall + 2 * w.rows * pad1 + 2 * band * pad2, pad2, halves + 1, part + pad1 * PANEL);
+          add_down_amx(halves + 1, wide + 2 * PANEL * pad1, pad2, down_D + band * pad2);
+          continue;
+        }
+#endif
+        upstream(u, &w, band, panel, count, G, stride, H, K, 0, weight, weight_stride, result);
         add_across(w.B + band * u->r1, u->r1, H, part);
         add_down(H, At, pad1, down_B + band * pad1);
         if (DIRECTION != FIXED) {
-          add_across(w.D + band * u->r2, u->r2, K, part + u->r1 * PANEL);
+          add_across(w.D + band * u->r2, u->r2, K, part + pad1 * PANEL);
           add_down(K, Ct, pad2, down_D + band * pad2);
         }
       }
@@ -377,6 +442,11 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
     if (DIRECTION != FIXED) write_down(down_D, pad2, u->r2, count, dD + w.first * u->r2);
     free(memory);
     free(w.memory);
+#ifdef AMX
+    if (amx) end_tiles(before);
+    free(tall);
+    free(halves);
+#endif
 #pragma omp barrier
 #pragma omp for
     for (long panel = 0; panel < u->k; panel += PANEL)
@@ -384,7 +454,7 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
         float *out = r < u->r1 ? dA + r * u->k : dC + (r - u->r1) * u->k;
         for (long j = 0; j < least(PANEL, u->k - panel); j++) {
           float sum = 0;
-          for (long t = 0; t < threads; t++) sum += parts[(t * width + panel) * ranks + r * PANEL + j];
+          for (long t = 0; t < threads; t++) sum += parts[(t * width + panel) * pads + (r < u->r1 ? r : r - u->r1 + pad1) * PANEL + j];
           out[panel + j] = sum;
         }
       }
