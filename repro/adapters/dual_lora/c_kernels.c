@@ -130,6 +130,9 @@ INLINE vec sloped(vec v, vec P, vec M) {
   }
 }
 
+// Whether H / amplitude has no more digits than G: it is G with another sign, or zero.
+#define EXACT (ACTIVATION != SIGMOID && DIRECTION != IDENTITY)
+
 // v times Sign(Z), or times Z itself.
 INLINE vec directed(vec v, vec Z) { return DIRECTION == IDENTITY ? (vec)(v * Z) : turned(v, (bits)Z); }
 
@@ -171,31 +174,38 @@ INLINE void random_signs(const struct term *u, long row, long column, vec out[RO
   }
 }
 
-// The data of one thread: the factors of its rows and of one panel, padded with zeros to whole tiles.
+// What one thread reads: the factors of its rows and of one panel, padded with zeros to whole tiles.
 struct work {
-  long first, rows;  // of the block; `rows` is a multiple of BAND
+  long first, rows;  // of the block; multiples of BAND
   float *A, *B, *C, *D, *amplitude;
-  void *memory;
 };
 
-static struct work take_rows(const struct term *u) {
-  long threads = omp_get_num_threads(), thread = omp_get_thread_num(), bands = (u->d + BAND - 1) / BAND;
-  struct work w = {.first = bands * thread / threads * BAND};
-  w.rows = bands * (thread + 1) / threads * BAND - w.first;
-  long size = PANEL * (u->r1 + u->r2) + w.rows * (u->r1 + u->r2 + 1);
-  w.memory = aligned_alloc(64, rounded_up(4 * size + 64, 64));
-  w.A = w.memory;
+// Numbers in the memory that `take_rows` shares out: every row's, and a panel for each thread.
+static long work_size(const struct term *u) {
+  long ranks = u->r1 + u->r2;
+  return rounded_up(u->d, BAND) * (ranks + 1) + omp_get_max_threads() * PANEL * ranks;
+}
+
+// The rows of a thread, `width` numbers each.
+static void copy_rows(const struct term *u, const struct work *w, const float *from, long width, float *to) {
+  long count = least(w->rows, u->d - w->first);
+  if (count > 0 && width) memcpy(to, from + w->first * width, 4 * count * width);
+  memset(to + count * width, 0, 4 * (w->rows - count) * width);
+}
+
+static struct work take_rows(const struct term *u, float *memory) {
+  long threads = omp_get_num_threads(), thread = omp_get_thread_num(), all = rounded_up(u->d, BAND);
+  struct work w = {.first = all / BAND * thread / threads * BAND};
+  w.rows = all / BAND * (thread + 1) / threads * BAND - w.first;
+  float *B = memory, *D = B + all * u->r1, *amplitude = D + all * u->r2, *panels = amplitude + all;
+  w.B = B + w.first * u->r1;
+  w.D = D + w.first * u->r2;
+  w.amplitude = amplitude + w.first;
+  w.A = panels + thread * PANEL * (u->r1 + u->r2);
   w.C = w.A + PANEL * u->r1;
-  w.B = w.C + PANEL * u->r2;
-  w.D = w.B + w.rows * u->r1;
-  w.amplitude = w.D + w.rows * u->r2;
-  memset(w.B, 0, 4 * w.rows * (u->r1 + u->r2 + 1));
-  long count = least(w.rows, u->d - w.first);
-  if (count > 0) {
-    memcpy(w.B, u->B + w.first * u->r1, 4 * count * u->r1);
-    if (u->r2) memcpy(w.D, u->D + w.first * u->r2, 4 * count * u->r2);
-    memcpy(w.amplitude, u->amplitude + w.first, 4 * count);
-  }
+  copy_rows(u, &w, u->B, u->r1, w.B);
+  copy_rows(u, &w, u->D, u->r2, w.D);
+  copy_rows(u, &w, u->amplitude, 1, w.amplitude);
   return w;
 }
 
@@ -256,11 +266,13 @@ INLINE void write_updated(const struct term *u, const struct work *w, long row, 
       memcpy(there + i * u->k, made + i * COLUMNS, least(COLUMNS, width) * sizeof(element));
 }
 
-// result = weight + dW.
-void updated_weight(const struct term *u, const element *weight, long stride, element *result) {
+// result = weight + dW. Returns 0, or 1 if there is no memory for the threads' copies of the factors.
+int updated_weight(const struct term *u, const element *weight, long stride, element *result) {
+  float *memory = aligned_alloc(64, rounded_up(4 * work_size(u), 64));
+  if (!memory) return 1;
 #pragma omp parallel
   {
-    struct work w = take_rows(u);
+    struct work w = take_rows(u, memory);
     for (long panel = 0; panel < u->k; panel += PANEL) {
       long count = least(PANEL, u->k - panel);
       take_panel(u->A + panel, u->k, u->r1, count, w.A);
@@ -272,8 +284,9 @@ void updated_weight(const struct term *u, const element *weight, long stride, el
           write_updated(u, &w, row, panel, column, count, P, Z, weight, stride, result);
         }
     }
-    free(w.memory);
   }
+  free(memory);
+  return 0;
 }
 
 // ---- Gradients
@@ -324,53 +337,83 @@ static void transpose(const float *wide, long rank, long padded, float *out) {
     for (long j = 0; j < PANEL; j++) out[j * padded + r] = wide[r * PANEL + j];
 }
 
-static void write_down(const float *sum, long padded, long rank, long count, float *out) {
-  for (long i = 0; i < count; i++) memcpy(out + i * rank, sum + i * padded, 4 * rank);
-}
+// A pair of factors, a wide one (rank, k) and a tall one (d, rank), and what one thread needs for their gradients.
+struct pair {
+  long rank, padded;  // to whole vectors
+  float *wide, *tall;          // of a panel, of the thread's rows
+  float *transposed;           // the panel's, (PANEL, padded)
+  float *upstream;             // H or K of a band and a panel
+  float *across, *down;        // parts of the gradients: for each panel (padded, PANEL); of the rows (rows, padded)
+  uint16_t *wide_tiles, *tall_tiles;  // of `transposed` and `tall`, for c_amx.h
+};
 
 #if defined(BF16) && defined(__linux__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include "c_amx.h"
-#define AMX
+#else
+static int amx_usable(void) { return 0; }
 #endif
 
+// Numbers in the memory that `take_pair` shares out: every row's twice, and for each thread two panels of the wide
+// factor, its parts of the gradient and twice H.
+static long pair_size(const struct term *u, long rank) {
+  long padded = rounded_up(rank, LANES), width = rounded_up(u->k, PANEL);
+  return 2 * rounded_up(u->d, BAND) * padded +
+         omp_get_max_threads() * (2 * PANEL * padded + padded * width + 2 * BAND * PANEL);
+}
+
+static struct pair take_pair(const struct term *u, const struct work *w, long rank, float *wide, float *tall,
+                             float *memory) {
+  struct pair p = {.rank = rank, .padded = rounded_up(rank, LANES), .wide = wide, .tall = tall};
+  long all = rounded_up(u->d, BAND), panel = PANEL * p.padded, width = rounded_up(u->k, PANEL) * p.padded;
+  p.down = memory + w->first * p.padded;
+  p.tall_tiles = (uint16_t *)(memory + (all + w->first) * p.padded);
+  p.transposed = memory + 2 * all * p.padded + omp_get_thread_num() * (2 * panel + width + 2 * BAND * PANEL);
+  p.wide_tiles = (uint16_t *)(p.transposed + panel);
+  p.upstream = p.transposed + 2 * panel;
+  p.across = p.upstream + 2 * BAND * PANEL;
+  memset(p.down, 0, 4 * w->rows * p.padded);
+  memset(p.across, 0, 4 * width);
+  return p;
+}
+
 // Puts a tile of H or K where its products find it.
-INLINE void keep(void *matrix, long row, long column, vec v[ROWS][2], int amx) {
+INLINE void keep(float *matrix, long row, long column, vec v[ROWS][2], int amx, int exact) {
 #ifdef AMX
   if (amx) {
-    UNROLL for (int i = 0; i < ROWS; i += 2) put_halves(matrix, row + i, column, v + i);
+    UNROLL for (int i = 0; i < ROWS; i += 2) put_halves((struct halves *)matrix, row + i, column, v + i, exact);
     return;
   }
 #endif
-  float *out = (float *)matrix + row * PANEL + column;
+  (void)amx, (void)exact;
   UNROLL for (int i = 0; i < ROWS; i++)
-    UNROLL for (int half = 0; half < 2; half++) put(out + i * PANEL + half * LANES, v[i][half]);
+    UNROLL for (int half = 0; half < 2; half++) put(matrix + (row + i) * PANEL + column + half * LANES, v[i][half]);
 }
 
 // H and K of a band and a panel, from G; and from the same P and Z, if a weight is given, weight + dW.
 INLINE void upstream(const struct term *u, const struct work *w, long band, long panel, long count,
-                     const element *G, long stride, void *H, void *K, int amx, const element *weight, long weight_stride,
-                     element *result) {
+                     const element *G, long stride, float *H, float *K, int amx, const element *weight,
+                     long weight_stride, element *result) {
   for (long row = 0; row < BAND; row += ROWS)
     for (long column = 0; column < PANEL; column += COLUMNS) {
-      vec P[ROWS][2], Z[ROWS][2];
+      vec P[ROWS][2], Z[ROWS][2], h[ROWS][2], k[ROWS][2];
       element copy[ROWS * COLUMNS];
       long height = u->d - (w->first + band + row), from = stride;
       const element *source = whole_tile(G + (w->first + band + row) * stride + panel + column, &from, height,
                                          count - column, copy);
       factor_products(u, w, band + row, panel, column, P, Z);
       if (weight) write_updated(u, w, band + row, panel, column, count, P, Z, weight, weight_stride, result);
-      vec h[ROWS][2], k[ROWS][2];
       UNROLL for (int i = 0; i < ROWS; i++)
         UNROLL for (int half = 0; half < 2; half++) {
           vec g = load(source + i * from + half * LANES), M = activation(P[i][half]);
-          h[i][half] = sloped(directed(w->amplitude[band + row + i] * g, Z[i][half]), P[i][half], M);
+          float scale = amx && EXACT ? 1 : w->amplitude[band + row + i];
+          h[i][half] = sloped(directed(scale * g, Z[i][half]), P[i][half], M);
           vec v = (CLIP == EQ12 ? clamped(g) : g) * M * u->scale;
           if (CLIP == EQ7) v = clamped(v);
           if (CLIP == BNN) v = pick((Z[i][half] <= 1) & (Z[i][half] >= -1), v, all(0));
           k[i][half] = v;
         }
-      keep(H, row, column, h, amx);
-      if (DIRECTION != FIXED) keep(K, row, column, k, amx);
+      keep(H, row, column, h, amx, EXACT);
+      if (DIRECTION != FIXED) keep(K, row, column, k, amx, 0);
     }
 }
 
@@ -380,85 +423,76 @@ INLINE void upstream(const struct term *u, const struct work *w, long band, long
 // Returns 0, or 1 if there is no memory for those parts, its largest allocation.
 int gradients(const struct term *u, const element *G, long stride, float *dA, float *dB, float *dC, float *dD,
               const element *weight, long weight_stride, element *result) {
-  long ranks = u->r1 + u->r2, pad1 = rounded_up(u->r1, LANES), pad2 = rounded_up(u->r2, LANES);
-  long width = rounded_up(u->k, PANEL);
-  long pads = pad1 + pad2;
-  float *parts = calloc(omp_get_max_threads() * pads * width, 4);
-  if (!parts) return 1;
+  int amx = amx_usable(), pairs = DIRECTION == FIXED ? 1 : 2;
+  long size1 = pair_size(u, u->r1), size2 = pair_size(u, u->r2);
+  float *memory = aligned_alloc(64, rounded_up(4 * (size1 + size2 + work_size(u)), 64));
+  if (!memory) return 1;
+  float *across[2][omp_get_max_threads()];  // the threads' parts of dA and dC
 #pragma omp parallel
   {
-    long threads = omp_get_num_threads();
-    float *part = parts + omp_get_thread_num() * pads * width;
-    struct work w = take_rows(u);
-    int amx = 0;
+    struct work w = take_rows(u, memory + size1 + size2);
+    struct pair pair[2] = {take_pair(u, &w, u->r1, w.A, w.B, memory),
+                           take_pair(u, &w, u->r2, w.C, w.D, memory + size1)};
+    long done = 0;  // numbers of `across` before the panel, for each rank
+    for (int p = 0; p < pairs; p++) across[p][omp_get_thread_num()] = pair[p].across;
 #ifdef AMX
-    amx = amx_usable();
-    struct tile_config before;
-    uint16_t *tall = NULL, *wide = NULL;
-    if (amx) before = begin_tiles();
-    tall = aligned_alloc(64, rounded_up(4 * (w.rows + PANEL) * pads + 64, 64));
-    wide = tall + 2 * w.rows * pads;
-    tall_tiles(w.B, u->r1, w.rows, tall);
-    tall_tiles(w.D, u->r2, w.rows, tall + 2 * w.rows * pad1);
-    struct halves *halves = aligned_alloc(64, 2 * sizeof *halves);
+    struct tile_config before = begin_tiles(amx);
+    if (amx)
+      for (int p = 0; p < pairs; p++)
+        tall_tiles(&pair[p], w.rows, EXACT && p == 0 ? w.amplitude : NULL);
 #endif
-    float *memory = calloc((PANEL + w.rows) * (pad1 + pad2) + 2 * BAND * PANEL, 4);
-    float *At = memory, *Ct = At + PANEL * pad1, *H = Ct + PANEL * pad2, *K = H + BAND * PANEL;
-    float *down_B = K + BAND * PANEL, *down_D = down_B + w.rows * pad1;
-    for (long panel = 0; panel < u->k; panel += PANEL, part += pads * PANEL) {
+    for (long panel = 0; panel < u->k; panel += PANEL, done += PANEL) {
       long count = least(PANEL, u->k - panel);
-      take_panel(u->A + panel, u->k, u->r1, count, w.A);
-      transpose(w.A, u->r1, pad1, At);
-      if (DIRECTION != FIXED) {
-        take_panel(u->C + panel, u->k, u->r2, count, w.C);
-        transpose(w.C, u->r2, pad2, Ct);
+      for (int p = 0; p < pairs; p++) {
+        take_panel((p ? u->C : u->A) + panel, u->k, pair[p].rank, count, pair[p].wide);
+        transpose(pair[p].wide, pair[p].rank, pair[p].padded, pair[p].transposed);
       }
 #ifdef AMX
-      wide_tiles(At, pad1, wide);
-      wide_tiles(Ct, pad2, wide + 2 * PANEL * pad1);
+      if (amx) {
+        for (int p = 0; p < pairs; p++) wide_tiles(&pair[p]);
+        for (long band = 0; band < w.rows; band += BAND) {
+          upstream(u, &w, band, panel, count, G, stride, pair[0].upstream, pair[1].upstream, 1, weight, weight_stride,
+                   result);
+          for (int p = 0; p < pairs; p++) add_tiles(&pair[p], band, pair[p].across + done * pair[p].padded, EXACT && p == 0);
+        }
+        continue;
+      }
 #endif
       for (long band = 0; band < w.rows; band += BAND) {
-#ifdef AMX
-        if (amx) {
-          upstream(u, &w, band, panel, count, G, stride, halves, halves + 1, 1, weight, weight_stride, result);
-          add_across_amx(tall + 2 * band * pad1, pad1, halves, part);
-          add_down_amx(halves, wide, pad1, down_B + band * pad1);
-          add_across_amx(tall + 2 * w.rows * pad1 + 2 * band * pad2, pad2, halves + 1, part + pad1 * PANEL);
-          add_down_amx(halves + 1, wide + 2 * PANEL * pad1, pad2, down_D + band * pad2);
-          continue;
-        }
-#endif
-        upstream(u, &w, band, panel, count, G, stride, H, K, 0, weight, weight_stride, result);
-        add_across(w.B + band * u->r1, u->r1, H, part);
-        add_down(H, At, pad1, down_B + band * pad1);
-        if (DIRECTION != FIXED) {
-          add_across(w.D + band * u->r2, u->r2, K, part + pad1 * PANEL);
-          add_down(K, Ct, pad2, down_D + band * pad2);
+        upstream(u, &w, band, panel, count, G, stride, pair[0].upstream, pair[1].upstream, 0, weight, weight_stride,
+                 result);
+        for (int p = 0; p < pairs; p++) {
+          const struct pair *q = &pair[p];
+          add_across(q->tall + band * q->rank, q->rank, q->upstream, q->across + done * q->padded);
+          add_down(q->upstream, q->transposed, q->padded, q->down + band * q->padded);
         }
       }
     }
-    long count = least(w.rows, u->d - w.first);
-    write_down(down_B, pad1, u->r1, count, dB + w.first * u->r1);
-    if (DIRECTION != FIXED) write_down(down_D, pad2, u->r2, count, dD + w.first * u->r2);
-    free(memory);
-    free(w.memory);
 #ifdef AMX
-    if (amx) end_tiles(before);
-    free(tall);
-    free(halves);
+    end_tiles(amx, before);
 #endif
+    for (int p = 0; p < pairs; p++) {
+      float *out = (p ? dD : dB) + w.first * pair[p].rank;
+      for (long i = 0; i < least(w.rows, u->d - w.first); i++, out += pair[p].rank) {
+        const float *sum = pair[p].down + i * pair[p].padded;
+        float scale = amx && EXACT && p == 0 ? w.amplitude[i] : 1;
+        for (long r = 0; r < pair[p].rank; r++) out[r] = scale * sum[r];
+      }
+    }
 #pragma omp barrier
+    long threads = omp_get_num_threads();
 #pragma omp for
     for (long panel = 0; panel < u->k; panel += PANEL)
-      for (long r = 0; r < ranks; r++) {
-        float *out = r < u->r1 ? dA + r * u->k : dC + (r - u->r1) * u->k;
-        for (long j = 0; j < least(PANEL, u->k - panel); j++) {
-          float sum = 0;
-          for (long t = 0; t < threads; t++) sum += parts[(t * width + panel) * pads + (r < u->r1 ? r : r - u->r1 + pad1) * PANEL + j];
-          out[panel + j] = sum;
+      for (int p = 0; p < pairs; p++)
+        for (long r = 0; r < pair[p].rank; r++) {
+          float *out = (p ? dC : dA) + r * u->k + panel;
+          for (long j = 0; j < least(PANEL, u->k - panel); j++) {
+            float sum = 0;
+            for (long t = 0; t < threads; t++) sum += across[p][t][panel * pair[p].padded + r * PANEL + j];
+            out[j] = sum;
+          }
         }
-      }
   }
-  free(parts);
+  free(memory);
   return 0;
 }
