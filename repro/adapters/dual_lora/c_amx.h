@@ -103,10 +103,10 @@ static void tall_tiles(const struct pair *p, long rows, const float *amplitude) 
 }
 
 // Right operands of A^T or C^T of a panel: for each 16 ranks and 32 columns, a tile of upper halves and one of the rest.
-static void wide_tiles(const struct pair *p) {
+static void wide_tiles(const struct pair *p, long used) {
   uint16_t *out = p->wide_tiles;
   for (long r = 0; r < p->padded; r += SIDE)
-    for (long j = 0; j < PANEL; j += WIDTH, out += 2 * TILE)
+    for (long j = 0; j < used; j += WIDTH, out += 2 * TILE)
       for (long i = 0; i < SIDE; i++) {
         const float *from = p->transposed + (j + 2 * i) * p->padded + r;
         vec even = at(from), odd = at(from + p->padded), near_even = upper(raised(even)), near_odd = upper(raised(odd));
@@ -119,7 +119,7 @@ static void wide_tiles(const struct pair *p) {
 #define FENCE __asm__ volatile("" ::: "memory")
 
 // `add_across` and `add_down` for a band of the rows, on tiles.
-INLINE void add_tiles(const struct pair *p, long band, float *across, int exact) {
+INLINE void add_tiles(const struct pair *p, long band, long used, float *across, int exact) {
   const struct halves *H = (const struct halves *)p->upstream;
   const uint16_t *tall = p->tall_tiles + 2 * band * p->padded, *wide = p->wide_tiles;
   float *down = p->down + band * p->padded;
@@ -127,7 +127,7 @@ INLINE void add_tiles(const struct pair *p, long band, float *across, int exact)
   for (long r = 0; r < p->padded; r += SIDE, tall += 2 * TILE) {
     _tile_loadd(2, tall, 64);
     _tile_loadd(3, tall + TILE, 64);
-    for (long j = 0; j < PANEL; j += WIDTH) {
+    for (long j = 0; j < used; j += WIDTH) {
       float *out = across + r * PANEL + j;
       const uint16_t *high = H->right[0] + j / SIDE * TILE, *low = H->right[1] + j / SIDE * TILE;
       _tile_loadd(0, out, 4 * PANEL);
@@ -151,7 +151,7 @@ INLINE void add_tiles(const struct pair *p, long band, float *across, int exact)
   for (long r = 0; r < p->padded; r += SIDE) {
     _tile_loadd(0, down + r, 4 * p->padded);
     _tile_loadd(1, down + SIDE * p->padded + r, 4 * p->padded);
-    for (long j = 0; j < PANEL; j += WIDTH, wide += 2 * TILE) {
+    for (long j = 0; j < used; j += WIDTH, wide += 2 * TILE) {
       const uint16_t *high = H->left[0] + j / WIDTH * TILE, *low = H->left[1] + j / WIDTH * TILE;
       _tile_loadd(2, wide, 64);
       _tile_loadd(3, wide + TILE, 64);

@@ -291,11 +291,11 @@ int updated_weight(const struct term *u, const element *weight, long stride, ele
 
 // ---- Gradients
 
-// dA += B^T H over a band and a panel; dA is (rank, PANEL), H (BAND, PANEL).
-static void add_across(const float *tall, long rank, const float *H, float *sum) {
+// dA += B^T H over a band and the used columns of a panel; dA is (rank, PANEL), H (BAND, PANEL).
+static void add_across(const float *tall, long rank, const float *H, long used, float *sum) {
   long r = 0;
   for (; r + GROUP <= rank; r += GROUP)
-    for (long j = 0; j < PANEL; j += COLUMNS) {
+    for (long j = 0; j < used; j += COLUMNS) {
       vec s[GROUP][2];
       float *out = sum + r * PANEL + j;
       UNROLL for (int q = 0; q < GROUP; q++) s[q][0] = at(out + q * PANEL), s[q][1] = at(out + q * PANEL + LANES);
@@ -309,21 +309,21 @@ static void add_across(const float *tall, long rank, const float *H, float *sum)
       UNROLL for (int q = 0; q < GROUP; q++) put(out + q * PANEL, s[q][0]), put(out + q * PANEL + LANES, s[q][1]);
     }
   for (; r < rank; r++)
-    for (long j = 0; j < PANEL; j += LANES) {
+    for (long j = 0; j < used; j += LANES) {
       vec s = at(sum + r * PANEL + j);
       for (long i = 0; i < BAND; i++) s += tall[i * rank + r] * at(H + i * PANEL + j);
       put(sum + r * PANEL + j, s);
     }
 }
 
-// dB += H A^T over a band and a panel; dB is (BAND, padded), A^T (PANEL, padded), with the rank padded to whole
+// dB += H A^T over a band and the used columns of a panel; dB is (BAND, padded), A^T (PANEL, padded), with the rank padded to whole
 // vectors.
-static void add_down(const float *H, const float *transposed, long padded, float *sum) {
+static void add_down(const float *H, const float *transposed, long padded, long used, float *sum) {
   for (long r = 0; r < padded; r += LANES)
     for (long i = 0; i < BAND; i += GROUP) {
       vec s[GROUP];
       UNROLL for (int q = 0; q < GROUP; q++) s[q] = at(sum + (i + q) * padded + r);
-      for (long j = 0; j < PANEL; j++) {
+      for (long j = 0; j < used; j++) {
         vec a = at(transposed + j * padded + r);
         UNROLL for (int q = 0; q < GROUP; q++) s[q] += H[(i + q) * PANEL + j] * a;
       }
@@ -394,7 +394,7 @@ INLINE void upstream(const struct term *u, const struct work *w, long band, long
                      const element *G, long stride, float *H, float *K, int amx, const element *weight,
                      long weight_stride, element *result) {
   for (long row = 0; row < BAND; row += ROWS)
-    for (long column = 0; column < PANEL; column += COLUMNS) {
+    for (long column = 0; column < count; column += COLUMNS) {
       vec P[ROWS][2], Z[ROWS][2], h[ROWS][2], k[ROWS][2];
       element copy[ROWS * COLUMNS];
       long height = u->d - (w->first + band + row), from = stride;
@@ -433,7 +433,6 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
     struct work w = take_rows(u, memory + size1 + size2);
     struct pair pair[2] = {take_pair(u, &w, u->r1, w.A, w.B, memory),
                            take_pair(u, &w, u->r2, w.C, w.D, memory + size1)};
-    long done = 0;  // numbers of `across` before the panel, for each rank
     for (int p = 0; p < pairs; p++) across[p][omp_get_thread_num()] = pair[p].across;
 #ifdef AMX
     struct tile_config before = begin_tiles(amx);
@@ -441,19 +440,20 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
       for (int p = 0; p < pairs; p++)
         tall_tiles(&pair[p], w.rows, EXACT && p == 0 ? w.amplitude : NULL);
 #endif
-    for (long panel = 0; panel < u->k; panel += PANEL, done += PANEL) {
-      long count = least(PANEL, u->k - panel);
+    for (long panel = 0; panel < u->k; panel += PANEL) {
+      long count = least(PANEL, u->k - panel), used = rounded_up(count, COLUMNS);
       for (int p = 0; p < pairs; p++) {
         take_panel((p ? u->C : u->A) + panel, u->k, pair[p].rank, count, pair[p].wide);
         transpose(pair[p].wide, pair[p].rank, pair[p].padded, pair[p].transposed);
       }
 #ifdef AMX
       if (amx) {
-        for (int p = 0; p < pairs; p++) wide_tiles(&pair[p]);
+        for (int p = 0; p < pairs; p++) wide_tiles(&pair[p], used);
         for (long band = 0; band < w.rows; band += BAND) {
           upstream(u, &w, band, panel, count, G, stride, pair[0].upstream, pair[1].upstream, 1, weight, weight_stride,
                    result);
-          for (int p = 0; p < pairs; p++) add_tiles(&pair[p], band, pair[p].across + done * pair[p].padded, EXACT && p == 0);
+          for (int p = 0; p < pairs; p++)
+            add_tiles(&pair[p], band, used, pair[p].across + panel * pair[p].padded, EXACT && p == 0);
         }
         continue;
       }
@@ -463,8 +463,8 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
                  result);
         for (int p = 0; p < pairs; p++) {
           const struct pair *q = &pair[p];
-          add_across(q->tall + band * q->rank, q->rank, q->upstream, q->across + done * q->padded);
-          add_down(q->upstream, q->transposed, q->padded, q->down + band * q->padded);
+          add_across(q->tall + band * q->rank, q->rank, q->upstream, used, q->across + panel * q->padded);
+          add_down(q->upstream, q->transposed, q->padded, used, q->down + band * q->padded);
         }
       }
     }
