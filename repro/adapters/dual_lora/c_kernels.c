@@ -246,6 +246,27 @@ INLINE const element *whole_tile(const element *p, long *stride, long height, lo
 
 // ---- W0 + dW
 
+// A result larger than the cache of a core is written past it, in whole lines: the lines are then not read before they
+// are written, and G or W0 stays.
+#if defined(__AVX512F__) && (!defined(BF16) || defined(__AVX512BF16__))
+INLINE int passes_the_caches(const struct term *u, const element *line) {
+  long bytes = u->k * sizeof(element);
+  return u->d * bytes > 1 << 22 && bytes % 64 == 0 && (uintptr_t)line % 64 == 0;
+}
+INLINE void stream(element *p, const vec v[2]) {
+#ifdef BF16
+  _mm512_stream_si512((__m512i *)p, (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0]));
+#else
+  _mm512_stream_ps(p, v[0]), _mm512_stream_ps(p + LANES, v[1]);
+#endif
+}
+INLINE void finish_streams(void) { _mm_sfence(); }
+#else
+INLINE int passes_the_caches(const struct term *u, const element *line) { return (void)u, (void)line, 0; }
+INLINE void stream(element *p, const vec v[2]) { store(p, v[0]), store(p + LANES, v[1]); }
+INLINE void finish_streams(void) {}
+#endif
+
 // Writes the tile of weight + dW at `row` of the thread and `column` of the panel, which has `count` columns.
 // `result` is (d, k) and contiguous; rows of `weight` are `stride` elements apart.
 INLINE void write_updated(const struct term *u, const struct work *w, long row, long panel, long column, long count,
@@ -256,11 +277,18 @@ INLINE void write_updated(const struct term *u, const struct work *w, long row, 
   element *there = result + first * u->k + panel + column, *target = inside ? there : made;
   long from = stride, to = inside ? u->k : COLUMNS;
   const element *source = whole_tile(weight + first * stride + panel + column, &from, height, width, copy);
-  UNROLL for (int i = 0; i < ROWS; i++)
+  int past = inside && passes_the_caches(u, there);
+  UNROLL for (int i = 0; i < ROWS; i++) {
+    vec sum[2];
     UNROLL for (int half = 0; half < 2; half++) {
       vec update = w->amplitude[row + i] * directed(activation(P[i][half]), Z[i][half]);
-      store(target + i * to + half * LANES, load(source + i * from + half * LANES) + update);
+      sum[half] = load(source + i * from + half * LANES) + update;
     }
+    if (past)
+      stream(target + i * to, sum);
+    else
+      store(target + i * to, sum[0]), store(target + i * to + LANES, sum[1]);
+  }
   if (!inside && width > 0)
     for (long i = 0; i < least(ROWS, height); i++)
       memcpy(there + i * u->k, made + i * COLUMNS, least(COLUMNS, width) * sizeof(element));
@@ -284,6 +312,7 @@ int updated_weight(const struct term *u, const element *weight, long stride, ele
           write_updated(u, &w, row, panel, column, count, P, Z, weight, stride, result);
         }
     }
+    finish_streams();
   }
   free(memory);
   return 0;
@@ -468,6 +497,7 @@ int gradients(const struct term *u, const element *G, long stride, float *dA, fl
         }
       }
     }
+    finish_streams();
 #ifdef AMX
     end_tiles(amx, before);
 #endif
