@@ -10,7 +10,8 @@
 //
 // The first three are words of rule.py in capitals; c_kernels.py lists those that this file supports.
 //
-// The vectors are a GNU extension, which the compiler maps to the processor's instructions.
+// The vectors are a GNU extension, which the compiler maps to the processor's instructions. Where it does not find the
+// best ones, AVX-512's are named. c_amx.h has the gradients' products for processors with AMX.
 
 #ifdef __AVX512F__
 #include <immintrin.h>
