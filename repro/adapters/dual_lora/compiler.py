@@ -32,7 +32,7 @@ _MOST_BYTES = 2**22
 
 
 def load(source: Path, macros: list[str]) -> ctypes.CDLL:
-    """The library of `source` and the headers beside it, compiled with `macros` or taken from the user's cache.
+    """The library of `source` and its headers, compiled with `macros` or taken from the user's cache.
 
     The compiler is `$CC`, by default `cc`. Warns if the cache cannot be used; then every process compiles.
 
