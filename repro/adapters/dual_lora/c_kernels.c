@@ -377,7 +377,8 @@ struct pair {
   uint16_t *wide_tiles, *tall_tiles;  // of `transposed` and `tall`, for c_amx.h
 };
 
-#if defined(BF16) && defined(__linux__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__)
+#if defined(BF16) && defined(__linux__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && \
+    defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include "c_amx.h"
 #else
 static int amx_usable(void) { return 0; }
