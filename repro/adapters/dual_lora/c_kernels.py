@@ -79,9 +79,9 @@ def updated_weight(weight: Tensor, terms: Sequence[Term], dtype: torch.dtype) ->
         source = _with_unit_stride(source)
         result = torch.empty(source.shape, dtype=source.dtype)
         described, _kept = _describe(term)
-        _library(term.rule, source.dtype).updated_weight(
-            described, source.data_ptr(), source.stride(0), result.data_ptr()
-        )
+        library = _library(term.rule, source.dtype)
+        if library.updated_weight(described, source.data_ptr(), source.stride(0), result.data_ptr()):
+            raise _out_of_memory(term)
         source = result
     return source.to(weight.dtype).to(dtype)
 
@@ -120,8 +120,12 @@ def _gradients(G: Tensor, term: Term, weight: Tensor | None) -> tuple[Tensor | N
     described, _kept = _describe(term)
     library = _library(term.rule, G.dtype)
     if library.gradients(described, G.data_ptr(), G.stride(0), *pointers, *of_weight):
-        raise MemoryError(f"Out of memory for the gradients of a Dual LoRA layer of shape {tuple(G.shape)}.")
+        raise _out_of_memory(term)
     return updated, found
+
+
+def _out_of_memory(term: Term) -> MemoryError:
+    return MemoryError(f"Out of memory for the update of a Dual LoRA layer of shape {tuple(term.shape)}.")
 
 
 def _describe(term: Term) -> tuple[_Term, list[Tensor]]:
@@ -158,7 +162,7 @@ def _library(rule: Rule, dtype: torch.dtype) -> ctypes.CDLL:
     except AttributeError as error:
         raise OSError(f"the compiled library lacks a function ({error}); set CC to a C compiler") from error
     updated_weight.argtypes = [POINTER(_Term), c_void_p, c_long, c_void_p]
-    updated_weight.restype = None
+    updated_weight.restype = c_int
     gradients.argtypes = [POINTER(_Term), c_void_p, c_long, *[c_void_p] * 5, c_long, c_void_p]
     gradients.restype = c_int
     return library

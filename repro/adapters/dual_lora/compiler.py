@@ -32,7 +32,7 @@ _MOST_BYTES = 2**22
 
 
 def load(source: Path, macros: list[str]) -> ctypes.CDLL:
-    """The library of `source`, compiled with `macros` or taken from the user's cache.
+    """The library of `source` and its headers, compiled with `macros` or taken from the user's cache.
 
     The compiler is `$CC`, by default `cc`. Warns if the cache cannot be used; then every process compiles.
 
@@ -47,7 +47,8 @@ def load(source: Path, macros: list[str]) -> ctypes.CDLL:
     target = [line for line in printed.splitlines() if line.startswith("#define ")]
     if not target:
         raise _fault("it defines no macros, as a C compiler does")
-    text = "\0".join([source.read_text(encoding="utf-8"), *_FLAGS, *macros, *target])
+    read = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    text = "\0".join([*read, *_FLAGS, *macros, *target])
     name = f"{source.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     cache, library = None, None
     try:

@@ -122,6 +122,45 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, kernels: Any) -> None
         assert_close(gradient[name], expected, 1e-5 if kernels is c_kernels else 2e-5)
 
 
+@pytest.mark.parametrize("kernels", ["c"], indirect=True)
+@pytest.mark.parametrize("ranks", [(3, 5), (16, 17), (33, 2)])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_gradients_of_sixteen_bits_are_as_exact(rule: Rule, ranks: tuple[int, int]) -> None:
+    # On AMX, if the processor has it: products of numbers in two halves, where one half is off by 2**-9.
+    u, G = make_update(rule, ranks=ranks), make_gradient(1.0, torch.bfloat16)
+    for name, expected in reference_gradients(u, G.double()).items():
+        assert_close(gradients(u, G)[name], expected, 2e-5)
+
+
+@pytest.mark.parametrize("kernels", ["c"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_passes_the_caches(kernels: Any, dtype: torch.dtype) -> None:
+    # More than 4 MiB in whole lines of 64 bytes: stored in another way than its single rows.
+    generator = torch.Generator().manual_seed(0)
+    d, k = 2100, 1024
+    A, B, C, D, W, G = (torch.randn(s, generator=generator) for s in [(2, k), (d, 2)] * 2 + [(d, k)] * 2)
+    term, weight = Term(Update(Rule(), torch.tensor(1.7), A, B, C, D)), W.to(dtype)
+    with torch.no_grad():
+        found = kernels.updated_weight(weight, [term], dtype)
+        parts = [slice(row, row + 700) for row in range(0, d, 700)]
+        small = [kernels.updated_weight(weight[p], [term.block(p, slice(None))], dtype) for p in parts]
+        both, _ = kernels.backward(G.to(dtype), [term], [True], weight)
+    assert torch.equal(found, torch.cat(small))
+    assert torch.equal(found, both)
+
+
+@pytest.mark.parametrize("kernels", ["c"], indirect=True)
+def test_a_lack_of_memory_is_an_error(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        updated_weight = gradients = staticmethod(lambda *_: 1)
+
+    monkeypatch.setattr(c_kernels, "_library", lambda *_: Full)
+    u = make_update(Rule())
+    for call in (lambda: updated_weight(make_weight(), [u]), lambda: gradients(u, make_gradient(1.0))):
+        with pytest.raises(MemoryError, match=r"shape \(263, 197\)"):
+            call()
+
+
 def test_two_terms_are_rounded_once_and_cancel(kernels: Any) -> None:
     # dW - dW(0) of `subtract_initial`. Triton's interpreter does not round to bf16, and C has no fp16.
     dtype = torch.bfloat16 if kernels is c_kernels else torch.float16
