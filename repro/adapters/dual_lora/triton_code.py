@@ -278,6 +278,8 @@ def add_gradients(
     s = _strength(scale, step, warmup_steps, strength)
 
     for column_tile in range(column_tiles):
+        # All threads have written their parts of the tile of columns before, which others now read.
+        tl.debug_barrier()
         column = (strip * column_tiles + column_tile) * COLUMNS
         word = column // 32
         dA = tl.zeros((RANK1, COLUMNS), tl.float32)

@@ -32,6 +32,12 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def passes(model: PeftModel, batches: list[Tensor], *, kept: bool) -> dict[str, Tensor]:
     """The gradients of one optimiser step with a batch for each entry."""
+    # Without an optimiser, a ramp's counter would be written to in every pass, and the weight built again.
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0).step()
+    for module in model.modules():
+        if isinstance(module, DualLoraLayer):
+            for step in module.dual_lora_step.values():
+                step.zero_()
     model.zero_grad()
     with kept_weights(model) if kept else nullcontext():
         for batch in batches:
