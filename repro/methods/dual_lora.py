@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 Clip = Literal["eq7", "eq12", "bnn", "none"]
 
-# Numbers in a block of the update on a GPU: a copy of `ACCELERATOR_BLOCK`, whose file imports torch.
-_BLOCK = 2**23
+# Numbers in a block of the update on a GPU, in torch and in the Triton kernels: copies of constants in files
+# that import torch and Triton.
+_TORCH_BLOCK, _KERNEL_BLOCK = 2**23, 2**28
 
 
 def _direction_rank(settings: dict[str, Any]) -> int:
@@ -137,11 +139,21 @@ class DualLoRA(PeftMethod):
             ranks += 4 * (self.magnitude_rank + self.direction_rank)  # dW(0) is built but has no gradient
         if self.sign_estimator != "ste":
             ranks += 4 * self.direction_rank  # D C again in each pass, for its mean
-        # M, S, and W0 before and after dW is added, for a W0 in bf16; for fp32 only three.
-        blocks = 4 * min(_BLOCK, shape.parameters)
+        # In torch: M, S, and W0 before and after dW is added, for a W0 in bf16; for fp32 only three. In the
+        # kernels: W0 + dW and G in bf16, and the parts of the gradients, 8 (r1 + r2) / 128 bytes a weight.
+        parts = (self.magnitude_rank + self.direction_rank) / 64
+        in_kernels = math.ceil((1 + parts) * min(_KERNEL_BLOCK, shape.parameters))
+        blocks = max(4 * min(_TORCH_BLOCK, shape.parameters), in_kernels)
+        # The signs of D C: a bit for each weight, where numbers are in bf16.
+        signs = shape.parameters // 16 if self.direction == "sign" and self.clip != "bnn" else 0
         # Operations: of the backend in torch. Moved: from the time that the Triton kernels took more for a
         # larger weight on an H200, 0.21 ms for 2^24 numbers.
         flops = (2 * tokens + ranks) * shape.parameters
         return AdapterCost(
-            flops, transient=blocks, operations=41, moved=60 * shape.parameters, reused=shape.parameters
+            flops,
+            kept=signs,
+            transient=blocks,
+            operations=41,
+            moved=60 * shape.parameters,
+            reused=shape.parameters,
         )

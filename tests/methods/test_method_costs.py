@@ -140,18 +140,24 @@ def alive(layer: nn.Module, in_features: int, tokens: int, dtype: torch.dtype) -
 def test_a_layer_keeps_and_builds_what_the_method_says(settings: dict[str, Any], dtype: torch.dtype) -> None:
     method, shape = parse_method(settings), LinearShape("up", 1024, 512)
     layer = adapted(nn.Linear(512, 1024, bias=False, dtype=dtype), method)
-    # Subtracts what grows with the tokens. The gradients of the factors remain, about 3 % of a weight.
+    # Subtracts what grows with the tokens. The gradients of the factors remain, about 3 % of a weight; 6 %
+    # are missing, the signs that only the kernels of a GPU keep.
     with backend.torch_only():
         (kept, peak), (kept_twice, peak_twice) = (alive(layer, 512, tokens, dtype) for tokens in (64, 128))
     cost, weight = method.adapter_cost(shape, 0), 4 * shape.parameters
-    assert (2 * kept - kept_twice) / weight == pytest.approx(4 * cost.kept / weight, abs=0.05)
+    assert (2 * kept - kept_twice) / weight == pytest.approx(4 * cost.kept / weight, abs=0.08)
     expected = 4 * (cost.kept + cost.transient) / weight
-    assert (2 * peak - peak_twice) / weight == pytest.approx(expected, abs=0.05)
+    assert (2 * peak - peak_twice) / weight == pytest.approx(expected, abs=0.08)
 
 
-def test_a_large_update_is_never_whole() -> None:
+def test_a_large_update_needs_what_the_kernels_of_a_gpu_allocate() -> None:
+    """W0 + dW and G in bf16, and the parts of the gradients."""
     from repro.adapters.dual_lora import terms
 
-    assert dual_lora._BLOCK == terms.ACCELERATOR_BLOCK
+    assert dual_lora._TORCH_BLOCK == terms.ACCELERATOR_BLOCK
     wide = LinearShape("down_proj", 8192, 28672)
-    assert parse_method({"name": "dual_lora"}).adapter_cost(wide, 1).transient == 4 * terms.ACCELERATOR_BLOCK
+    half_ranks = parse_method({"name": "dual_lora", "magnitude_rank": 16, "direction_rank": 16})
+    assert half_ranks.adapter_cost(wide, 1).transient == 1.5 * 8192 * 28672
+    # The whole of a larger one is never built.
+    larger = LinearShape("lm_head", 128256, 8192)
+    assert half_ranks.adapter_cost(larger, 1).transient == 1.5 * 2**28
