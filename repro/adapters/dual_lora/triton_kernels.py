@@ -185,3 +185,21 @@ def _backward_operator(
 def _(G: Tensor, weight: Tensor | None, *arguments: Any) -> list[Tensor]:
     updated = [] if weight is None else [torch.empty_like(weight, dtype=G.dtype)]
     return updated + [torch.empty_like(factor) for factor in arguments[:4] if factor is not None]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight, *fields, _ = inputs
+    ctx.dtype, ctx.numbers_and_words = weight.dtype, fields[6:]
+    ctx.save_for_backward(*fields[:6])
+
+
+def _differentiate(ctx: Any, G: Tensor) -> tuple[Any, ...]:
+    """The gradients of W0 and of the factors, with which `dual_lora_weight` can be used by itself."""
+    tensors = ctx.saved_tensors
+    found = iter(torch.ops.repro.dual_lora_backward(G.contiguous(), None, *tensors, *ctx.numbers_and_words))
+    gradients = [None if factor is None else next(found) for factor in tensors[:4]]
+    rest = [None] * (2 + len(ctx.numbers_and_words) + 1)
+    return G.to(ctx.dtype), *gradients, *rest
+
+
+_weight_operator.register_autograd(_differentiate, setup_context=_save)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from repro.adapters.dual_lora import Rule, Update
+from repro.adapters.dual_lora import Rule, Update, backend
 from repro.adapters.dual_lora.terms import Term
 from tests.adapters.dual_lora.reference import RULES
 
@@ -102,6 +105,17 @@ def test_parts_need_no_more_memory_than_a_gradient_in_16_bits(
         assert 4 * numbers <= 2 * d * k
 
 
+@pytest.mark.parametrize("name", ["paper", "fixed"])
+def test_the_operator_of_the_weight_is_differentiable(name: str) -> None:
+    u, weight, G = update(RULES[name]), tensor(D_OUT, D_IN, seed=2), tensor(D_OUT, D_IN, seed=3)
+    inputs = [weight, *u.factors]
+    for one in inputs:
+        one.requires_grad_()
+    torch.ops.repro.dual_lora_weight(weight, *kernels._taken_apart(u), torch.float32).backward(G)
+    expected = [G, *kernels.whole_backward(G, None, u)[1]]
+    assert all(torch.equal(one.grad, gradient) for one, gradient in zip(inputs, expected, strict=True))
+
+
 def test_the_operators_hold_their_promises_and_compile_whole() -> None:
     u, weight, G = update(Rule()), tensor(D_OUT, D_IN, seed=2), tensor(D_OUT, D_IN, seed=3)
     u = u._replace(step=torch.tensor(3, device=DEVICE), warmup_steps=10)
@@ -122,3 +136,31 @@ def test_the_operators_hold_their_promises_and_compile_whole() -> None:
     torch.testing.assert_close(forward, expected)
     assert torch.equal(updated, expected)
     assert all(map(torch.equal, gradients, found))
+
+
+def test_a_whole_llama_compiles_through_the_operators(
+    dual_llama: Callable[..., PeftModel], tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one graph, with the bits of the eager passes, also after the ramp has gone on."""
+    monkeypatch.setattr(backend, "TRITON_DEVICES", {"cpu", "cuda"})
+    torch._dynamo.reset()
+    model, tokens = dual_llama(warmup_steps=5).to(DEVICE).train(), tokens.to(DEVICE)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0)
+    optimizer.step()
+
+    def loss_and_gradients(called: Callable[..., Any]) -> list[Tensor]:
+        loss = called(input_ids=tokens, labels=tokens).loss
+        return [loss.detach(), *torch.autograd.grad(loss, trained)]
+
+    launches: list[int] = []
+    launch = kernels.triton_launch.updated_weight
+    monkeypatch.setattr(kernels.triton_launch, "updated_weight", lambda *a: launches.append(1) or launch(*a))
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=graphs, fullgraph=True)
+    for _ in range(2):
+        expected, found = loss_and_gradients(model), loss_and_gradients(compiled)
+        assert all(map(torch.equal, found, expected))
+        optimizer.step()
+    assert graphs.frame_count == 1
+    assert len(launches) == 2 * 2 * 10  # ten adapted maps, eager and compiled, twice
