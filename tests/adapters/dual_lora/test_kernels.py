@@ -13,6 +13,7 @@ from repro.adapters.dual_lora import Rule, Update, backend, c_kernels, plain
 from repro.adapters.dual_lora.terms import Term
 from repro.adapters.dual_lora.update import dual_lora_linear, updated_weight
 from tests.adapters.dual_lora.reference import RULES, reference_delta, reference_gradients
+from tests.adapters.dual_lora.with_triton import triton_kernels
 
 # Triton: two bands of 128 rows and two strips of 128 columns, of which the last ends inside a word of signs.
 # C: five bands of rows and one panel of columns, both incomplete at the end.
@@ -23,10 +24,7 @@ D_OUT, D_IN, TOKENS = 128 + 7, 197, 11
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The kernels of each language in turn: `triton` interpreted, `cuda` compiled."""
     if request.param != "c":
-        module = pytest.importorskip(
-            "repro.adapters.dual_lora.triton_kernels",
-            reason="the kernels need Triton; pip install -e '.[cuda]'",
-        )
+        module = triton_kernels()
     else:
         module = c_kernels
         if not shutil.which("cc"):

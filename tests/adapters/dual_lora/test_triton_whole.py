@@ -14,10 +14,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from repro.adapters.dual_lora import Rule, Update, backend
 from repro.adapters.dual_lora.terms import Term
 from tests.adapters.dual_lora.reference import RULES
+from tests.adapters.dual_lora.with_triton import triton_kernels
 
-kernels: Any = pytest.importorskip(
-    "repro.adapters.dual_lora.triton_kernels", reason="the kernels need Triton; pip install -e '.[cuda]'"
-)
+kernels = triton_kernels()
 
 pytestmark = pytest.mark.usefixtures("device")
 
