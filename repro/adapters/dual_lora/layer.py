@@ -200,7 +200,7 @@ class Linear(DualLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         base: Any = self.get_base_layer()
         updates = self.active_updates(adapter_names)
-        kept = None if self.kept_weights is None else self._kept_weight(adapter_names)
+        kept = self._kept_weight(adapter_names)
         if self.quantization_backend is not None:
             return dual_lora_linear(x, self.get_base_weight, base.bias, updates, kept)
         if hasattr(base.weight, "device_mesh"):

@@ -120,16 +120,8 @@ class _DualLoraLinear(torch.autograd.Function):
     """Saves x, the factors and a reference to W0; the backward pass builds dW again, unless it is `kept`."""
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        stored: Any,
-        bias: Tensor | None,
-        unpack: Callable[[], Tensor] | None,
-        kept: KeptWeight | None,
-        forms: tuple[Form, ...],
-        *tensors: Tensor | None,
-    ) -> Tensor:
-        return _forward(False, x, stored, bias, unpack, kept, forms, *tensors)[0]
+    def forward(*inputs: Any) -> Tensor:
+        return _forward(False, *inputs)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -176,7 +168,7 @@ class _DualLoraLinear(torch.autograd.Function):
 class _Eager(_DualLoraLinear):
     """The same outside of `torch.func` and `torch.compile`. Keeps the signs of D C, a bit for each weight.
 
-    Without a `setup_context`, which has no place for them. With one, `apply` also reads and binds the
+    It has no `setup_context`: that has no place for the signs, and with one `apply` reads and binds the
     signature of `forward` every time, which takes 40 us.
     """
 
