@@ -35,7 +35,7 @@ help:
 		$(MAKEFILE_LIST)
 	@printf '\n%s\n%s\n%s\n' \
 		"% is an experiment: table1 to table6, fig2, fig3, or a sweep such as sweep-alpha." \
-		"PROFILE=smoke|laptop|workstation|paper says how big (now $(PROFILE))." \
+		"PROFILE=smoke|laptop|overnight|workstation|paper says how big (now $(PROFILE))." \
 		"ARGS is passed on to repro, for instance ARGS='--seeds 0,1,2 --rows lora,dual_lora --no-wandb'."
 
 ##@ Tables and figures of the paper: train what is missing, then print, draw and write

@@ -42,17 +42,20 @@ def show_plan(options: argparse.Namespace) -> int:
     """`plan`: the runs with their states, and the estimated cost."""
     from repro.analysis.damaged_files import damaged_files
     from repro.analysis.estimates import estimate
+    from repro.paths import REFERENCE
     from repro.plans.gpu import load_gpu
     from repro.report.costs import describe_costs
     from repro.report.plans import describe_plan
     from repro.runs.states import run_states
+    from repro.runs.store import Store
 
     gpu = load_gpu(options.gpu)
     whole, store = load(options)
     plan = selected(whole, options)
     states = run_states(plan, store)
     estimates = estimate(states, plan.execution, gpu)
-    described = describe_plan(plan, states, lambda spec: estimates.executions[spec.hash])
+    committed = run_states(plan, Store(REFERENCE / "runs"))
+    described = describe_plan(plan, states, lambda spec: estimates.executions[spec.hash], committed)
     print(f"{described}\n\n{describe_costs(plan, estimates, gpu)}")
     return tell(damaged_files(states, store))
 

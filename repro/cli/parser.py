@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sizing = argparse.ArgumentParser(add_help=False)
     sizing.add_argument(
-        "--profile", default="laptop", help="how big: smoke, laptop (default), workstation, paper"
+        "--profile", default="laptop", help="how big: smoke, laptop (default), overnight, workstation, paper"
     )
     sizing.add_argument(
         "--seeds", type=_seeds, help="these seeds instead of the profile's, for instance 0,1,2"

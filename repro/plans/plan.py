@@ -1,9 +1,9 @@
 """An experiment under a profile: its rows, cells and runs, and whether its rows may be compared.
 
 Settings are merged in this order, later ones override: experiment defaults, preset (for the model), profile
-(for the family), block, row, so that what an experiment says of its rows holds under every profile; within
-each, settings of one task override those of all tasks. The result is a `RunSpec` per row and seed (and per
-task, where tasks are trained separately), checked before anything runs.
+(for the family), block, row, so that what an experiment says of its rows holds under every profile, and last
+the profile's learning rates; within each, settings of one task override those of all tasks. The result is a
+`RunSpec` per row and seed (and per task, where tasks are trained separately), checked before anything runs.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def expand(
     """Expand an experiment under a profile and check it.
 
     Args:
-        seeds: replace the profile's seeds.
+        seeds: replace the profile's seeds, of all rows and of single ones.
         preset: replaces the experiment's preset.
         local_data: whether to apply the profile's settings for local data; None applies them if
             REPRO_DATA_DIR is set.
@@ -240,8 +240,8 @@ def expand(
         local_data = data == "local"
     if local_data is None:
         local_data = bool(os.environ.get("REPRO_DATA_DIR"))
-    used_seeds = profile.seeds if seeds is None else parse({"seeds": tuple(seeds)}, Seeds, "--seeds").seeds
-    family = profile.family(experiment.family)
+    given = None if seeds is None else parse({"seeds": tuple(seeds)}, Seeds, "--seeds").seeds
+    family, part = profile.family(experiment.family), profile.part(experiment.name)
     if preset is not None:
         _check_preset(preset, experiment, profile)
         experiment = experiment.model_copy(update={"preset": preset})
@@ -256,8 +256,9 @@ def expand(
             profile,
             block,
             point,
-            seeds=used_seeds,
+            seeds=given or part.seeds_of(point.id) or profile.seeds,
             curve=row.id if row.vary else None,
+            learning_rate=family.learning_rate(row),
             local_data=local_data,
             source=None if data == "profile" else data,
         )
@@ -266,6 +267,9 @@ def expand(
         for point in row.points()
     )
     planned = Plan(experiment, profile, rows, local_data)
+    planned.only(tuple(part.seeds))  # refuses a pattern that matches no row
+    if part.rows:
+        planned = planned.only(part.rows)
     planned.check_fairness()
     planned.check_execution()
     return planned
@@ -323,12 +327,14 @@ def _planned_row(
     *,
     seeds: Sequence[int],
     curve: str | None,
+    learning_rate: float | None,
     local_data: bool,
     source: str | None,
 ) -> PlannedRow:
     family = profile.family(experiment.family)
     where = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
     data = Settings() if source is None else Settings(benchmark={"source": source})
+    found = Settings() if learning_rate is None else Settings(training={"learning_rate": learning_rate})
     method = METHODS[row.method["name"]]
     preset_name = row.preset or experiment.preset
     preset = load_preset(preset_name, block.model) if preset_name and family.model is None else Settings()
@@ -339,7 +345,7 @@ def _planned_row(
 
     def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
         local = family.local_data if local_data else Settings()
-        parts: list[Settings] = [experiment.defaults, preset, family, local, block, row, data]
+        parts: list[Settings] = [experiment.defaults, preset, family, local, block, row, found, data]
         layers = [layer for part in parts for layer in part.layers(task)]
         alone = {"tasks": [task]} if task else {}
         content = {

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from repro.benchmarks.base import benchmark_families
-from repro.config import ConfigError, Frozen, Line, Name, Seed, differ, load_named, names_in, one_of, parse
+from repro.config import (
+    ConfigError,
+    ExperimentName,
+    Frozen,
+    Line,
+    Name,
+    Seed,
+    differ,
+    load_named,
+    names_in,
+    one_of,
+    parse,
+)
+from repro.methods.registry import METHODS
 from repro.models.spec import list_models
 from repro.paths import EXPERIMENTS
 from repro.plans.cluster import Cluster
 from repro.plans.execution import Execution
+from repro.plans.experiment import Row, list_experiments
 from repro.plans.settings import Settings
+
+UniqueSeeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(differ)]
 
 
 class Seeds(Frozen):
     """Seeds of every trained row, each of them once."""
 
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(differ)]
+    seeds: UniqueSeeds
 
 
 class FamilyProfile(Settings):
@@ -28,12 +45,41 @@ class FamilyProfile(Settings):
     Attributes:
         model: stand-in model that replaces all models of an experiment; None keeps the experiment's models.
         execution: overrides of the profile's `execution` for this family.
+        learning_rates: by method, as `sweeps/learning_rate` found them at this scale. They replace those of
+            an experiment's rows, unless a row varies the rate.
         local_data: settings that override these if there is a local data folder.
     """
 
     model: Name | None = None
     execution: dict[str, Any] = {}
+    learning_rates: dict[Name, Annotated[float, Field(gt=0)]] = {}
     local_data: Settings = Settings()
+
+    def learning_rate(self, row: Row) -> float | None:
+        """The rate for a row of an experiment; None where the row has its own."""
+        varies = any("training.learning_rate" in axis for axis in row.vary)
+        return None if varies else self.learning_rates.get(row.method["name"])
+
+    def problems(self, family: str) -> list[str]:
+        unknown = [name for name in self.learning_rates if name not in METHODS]
+        lines = [f"learning_rates: {one_of('method', name, METHODS)}" for name in unknown]
+        return super().problems(family) + lines
+
+
+class ExperimentProfile(Frozen):
+    """What a profile runs of one experiment.
+
+    Attributes:
+        rows: patterns of the rows that it runs; none runs all.
+        seeds: by pattern of a row, instead of the profile's.
+    """
+
+    rows: tuple[Line, ...] = ()
+    seeds: dict[Line, UniqueSeeds] = {}
+
+    def seeds_of(self, row: str) -> tuple[int, ...] | None:
+        """Seeds of a row by the first pattern that matches its id; None where none does."""
+        return next((seeds for pattern, seeds in self.seeds.items() if fnmatchcase(row, pattern)), None)
 
 
 class ModelProfile(Frozen):
@@ -57,6 +103,7 @@ class Profile(Seeds):
         watermark: printed above every table of this profile if its numbers are meaningless.
         cluster: SLURM resources of a run.
         models: overrides for single models.
+        experiments: rows and seeds of single experiments, where they are not all rows at `seeds`.
     """
 
     name: Name
@@ -67,6 +114,7 @@ class Profile(Seeds):
     execution: Execution = Execution()
     cluster: Cluster = Cluster()
     models: dict[Name, ModelProfile] = {}
+    experiments: dict[ExperimentName, ExperimentProfile] = {}
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Profile:
@@ -80,6 +128,10 @@ class Profile(Seeds):
             if family.model is not None and family.model not in models:
                 lines.append(f"families.{name}.model: {one_of('model', family.model, models)}")
         lines += [f"models: {one_of('model', name, models)}" for name in self.models if name not in models]
+        known = list_experiments()
+        lines += [
+            f"experiments: {one_of('experiment', e, known)}" for e in self.experiments if e not in known
+        ]
         if lines:
             raise ValueError("\n".join(lines))
         for model in self.models:
@@ -101,6 +153,10 @@ class Profile(Seeds):
                 f"{', '.join(sorted(self.families))}); add families.{name} to its file"
             )
         return self.families[name]
+
+    def part(self, experiment: str) -> ExperimentProfile:
+        """What this profile runs of an experiment."""
+        return self.experiments.get(experiment, ExperimentProfile())
 
     def model(self, name: str) -> ModelProfile:
         """This profile's settings for a model."""

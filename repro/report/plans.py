@@ -19,12 +19,16 @@ _WIDTH = 120
 
 
 def describe_plan(
-    plan: Plan, states: Sequence[RunState], execution: Callable[[RunSpec], Execution] | None = None
+    plan: Plan,
+    states: Sequence[RunState],
+    execution: Callable[[RunSpec], Execution] | None = None,
+    committed: Sequence[RunState] = (),
 ) -> str:
     """Every row with its runs, by block; then batches, runs outside of rows, notes and a summary.
 
     Args:
         execution: of each run; None takes the plan's.
+        committed: states of the same runs among the reference results, for the time that they take.
     """
     by_hash = {state.spec.hash: state for state in states}
     first = plan.rows[0].specs[0]
@@ -50,7 +54,7 @@ def describe_plan(
         lines += [f"  {by_hash[spec.hash].state:<8}{spec.hash}  {spec.title}" for spec in others]
     notes = plan.footnotes()
     lines += ["", *(f"note: {note}" for note in notes)] if notes else []
-    return "\n".join(map(_wrapped, [*lines, "", summarise(states), f"cells: {len(plan.cells)}"]))
+    return "\n".join(map(_wrapped, [*lines, "", summarise(states, committed), f"cells: {len(plan.cells)}"]))
 
 
 def describe_batches(execution: Callable[[RunSpec], Execution], specs: Iterable[RunSpec]) -> list[str]:
@@ -65,8 +69,12 @@ def describe_batches(execution: Callable[[RunSpec], Execution], specs: Iterable[
     return [f"{batch} ({', '.join(dict.fromkeys(names))})" for batch, names in models.items()]
 
 
-def summarise(states: Sequence[RunState]) -> str:
-    """The number of runs in each state, and the estimated time for the open ones."""
+def summarise(states: Sequence[RunState], committed: Sequence[RunState] = ()) -> str:
+    """The number of runs in each state, and the estimated time for the open ones.
+
+    Args:
+        committed: see `describe_plan`.
+    """
     counts = Counter(state.state for state in states)
     text = f"runs: {len(states)} in all" + "".join(
         f", {counts[state]} {state}" for state in State if counts[state]
@@ -75,7 +83,13 @@ def summarise(states: Sequence[RunState]) -> str:
         return text
     seconds = expected_seconds(states)
     if seconds is None:
-        return f"{text}; no time estimate, since no run is measured yet"
+        seconds = expected_seconds(states, committed)
+        if seconds is None:
+            return f"{text}; no time estimate, since no run is measured yet"
+        machines = sorted({one.result.environment.hardware for one in committed if one.result is not None})
+        return (
+            f"{text}; on {' or '.join(machines)} the open runs took {duration(seconds)}, one after the other"
+        )
     return f"{text}; open runs should take {duration(seconds)} on this machine"
 
 

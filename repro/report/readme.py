@@ -44,6 +44,6 @@ def _profiles() -> list[str]:
     return lines + [f"| `{p.name}` | {p.purpose} | {len(p.seeds)} | {p.cost} |" for p in order]
 
 
-_ORDER = ["smoke", "laptop", "workstation", "paper"]
+_ORDER = ["smoke", "laptop", "overnight", "workstation", "paper"]
 
 _PARTS: Parts = {"methods": _methods, "profiles": _profiles}

@@ -109,7 +109,10 @@ def _reference_plan(experiment: Experiment, profile: Profile, store: Store) -> P
     done = _done(found, store)
     # A run that another table shares does not make its seed one of this table's: half of the runs do.
     own = [seed for seed in seeds if 2 * done[seed] >= max(done.values())] if any(done.values()) else []
-    return expand(experiment, profile, own or profile.seeds, local_data=found.local_data)
+    usual = expand(experiment, profile, local_data=found.local_data)
+    if {spec.seed for spec in usual.runs.values()}.issuperset(own):
+        return usual
+    return expand(experiment, profile, own, local_data=found.local_data)
 
 
 def _variants(experiment: Experiment, profile: Profile, seeds: list[int]) -> Iterator[Plan]:

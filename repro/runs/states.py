@@ -62,13 +62,16 @@ def to_execute(states: Sequence[RunState], *, retry_failed: bool) -> list[RunSpe
     ]
 
 
-def expected_seconds(states: Sequence[RunState]) -> float | None:
-    """What the runs that are not done should take here, from those that are; None where nothing was measured.
+def expected_seconds(states: Sequence[RunState], finished: Sequence[RunState] | None = None) -> float | None:
+    """What the runs that are not done should take, from those that are; None where nothing was measured.
 
     A run is expected to cost the median of its method's finished runs, or of all where there are none.
+
+    Args:
+        finished: where the finished runs are; None takes `states`, and the time is that of this machine.
     """
     measured: dict[str, list[float]] = {}
-    for state in states:
+    for state in states if finished is None else finished:
         if state.result is not None:
             measured.setdefault(state.spec.method.name, []).append(state.result.total_seconds)
     if not measured:

@@ -10,7 +10,7 @@ from repro.config import ConfigError
 from repro.paths import EXPERIMENTS
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
-from repro.plans.profile import load_profile
+from repro.plans.profile import ExperimentProfile, load_profile
 
 
 def test_a_family_without_a_section_is_refused_when_its_experiment_is_planned() -> None:
@@ -45,6 +45,17 @@ def test_a_family_without_a_section_is_refused_when_its_experiment_is_planned() 
             "families.glue.tasks: .*did you mean 'sst2'",
         ),
         ("execution:\n", "models: {tiny-brt: {}}\nexecution:\n", "models: .*did you mean 'tiny-bert'"),
+        ("execution:\n", "experiments: {tabel1: {}}\nexecution:\n", "experiments: .*did you mean 'table1'"),
+        (
+            "execution:\n",
+            "experiments: {table1: {seeds: {lora: [1, 1]}}}\nexecution:\n",
+            "experiments.table1.seeds.lora: 1 is given more than once",
+        ),
+        (
+            "model: tiny-bert",
+            "model: tiny-bert\n    learning_rates: {lroa: 1.0e-3}",
+            "families.glue.learning_rates: .*did you mean 'lora'",
+        ),
         ("micro_batch_size: 4", "micro_batch_size: '4'", "execution.micro_batch_size: .*got '4'"),
         ("purpose: a", 'purpose: "a\\nb" # a', "purpose: holds the character"),
     ],
@@ -58,3 +69,34 @@ def test_a_slip_in_a_profile_is_refused_with_file_and_key(
     (tmp_path / "profiles" / "smoke.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(ConfigError, match=f"smoke.yaml: {message}"):
         load_profile("smoke", tmp_path)
+
+
+def test_a_profile_says_which_rows_it_runs_at_which_seeds() -> None:
+    part = ExperimentProfile(rows=("lora", "d*"), seeds={"lora": (3, 4), "*": (5,)})
+    profile = load_profile("laptop").model_copy(update={"experiments": {"table1": part}})
+    planned = expand(load_experiment("table1"), profile)
+    seeds = {row.id: tuple(spec.seed for spec in row.specs) for row in planned.rows}
+    assert seeds == {"lora": (3, 4), "dora": (5,), "dual_lora": (5,)}
+    given = expand(load_experiment("table1"), profile, [7])
+    assert {spec.seed for row in given.rows for spec in row.specs} == {7}
+    part = ExperimentProfile(seeds={"lroa": (3,)})
+    profile = load_profile("laptop").model_copy(update={"experiments": {"table1": part}})
+    with pytest.raises(ConfigError, match="did you mean 'lora'"):
+        expand(load_experiment("table1"), profile)
+
+
+def test_a_profile_s_learning_rates_replace_those_of_rows_that_do_not_vary_them() -> None:
+    whole = load_profile("laptop")
+    family = whole.families["commonsense"].model_copy(update={"learning_rates": {"dual_lora": 0.5}})
+    profile = whole.model_copy(update={"families": {**whole.families, "commonsense": family}})
+
+    def rates(experiment: str) -> dict[str, float]:
+        rows = expand(load_experiment(experiment), profile).rows
+        return {row.id: row.specs[0].training.learning_rate for row in rows}
+
+    assert set(rates("table5").values()) == {0.5}
+    own = {
+        row.id: row.specs[0].training.learning_rate for row in expand(load_experiment("table1"), whole).rows
+    }
+    assert rates("table1") == own | {"dual_lora": 0.5}
+    assert 0.5 not in rates("sweeps/learning_rate").values()
