@@ -100,7 +100,7 @@ report: $(READY) ## one HTML page about everything that the profile has finished
 	$(BIN)/repro report --profile $(PROFILE)
 
 reference: $(READY) ## results/README.md, with its tables and figures, from the committed runs
-	$(BIN)/repro reference --profile $(PROFILE) $(ARGS)
+	$(BIN)/repro reference $(ARGS)
 
 notebooks: $(READY) ## open the notebooks in a browser, ready to run
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'

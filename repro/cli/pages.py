@@ -66,7 +66,7 @@ def show_claims(options: argparse.Namespace) -> int:
     plans = {name: expand(load_experiment(name), profile) for name in ledger.experiments}
     store = Store(RESULTS / "runs")
     scored = score_claims(ledger, plans, store)
-    _print_page(f"{profile.name}/claims", claims_page(ledger, scored, profile))
+    _print_page(f"{profile.name}/claims", claims_page(ledger, scored, [profile]))
     states = (state for planned in plans.values() for state in run_states(planned, store))
     return tell([*damaged_files(states, store), *damaged_speed(RESULTS)])
 
@@ -122,25 +122,27 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.report.output import write_experiment, write_text
     from repro.report.reference import ReferencePage, page_texts
     from repro.report.speed import draw_speed, write_speed_table
-    from repro.runs.reference import import_runs, reference_plans
+    from repro.runs.reference import import_runs
     from repro.runs.store import Store
 
-    profile, store = load_profile(options.profile), Store(REFERENCE / "runs")
+    profiles, store = [load_profile(name) for name in options.profile], Store(REFERENCE / "runs")
     problems: list[str] = []
     if options.add is not None:
-        for line in import_runs(profile, Store(options.add / "runs"), store):
-            print(line)
-            problems += [line] if line.startswith("damaged: ") else []
-    page = ReferencePage(profile, reference_plans(profile, store), store)
-    for name in page.finished:
-        _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
-        print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
+        for profile in profiles:
+            for line in import_runs(profile, Store(options.add / "runs"), store):
+                print(line)
+                problems += [line] if line.startswith("damaged: ") else []
+    page = ReferencePage(profiles, store)
+    for stand in page.finished:
+        _, written = write_experiment(stand.plan, stand.states, store, REFERENCE)
+        name = f"{stand.plan.profile.name}, {stand.plan.experiment.name}"
+        print(f"{name}: {len(stand.results)} runs, {len(written)} files")
     for speed in page.speeds:
         write_speed_table(speed, REFERENCE)
         draw_speed(speed, REFERENCE)
     for path, text in page_texts(page, REFERENCE.parent).items():
         print(f"written: {short(write_text(path, text))}")
-    states = (state for found in page.states.values() for state in found)
+    states = (state for stand in page.stands.values() for state in stand.states)
     experiments = (planned.experiment for planned in page.plans.values())
     problems += damaged_files(states, store) + damaged_speed(REFERENCE)
     return tell([*problems, *damaged_random_ranks(experiments, REFERENCE)])

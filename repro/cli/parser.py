@@ -172,9 +172,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser(
         "reference",
-        help="write results/README.md, its tables and figures, from the committed runs of a profile",
+        help="write results/README.md, its tables and figures, from the committed runs",
     )
-    verb.add_argument("--profile", default="laptop", help="whose runs: laptop (default), ...")
+    verb.add_argument(
+        "--profile",
+        type=lambda text: text.split(","),
+        default=["overnight", "laptop"],
+        metavar="PROFILES",
+        help="whose runs, the largest scale first (default: overnight,laptop)",
+    )
     verb.add_argument(
         "--add",
         metavar="FOLDER",

@@ -13,11 +13,14 @@ from repro.plans.profile import Profile
 from repro.report.formats import markdown_table
 
 
-def claims_page(ledger: Ledger, scored: Sequence[Scored], profile: Profile) -> str:
-    """The verdicts, then the comparisons and counts behind them."""
-    lines = [f"# The paper's claims, profile {profile.name}", ""]
-    if profile.watermark:
-        lines += [f"**{profile.watermark}**", ""]
+def claims_page(ledger: Ledger, scored: Sequence[Scored], profiles: Sequence[Profile]) -> str:
+    """The verdicts, then the comparisons and counts behind them.
+
+    Args:
+        profiles: those whose runs the claims are tested on.
+    """
+    lines = [f"# The paper's claims, profile {' and '.join(profile.name for profile in profiles)}", ""]
+    lines += [line for one in profiles if one.watermark for line in (f"**{one.watermark}**", "")]
     counts = Counter(s.verdict for s in scored)
     lines += [
         f"{len(scored)} statements: " + ", ".join(f"{n} {v}" for v, n in counts.most_common()) + ".",

@@ -6,7 +6,7 @@ Sentences with numbers are generated from the data, so that they cannot become o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from repro.analysis.audit import audit_items
 from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.finished import runs_by_column
-from repro.analysis.ledger import load_ledger
+from repro.analysis.ledger import Claim, load_ledger
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan
@@ -29,40 +29,41 @@ from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
 from repro.report.tables import Table, build_table
 from repro.runs.measurements import usable_speeds
-from repro.runs.result import Result
-from repro.runs.states import RunState, run_states
+from repro.runs.reference import largest, stands
 from repro.runs.store import Store
 
 
 class ReferencePage:
-    """The committed runs of a profile as text.
+    """The committed runs as text: every experiment at the largest scale that has them.
 
     Args:
-        plans: by name, from `repro.runs.reference.reference_plans`.
+        profiles: the scales, the largest first.
     """
 
-    def __init__(self, profile: Profile, plans: Mapping[str, Plan], store: Store) -> None:
-        self.profile = profile
-        self.plans = plans
-        self.states = {name: run_states(planned, store) for name, planned in plans.items()}
+    def __init__(self, profiles: Sequence[Profile], store: Store) -> None:
+        scales = [stands(profile, store) for profile in profiles]
+        self.profiles = profiles
+        # A single run is shared with another experiment.
+        self.finished = [stand for scale in scales for stand in scale.values() if len(stand.results) > 1]
+        self.stands = largest(scales)
+        self.plans = {name: stand.plan for name, stand in self.stands.items()}
         self.ledger = load_ledger()
-        self.scored = score_claims(self.ledger, plans, store)
+        self.scored = score_claims(self.ledger, self.plans, store)
         self.speeds = usable_speeds(store.folder.parent)
 
-    @property
-    def finished(self) -> list[str]:
-        """Experiments with at least two committed runs; a single one is shared with another experiment."""
-        return [name for name, states in self.states.items() if len(_results(states)) > 1]
-
     def pages(self) -> dict[str, str]:
-        """The linked pages by file name: full tables, and the claims."""
-        found = {f"{name}.md": to_markdown(self._table(name)) for name in self.finished}
-        return found | {"claims.md": claims_page(self.ledger, self.scored, self.profile)}
+        """The linked pages by their path below `tables`: full tables, and the claims."""
+        found = {_path(stand.plan): to_markdown(build_table(*stand)) for stand in self.finished}
+        return found | {"claims.md": claims_page(self.ledger, self.scored, self.profiles)}
+
+    def scales(self, claim: Claim) -> list[str]:
+        """Names of the profiles whose runs a claim is tested on."""
+        return list(dict.fromkeys(self.plans[name].profile.name for name in claim.experiments))
 
     def parts(self) -> Parts:
         """The generated parts of the page."""
         return {
-            "standing": partial(standing, self.scored),
+            "standing": partial(standing, self.scored, self.scales),
             "on_paper": partial(on_paper, claims_on_paper(self.ledger)),
             "readings": _readings,
             "runs": self._runs,
@@ -70,16 +71,21 @@ class ReferencePage:
             **{name: partial(self._measured, name) for name in self.plans},
         }
 
-    def _table(self, name: str) -> Table:
-        return build_table(self.plans[name], self.states[name])
-
     def _measured(self, name: str) -> list[str]:
-        """A table's measured rows with a finished run, and a link to the full table."""
-        if name not in self.finished:
+        """A table's measured rows with a finished run, and links to the full table at every scale."""
+        stand = self.stands[name]
+        if stand not in self.finished:
             return ["No runs are committed yet."]
-        table = self._table(name)
-        if self.plans[name].experiment.sweep:
-            return [*self._points(name, table), "", f"All tasks and settings: {self._link(name)}."]
+        table, profile = build_table(*stand), stand.plan.profile
+        scale = f"Profile `{profile.name}`: {profile.purpose}."
+        if stand.plan.experiment.sweep:
+            return [
+                scale,
+                "",
+                *self._points(name, table),
+                "",
+                f"All tasks and settings: {self._links(name)}.",
+            ]
         groups = tuple(
             replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
             for group in table.groups
@@ -88,11 +94,16 @@ class ReferencePage:
         rows = sum(len(group.rows) for group in table.groups if group.source == "measured")
         shown = sum(len(group.rows) for group in groups)
         lacking = f" {rows - shown} of {rows} rows have no committed run." if shown < rows else ""
-        note = f"Full table with the paper's numbers, settings and notes: {self._link(name)}.{lacking}"
-        return [*grid(replace(table, groups=groups)), "", *self._place(name, table), note]
+        note = f"Full table with the paper's numbers, settings and notes: {self._links(name)}.{lacking}"
+        return [scale, "", *grid(replace(table, groups=groups)), "", *self._place(name, table), note]
 
-    def _link(self, name: str) -> str:
-        return f"[{name}](reference/tables/{self.profile.name}/{name}.md)"
+    def _links(self, name: str) -> str:
+        """Links to an experiment's pages: that of the scale shown here, then the others."""
+        own = self.plans[name]
+        others = [s.plan for s in self.finished if s.plan.experiment.name == name and s.plan is not own]
+        links = [f"[{name}](reference/tables/{_path(own)})"]
+        links += [f"[at the scale `{o.profile.name}`](reference/tables/{_path(o)})" for o in others]
+        return ", ".join(links)
 
     def _points(self, name: str, table: Table) -> list[str]:
         """The averages of a sweep, one line per curve, with its highest in bold."""
@@ -133,7 +144,7 @@ class ReferencePage:
         if "dual_lora" not in planned or rows["dual_lora"].label not in averages or len(averages) < 3:
             return []
         own, label = planned["dual_lora"], rows["dual_lora"].label
-        results = {state.spec.hash: state.result for state in self.states[name]}
+        results = {state.spec.hash: state.result for state in self.stands[name].states}
         told: dict[str, list[str]] = {"above": [], "below": []}
         for row in planned.values():
             difference = paired_difference(
@@ -161,14 +172,16 @@ class ReferencePage:
 
     def _runs(self) -> list[str]:
         rows = []
-        for name in self.finished:
-            results = _results(self.states[name])
+        for stand in self.finished:
+            results = stand.results
             seeds = sorted({int(result.spec["seed"]) for result in results})
             machines = Counter(result.environment.hardware for result in results)
             where = ", ".join(f"{count} on {machine}" for machine, count in machines.items())
-            runs = f"{len(results)} of {len(self.states[name])}"
-            rows.append([name, runs, ", ".join(map(str, seeds)), where])
-        every = {result.hash: result for states in self.states.values() for result in _results(states)}
+            runs = f"{len(results)} of {len(stand.states)}"
+            rows.append(
+                [stand.plan.experiment.name, stand.plan.profile.name, runs, ", ".join(map(str, seeds)), where]
+            )
+        every = {result.hash: result for stand in self.finished for result in stand.results}
         versions = Counter(
             ", ".join(f"{name} {version}" for name, version in r.environment.packages.items())
             for r in every.values()
@@ -176,15 +189,15 @@ class ReferencePage:
         commits = sorted({(r.environment.commit or "")[:10] for r in every.values()})
         hours = sum(result.total_seconds for result in every.values()) / 3600
         return [
-            *markdown_table(["experiment", "runs", "seeds", "hardware"], rows),
+            *markdown_table(["experiment", "profile", "runs", "seeds", "hardware"], rows),
             "",
             f"{len(every)} different runs, since tables share some; {hours:.1f} hours in total. Code: "
             f"{', '.join(map(markdown_text, commits))}. Versions: {'; '.join(map(markdown_text, versions))}.",
         ]
 
 
-def _results(states: Sequence[RunState]) -> list[Result]:
-    return [state.result for state in states if state.result is not None]
+def _path(planned: Plan) -> str:
+    return f"{planned.profile.name}/{planned.experiment.name}.md"
 
 
 def _readings() -> list[str]:
@@ -201,5 +214,5 @@ def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:
     """The texts that `repro reference` writes, by path, for the results folder `folder`."""
     readme = folder / "README.md"
     text = with_generated_parts(readme.read_text(encoding="utf-8"), page.parts(), "results/README.md")
-    tables = folder / "reference" / "tables" / page.profile.name
+    tables = folder / "reference" / "tables"
     return {readme: text} | {tables / name: content for name, content in page.pages().items()}

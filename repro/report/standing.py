@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from repro.analysis.claims import Scored, Verdict
 from repro.analysis.claims_on_paper import OnPaper
+from repro.analysis.ledger import Claim
 from repro.report.claims import wanted_in_words
 from repro.report.escapes import markdown_prose
 
@@ -21,14 +22,18 @@ _VERDICTS: dict[str, Verdict] = {
 }
 
 
-def standing(scored: Sequence[Scored]) -> list[str]:
-    """Lines of Markdown. Claims about models that the profile does not have are counted, not listed."""
+def standing(scored: Sequence[Scored], scales: Callable[[Claim], Sequence[str]]) -> list[str]:
+    """Lines of Markdown. Claims about models that the profiles do not have are counted, not listed.
+
+    Args:
+        scales: names of the profiles on whose runs a claim is tested; none if it needs no runs.
+    """
     lines = []
     for heading, verdict in _VERDICTS.items():
         found = [s for s in scored if s.verdict == verdict]
         lines += [f"**{heading} ({len(found)} of {len(scored)})**", ""]
         told = [
-            markdown_prose(f"- {s.claim.text} {_found(s)} ({s.claim.where})")
+            markdown_prose(f"- {s.claim.text} {_found(s)} ({', '.join([*scales(s.claim), s.claim.where])})")
             for s in found
             if not s.untouched
         ]
@@ -36,7 +41,7 @@ def standing(scored: Sequence[Scored]) -> list[str]:
         if untouched:
             models = dict.fromkeys(model for s in untouched for model in s.claim.models)
             told.append(
-                f"- {len(untouched)} statements are about single base models that this profile does not run "
+                f"- {len(untouched)} statements are about single base models that these profiles do not run "
                 f"({', '.join(models)})."
             )
         lines += [*(told or ["- none"]), ""]

@@ -7,8 +7,9 @@ the data of its committed runs, not those of the machine that renders it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.config import ConfigError
 from repro.files import write_whole
@@ -19,9 +20,41 @@ from repro.plans.spec import RunSpec
 from repro.reading import read_regular
 from repro.runs.json_files import DamagedFile
 from repro.runs.measurements import DEVICES, Device, read_speed, speed_file
-from repro.runs.result import Environment
-from repro.runs.states import State, run_state
+from repro.runs.result import Environment, Result
+from repro.runs.states import RunState, State, run_state, run_states
 from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
+
+
+class Stand(NamedTuple):
+    """An experiment under a profile, with the states of its runs in the store."""
+
+    plan: Plan
+    states: Sequence[RunState]
+
+    @property
+    def results(self) -> list[Result]:
+        return [state.result for state in self.states if state.result is not None]
+
+
+def stands(profile: Profile, store: Store) -> dict[str, Stand]:
+    """Every experiment by name under a profile, see `reference_plans`."""
+    plans = reference_plans(profile, store)
+    return {name: Stand(planned, run_states(planned, store)) for name, planned in plans.items()}
+
+
+def largest(scales: Sequence[Mapping[str, Stand]]) -> dict[str, Stand]:
+    """Every experiment at the first of several scales with at least half of its runs; without one, at that
+    with most.
+
+    Args:
+        scales: experiments by name, of each profile, the largest scale first.
+    """
+
+    def chosen(found: Sequence[Stand]) -> Stand:
+        half = [stand for stand in found if 0 < len(stand.states) <= 2 * len(stand.results)]
+        return half[0] if half else max(found, key=lambda stand: len(stand.results))
+
+    return {name: chosen([scale[name] for scale in scales]) for name in scales[0]}
 
 
 def reference_plans(profile: Profile, store: Store) -> dict[str, Plan]:

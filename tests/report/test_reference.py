@@ -10,7 +10,6 @@ import pytest
 from repro.paths import REFERENCE, ROOT
 from repro.plans.profile import load_profile
 from repro.report.reference import ReferencePage, page_texts
-from repro.runs.reference import reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
 from repro.runs.store import Store
@@ -20,8 +19,8 @@ FILES = sorted(REFERENCE.glob("runs/*/result.json"))
 
 @pytest.fixture(scope="module")
 def page() -> ReferencePage:
-    profile, store = load_profile("laptop"), Store(REFERENCE / "runs")
-    return ReferencePage(profile, reference_plans(profile, store), store)
+    profiles = [load_profile(name) for name in ("overnight", "laptop")]
+    return ReferencePage(profiles, Store(REFERENCE / "runs"))
 
 
 def test_the_page_and_its_tables_are_what_the_committed_runs_say(page: ReferencePage) -> None:
@@ -33,13 +32,13 @@ def test_the_page_and_its_tables_are_what_the_committed_runs_say(page: Reference
 
 
 def test_every_committed_run_is_shown(page: ReferencePage) -> None:
-    shown = {state.spec.slug for states in page.states.values() for state in states if state.result}
+    shown = {result.slug for stand in page.finished for result in stand.results}
     assert {path.parent.name for path in FILES} == shown
 
 
 def test_local_data_is_shown_without_having_it(page: ReferencePage) -> None:
     """The committed E2E runs used the real data set, which a fresh clone does not have."""
-    runs = [s.result for s in page.states["table4"] if s.result is not None]
+    runs = page.stands["table4"].results
     assert len(runs) > 1
     assert {run.spec["benchmark"]["source"] for run in runs} == {"local"}
 
