@@ -76,16 +76,11 @@ class ReferencePage:
         stand = self.stands[name]
         if stand not in self.finished:
             return ["No runs are committed yet."]
-        table, profile = build_table(*stand), stand.plan.profile
-        scale = f"Profile `{profile.name}`: {profile.purpose}."
+        table, profile = build_table(*stand), stand.plan.profile.name
+        scale, figure = f"Profile `{profile}`.", f"![{table.title}](reference/figures/{profile}/{name}.png)"
         if stand.plan.experiment.sweep:
-            return [
-                scale,
-                "",
-                *self._points(name, table),
-                "",
-                f"All tasks and settings: {self._links(name)}.",
-            ]
+            note = f"All tasks and settings: {self._links(name)}."
+            return [scale, "", figure, "", *self._points(name, table), "", note]
         groups = tuple(
             replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
             for group in table.groups
@@ -95,7 +90,16 @@ class ReferencePage:
         shown = sum(len(group.rows) for group in groups)
         lacking = f" {rows - shown} of {rows} rows have no committed run." if shown < rows else ""
         note = f"Full table with the paper's numbers, settings and notes: {self._links(name)}.{lacking}"
-        return [scale, "", *grid(replace(table, groups=groups)), "", *self._place(name, table), note]
+        return [
+            scale,
+            "",
+            *grid(replace(table, groups=groups)),
+            "",
+            *self._place(name, table),
+            note,
+            "",
+            figure,
+        ]
 
     def _links(self, name: str) -> str:
         """Links to an experiment's pages: that of the scale shown here, then the others."""
