@@ -26,7 +26,7 @@ QUICK := tests/adapters tests/methods/test_method_formulas.py tests/plans/test_s
 	tests/test_cli.py::test_a_run_is_rerun_from_its_file_alone tests/test_arrows.py tests/test_readme.py tests/test_docs.py
 
 .DEFAULT_GOAL := help
-.PHONY: help all $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench bench-gpu notebooks \
+.PHONY: help all overnight $(EXPERIMENTS) fetch fig1 fig2-sweep params audit claims report reference rehearse bench bench-gpu notebooks \
 	wheels test test-quick test-gpu test-triton test-peft test-slurm lint format readme wheelhouse lock clean
 
 # A line with `##@` starts a group, and `##` behind a target describes it.
@@ -66,6 +66,13 @@ all: $(READY) ## all of the above but the sweeps, then params, audit, claims and
 	for target in $(EXPERIMENTS); do $(MAKE) --no-print-directory $$target || status=1; done; \
 	for target in fig1 params audit claims report; do $(MAKE) --no-print-directory $$target ARGS= || status=1; done; \
 	exit $$status
+
+# Two processes share the missing runs of an experiment: each takes those that the other does not work on.
+overnight: $(READY) ## Tables 1, 3, 5, 6 and Figure 2 under profile overnight, two runs at a time, a thread each; continues
+	@mkdir -p results; for experiment in table1 table3 table5 table6 fig2; do \
+		OMP_NUM_THREADS=1 $(BIN)/repro run $$experiment --profile overnight $(ARGS) > results/overnight.log 2>&1 & \
+		OMP_NUM_THREADS=1 $(BIN)/repro run $$experiment --profile overnight $(ARGS); wait; \
+	done
 
 ##@ Plans, progress and results: these train nothing
 
