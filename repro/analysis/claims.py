@@ -2,7 +2,7 @@
 
 A comparison pairs two rows by item and seed. The claim is a range for their difference: above 0 for "better",
 above the paper's number if it gives one ("by 0.8 points"), and below a second bound for "marginal". p-values
-are one-sided Student's t over items and seeds (`statistics.mean_over_tasks`), exact where no item differs
+are one-sided, of the interval over items and seeds (`statistics.mean_over_tasks`), exact where no item differs
 from the others (`statistics.Alike`), of three null hypotheses:
 
     holds   the difference is outside the claimed range; rejected: as claimed
@@ -34,14 +34,15 @@ from numpy.typing import NDArray
 from repro.analysis.facts import Fact, facts, matches
 from repro.analysis.finished import ByColumn, are_accuracies, runs_by_column, same_items
 from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
-from repro.analysis.power import Spread, spread
 from repro.analysis.statistics import (
     DIFFERENCES,
     Estimate,
     Span,
+    Spread,
     holm,
     mean_over_tasks,
     outcomes_array,
+    spread,
 )
 from repro.config import ConfigError
 from repro.plans.plan import Plan, PlannedRow
@@ -385,7 +386,7 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
 
     def decided(seeds: int | None, more_items: float) -> bool:
         projected = [
-            (t, t.spread.projected(t.difference.mean, seeds or t.spread.runs, more_items))
+            (t, t.spread.estimate(t.difference.mean, seeds or t.spread.runs, more_items))
             for t in tested
             if t.spread and t.difference
         ]

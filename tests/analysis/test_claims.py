@@ -10,8 +10,7 @@ from scipy import stats
 
 from repro.analysis.claims import LEVEL, Tested, paired_difference, score_claims, wanted
 from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
-from repro.analysis.power import Spread
-from repro.analysis.statistics import Estimate, holm, mean_over_tasks
+from repro.analysis.statistics import Estimate, Spread, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
 from repro.config import ConfigError, parse
 from repro.plans.experiment import load_experiment
@@ -100,7 +99,7 @@ def test_differences_are_paired_by_item_seed_and_column() -> None:
 
 def made(mean: float, error: float = 1.0, margin: float = 1.0, **bounds: float) -> Tested:
     """A comparison with this difference and so many degrees of freedom that it is normally distributed."""
-    estimate = Estimate(mean, 2 * error, 1, error=error, freedom=1e6)
+    estimate = Estimate(mean, 2 * error, 1, parts=((error**2, 1e6),))
     return Tested("m", "a", "b", None, bounds.get("at_least", 0.0), bounds.get("at_most"), margin, estimate)
 
 

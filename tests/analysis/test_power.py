@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repro.analysis.power import spread
-from repro.analysis.statistics import mean_over_tasks
+from repro.analysis.statistics import mean_over_tasks, spread
 
 ITEM_SD, NOISE_SD, SEED_SD = 20.0, 30.0, 2.0
 
@@ -37,7 +36,7 @@ def test_a_projection_is_what_an_experiment_of_that_size_reports(seeds: int, mor
     for _ in range(200):
         found = spread(draw(rng, 5, 40))
         assert found is not None
-        error = found.projected(1.0, seeds, more_items).error
+        error = found.estimate(1.0, seeds, more_items).error
         assert error is not None
         projected.append(error**2)
         other = mean_over_tasks(draw(rng, seeds, int(40 * more_items)))
@@ -50,15 +49,15 @@ def test_at_its_own_size_it_is_the_estimate_itself() -> None:
     tasks = draw(np.random.default_rng(2), 4, 60)
     found, estimate = spread(tasks), mean_over_tasks(tasks)
     assert found is not None
-    assert found.projected(estimate.mean, 4).error == pytest.approx(estimate.error)
+    assert found.estimate(estimate.mean, 4).error == pytest.approx(estimate.error)
 
 
 def test_one_seed_says_nothing_of_seeds_and_is_a_lower_bound() -> None:
     tasks = draw(np.random.default_rng(3), 1, 60)
     found, estimate = spread(tasks), mean_over_tasks(tasks)
     assert found is not None and found.seeds == found.items == 0
-    assert found.projected(1.0, 1).error == pytest.approx(estimate.error)
-    four = found.projected(1.0, 4).error
+    assert found.estimate(1.0, 1).error == pytest.approx(estimate.error)
+    four = found.estimate(1.0, 4).error
     assert four is not None and estimate.error is not None
     assert four == pytest.approx(estimate.error / 2)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.power import spread
-from repro.analysis.statistics import ACCURACIES, DIFFERENCES, mean_over_tasks, outcomes_array
+from repro.analysis.statistics import ACCURACIES, DIFFERENCES, mean_over_tasks, outcomes_array, spread
 
 
 def test_one_run_of_one_task_is_the_textbook_interval_of_a_mean() -> None:
@@ -114,8 +113,8 @@ def test_a_projection_without_variance_is_exact_as_well() -> None:
     tasks = [np.full((1, 6), 100.0)]
     found, estimate = spread(tasks, DIFFERENCES), mean_over_tasks(tasks, DIFFERENCES)
     assert found is not None
-    assert found.projected(100.0, 1).p_below(0) == pytest.approx(estimate.p_below(0))
-    assert found.projected(100.0, 1, more_items=2.0).p_below(0) == pytest.approx(2.0**-12)
+    assert found.estimate(100.0, 1).p_below(0) == pytest.approx(estimate.p_below(0))
+    assert found.estimate(100.0, 1, more_items=2.0).p_below(0) == pytest.approx(2.0**-12)
 
 
 def test_equal_values_of_a_metric_without_limits_have_no_interval() -> None:
