@@ -2,8 +2,8 @@
 
 A comparison pairs two rows by item and seed. The claim is a range for their difference: above 0 for "better",
 above the paper's number if it gives one ("by 0.8 points"), and below a second bound for "marginal". p-values
-are one-sided, of the interval over items and seeds (`statistics.mean_over_tasks`), exact where no item differs
-from the others (`statistics.Alike`), of three null hypotheses:
+are one-sided, of the interval over items and seeds (`statistics.mean_over_tasks`), exact where no item
+differs from the others (`statistics.Alike`), of three null hypotheses:
 
     holds   the difference is outside the claimed range; rejected: as claimed
     fails   the difference is inside the claimed range; rejected: not as claimed
@@ -23,6 +23,7 @@ counted, without p-values (`repro.analysis.facts`).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log
@@ -396,14 +397,18 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
             or max(t.p_equal(e) for t, e in projected) <= level
         )
 
-    first = min(s.runs for s in spreads) + 1
+    choices = range(min(s.runs for s in spreads) + 1, _MOST_SEEDS + 1)
     per_task = max(s.per_task for s in spreads)
 
+    # More of either never undecides a claim, so that both are found by bisection.
     def fewest_seeds(more_items: float) -> int | None:
-        return next((n for n in range(first, _MOST_SEEDS + 1) if decided(n, more_items)), None)
+        place = bisect_left(choices, True, key=lambda seeds: decided(seeds, more_items))
+        return choices[place] if place < len(choices) else None
 
     # Steps of 10 % for items alone, of a factor of 2 together with seeds: fine enough for planning.
-    factor = next((f for f in _steps(1.1) if decided(None, f)), None)
+    factors = _steps(1.1)
+    enough = bisect_left(factors, True, key=lambda factor: decided(None, factor))
+    factor = factors[enough] if enough < len(factors) else None
     together = [(seeds, f) for f in _steps(2.0) if (seeds := fewest_seeds(f)) is not None]
     both = min(together, key=lambda pair: pair[0] * pair[1], default=None)
     return Wanted(

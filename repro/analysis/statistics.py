@@ -93,6 +93,10 @@ class Estimate:
         return replace(self, mean=-self.mean, alike=alike).p_below(-bound)
 
 
+# Smaller ones are not told apart, and their quantiles would leave the range of numbers.
+_SMALLEST_TAIL = 1e-30
+
+
 def half_width(parts: Sequence[Part], tail: float) -> float:
     """Half-width of the interval that leaves out `tail` on either side, see `Estimate`."""
     return sqrt(sum(part * float(stdtrit(freedom, tail)) ** 2 for part, freedom in parts))
@@ -102,14 +106,16 @@ def _tail(parts: Sequence[Part], distance: float, error: float) -> float:
     """The tail at which the half-width is `distance`."""
     # Student's tails with the fewest and with the most degrees of freedom enclose it.
     most, least = (
-        max(float(stdtr(pick(freedom for _, freedom in parts), -distance / error)), 1e-300)
+        max(float(stdtr(pick(freedom for _, freedom in parts), -distance / error)), _SMALLEST_TAIL)
         for pick in (min, max)
     )
-    if distance == 0 or most <= least * (1 + 1e-9):
+    if most <= least * (1 + 1e-9):
         return most
+    if half_width(parts, least) <= distance:
+        return least
     from scipy.optimize import brentq  # takes a moment to import, and only several seeds need it
 
-    return exp(brentq(lambda p: half_width(parts, exp(p)) - distance, log(least / 2), log(most)))
+    return exp(brentq(lambda p: half_width(parts, exp(p)) - distance, log(least), log(most)))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def show_claims(options: argparse.Namespace) -> int:
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.report.claims import claims_page, paper_claims_page
+    from repro.report.power import draw_power
     from repro.runs.states import run_states
     from repro.runs.store import Store
 
@@ -67,8 +68,11 @@ def show_claims(options: argparse.Namespace) -> int:
     store = Store(RESULTS / "runs")
     scored = score_claims(ledger, plans, store)
     _print_page(f"{profile.name}/claims", claims_page(ledger, scored, [profile]))
-    states = (state for planned in plans.values() for state in run_states(planned, store))
-    return tell([*damaged_files(states, store), *damaged_speed(RESULTS)])
+    states = {name: run_states(planned, store) for name, planned in plans.items()}
+    for path in draw_power(plans["table1"], states["table1"], RESULTS / "figures" / profile.name):
+        print(f"written: {short(path)}")
+    every = (state for found in states.values() for state in found)
+    return tell([*damaged_files(every, store), *damaged_speed(RESULTS)])
 
 
 def write_report(options: argparse.Namespace) -> int:
@@ -120,6 +124,7 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.paths import REFERENCE
     from repro.plans.profile import load_profile
     from repro.report.output import write_experiment, write_text
+    from repro.report.power import draw_power
     from repro.report.reference import ReferencePage, page_texts
     from repro.report.speed import draw_speed, write_speed_table
     from repro.runs.reference import import_runs
@@ -140,6 +145,8 @@ def write_reference(options: argparse.Namespace) -> int:
     for speed in page.speeds:
         write_speed_table(speed, REFERENCE)
         draw_speed(speed, REFERENCE)
+    table1 = page.stands["table1"]
+    draw_power(*table1, REFERENCE / "figures" / table1.plan.profile.name)
     for path, text in page_texts(page, REFERENCE.parent).items():
         print(f"written: {short(write_text(path, text))}")
     states = (state for stand in page.stands.values() for state in stand.states)

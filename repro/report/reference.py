@@ -24,6 +24,7 @@ from repro.plans.spec import flatten
 from repro.report.claims import claims_page
 from repro.report.escapes import markdown_text
 from repro.report.formats import grid, markdown_table, to_markdown
+from repro.report.power import power_lines
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
@@ -68,6 +69,7 @@ class ReferencePage:
             "readings": _readings,
             "runs": self._runs,
             "speed": self._speed,
+            "power": partial(power_lines, *self.stands["table1"]),
             **{name: partial(self._measured, name) for name in self.plans},
         }
 
