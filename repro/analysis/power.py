@@ -19,12 +19,12 @@ def power(spread: Spread, gain: float, seeds: int, items: float, confidence: flo
     Args:
         spread: variance components of the difference, from `statistics.spread`; of any measure.
         gain: true difference, in the unit of the measure.
-        seeds: number of seeds. The interval of one seed is over items only, but the luck of the seed is in the
-            difference: it excludes 0 more often than it should, without any gain too.
+        seeds: number of seeds. The interval of one seed is over items only, but the luck of the seed is in
+            the difference: it excludes 0 more often than it should, without any gain too.
         items: items per task.
 
-    The difference is taken as normal, the variance of the seeds' means as chi-squared; that of the items, which
-    are many, as known. Components of one seed have no variance between seeds, so that power is an upper bound.
+    The difference is taken as normal, the variance of the seeds' means as chi-squared; that of the items,
+    which are many, as known. Components of one seed lack what seeds add, so that power is an upper bound.
     """
     more = items / spread.per_task
     of_items, noise = spread.items / more, spread.noise / more
@@ -36,9 +36,7 @@ def power(spread: Spread, gain: float, seeds: int, items: float, confidence: flo
         half_width = -stdtrit(freedom, tail) * np.sqrt(of_items + noise / seeds)
     else:
         found = chdtri(seeds - 1, _DRAWS) / (seeds - 1) * (spread.seeds + noise) / seeds
-        half_width = np.sqrt(
-            stdtrit(freedom, tail) ** 2 * of_items + stdtrit(seeds - 1, tail) ** 2 * found
-        )
+        half_width = np.sqrt(stdtrit(freedom, tail) ** 2 * of_items + stdtrit(seeds - 1, tail) ** 2 * found)
     return float(np.mean(ndtr((gain - half_width) / error) + ndtr((-gain - half_width) / error)))
 
 

@@ -79,7 +79,7 @@ class Estimate:
         return sqrt(sum(part for part, _ in self.parts)) if self.parts else None
 
     def p_below(self, bound: float) -> float:
-        """One-sided p-value of the null "true mean <= bound": the interval's, or exact; 1 if it has neither."""
+        """One-sided p-value of the null "true mean <= bound", by the interval or exact; 1 without either."""
         if self.alike is not None:
             return self.alike.p_below(self.mean - bound)
         if self.error is None:
@@ -122,7 +122,7 @@ def _tail(parts: Sequence[Part], distance: float, error: float) -> float:
 class Spread:
     """Variance components of a mean over tasks: items nested in tasks, crossed with seeds, both random.
 
-    The variance of the mean is items + (seeds + noise) / runs. What a seed does to single tasks is in `seeds`.
+    The variance of the mean is items + (seeds + noise) / runs. What a seed does to one task is in `seeds`.
 
     Attributes:
         items: variance due to the sample of items, equal for all seeds, at the present number of items.
@@ -213,9 +213,9 @@ def mean_over_tasks(
     Raises:
         ValueError: tasks have different numbers of runs, or one has no items.
 
-    The variance is that of `Spread`, the interval that of `Estimate`; docs/statistics.md compares its coverage
-    with that of others. With one run it is over items only. Without any variance the interval of outcomes with
-    limits is exact, see `Alike`; others have none.
+    The variance is that of `Spread`, the interval that of `Estimate`; docs/statistics.md compares its
+    coverage with that of others. With one run it is over items only. Without any variance the interval of
+    outcomes with limits is exact, see `Alike`; others have none.
     """
     runs = {task.shape[0] for task in tasks}
     if len(runs) != 1:

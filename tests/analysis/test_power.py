@@ -1,4 +1,4 @@
-"""Projections to more seeds and items, compared with simulated experiments of that size."""
+"""Power, and projections to more seeds and items, compared with simulated experiments of that size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repro.analysis.statistics import mean_over_tasks, spread
+from repro.analysis.power import power, smallest_gain
+from repro.analysis.statistics import Spread, mean_over_tasks, spread
 
 ITEM_SD, NOISE_SD, SEED_SD = 20.0, 30.0, 2.0
 
@@ -64,3 +65,29 @@ def test_one_seed_says_nothing_of_seeds_and_is_a_lower_bound() -> None:
 
 def test_a_single_item_has_no_spread() -> None:
     assert spread([np.ones((3, 1))]) is None
+
+
+@pytest.mark.parametrize(("gain", "seeds"), [(0.0, 1), (4.0, 3), (3.0, 5)])
+def test_power_is_the_share_of_experiments_whose_interval_excludes_0(gain: float, seeds: int) -> None:
+    """One seed leaves out the luck of the seed, and so excludes 0 too often."""
+    truth = Spread(ITEM_SD**2 / 160, NOISE_SD**2 / 160, SEED_SD**2, 3, 40, 156)
+    expected = power(truth, gain, seeds, 80)
+    rng, trials, excluded = np.random.default_rng(6), 500, 0
+    for _ in range(trials):
+        estimate = mean_over_tasks([task + gain - 1.0 for task in draw(rng, seeds, 80)])
+        assert estimate.half_width is not None
+        excluded += abs(estimate.mean) > estimate.half_width
+    assert 0.1 < expected < 0.9
+    assert excluded / trials == pytest.approx(expected, abs=3 * np.sqrt(0.25 / trials))
+
+
+def test_the_smallest_gain_is_found_as_often_as_wanted() -> None:
+    found = spread(draw(np.random.default_rng(7), 3, 40))
+    assert found is not None
+    gains = [smallest_gain(found, seeds, 100) for seeds in (2, 3, 5, 10)]
+    assert gains == sorted(gains, reverse=True)
+    assert [power(found, gain, seeds, 100) for gain, seeds in zip(gains, (2, 3, 5, 10), strict=True)] == (
+        pytest.approx([0.8] * 4, abs=0.002)
+    )
+    nothing = Spread(0, 0, 0, 3, 40, 156)
+    assert power(nothing, 0.1, 3, 40) == 1 and power(nothing, 0.0, 3, 40) == 0

@@ -30,23 +30,52 @@ def test_items_that_every_seed_agrees_on_are_not_counted_once_a_seed() -> None:
     assert thrice.half_width == pytest.approx(once.half_width)
 
 
-@pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (3, 0.0), (3, 0.05), (5, 0.05)])
-def test_intervals_cover_the_truth_as_often_as_they_say(seeds: int, seed_sd: float) -> None:
-    """Items of varying difficulty, seeds of varying quality; the truth is the mean over all of both."""
+def test_intervals_of_one_run_cover_the_truth_as_often_as_they_say() -> None:
+    """Items of varying difficulty; tests/analysis/test_coverage.py has several seeds."""
     rng = np.random.default_rng(0)
-    trials, tasks, items, covered = 600, 3, 40, 0
+    trials, covered = 600, 0
     for _ in range(trials):
-        quality = rng.normal(0, seed_sd, seeds)
-        outcomes = []
-        for _ in range(tasks):
-            difficulty = rng.uniform(0.2, 0.8, items)
-            chance = np.clip(difficulty[None, :] + quality[:, None], 0, 1)
-            outcomes.append((rng.random((seeds, items)) < chance).astype(float))
+        outcomes = [(rng.random((1, 40)) < rng.uniform(0.2, 0.8, 40)).astype(float) for _ in range(3)]
         estimate = mean_over_tasks(outcomes)
         covered += abs(estimate.mean - 0.5) <= estimate.half_width
-    # Nominal 95 %, less three standard errors of the simulation; wider is allowed, as documented.
-    assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
-    assert covered / trials < 1.0
+    # Nominal 95 %, less three standard errors of the simulation.
+    assert 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials) <= covered / trials < 1.0
+
+
+def test_what_seeds_and_items_do_together_counts_once() -> None:
+    """The mean estimated variance is the true one; counted twice, the interaction would add a quarter."""
+    rng = np.random.default_rng(4)
+    seeds, items, found = 5, 50, []
+    for _ in range(400):
+        luck, kind = rng.normal(0, 2, (seeds, 1)), rng.normal(0, 20, (4, 1, items))
+        error = mean_over_tasks(list(luck + kind + rng.normal(0, 30, (4, seeds, items)))).error
+        assert error is not None
+        found.append(error**2)
+    truth = 20**2 / (4 * items) + (2**2 + 30**2 / (4 * items)) / seeds
+    assert np.mean(found) == pytest.approx(truth, rel=0.08)
+
+
+def test_an_interval_of_two_parts_has_the_quantile_of_each_and_p_values_are_its_tails() -> None:
+    rng = np.random.default_rng(5)
+    tasks = list(rng.normal(0, 2, (2, 1, 12)) + rng.normal(0, 0.5, (3, 1)) + rng.normal(0, 1, (2, 3, 12)))
+    estimate = mean_over_tasks(tasks)
+    assert estimate.half_width is not None and len(estimate.parts) == 2
+    (items, many), (seeds, few) = estimate.parts
+    by_hand = np.sqrt(stats.t.ppf(0.975, many) ** 2 * items + stats.t.ppf(0.975, few) ** 2 * seeds)
+    assert few == 2 and estimate.half_width == pytest.approx(by_hand)
+    assert seeds == pytest.approx(np.var(np.mean(tasks, axis=(0, 2)), ddof=1) / 3)
+    for side in (1, -1):
+        bound = estimate.mean + side * estimate.half_width
+        tails = [estimate.p_below(bound), estimate.p_above(bound)]
+        assert tails[::side] == pytest.approx([0.975, 0.025])
+    assert estimate.p_below(estimate.mean - 1e6) < 1e-9 < 1 - estimate.p_above(estimate.mean - 1e6)
+
+
+def test_it_is_never_narrower_than_items_alone() -> None:
+    """Seeds whose means agree by chance, while their items do not."""
+    task = np.array([[1.0, 0, 1, 0, 1, 1], [0.0, 1, 0, 1, 1, 1]])
+    alone = stats.sem(task.mean(axis=0)) * stats.t.ppf(0.975, 5)
+    assert mean_over_tasks([task]).half_width == pytest.approx(alone)
 
 
 def test_differences_of_paired_outcomes_are_a_paired_t_interval() -> None:
