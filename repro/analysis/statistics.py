@@ -162,7 +162,7 @@ class Spread:
         if known:
             return Estimate(mean, half_width(known, (1 - confidence) / 2), seeds, known)
         same = self.alike and replace(self.alike, items=self.alike.items * more_items)
-        return Estimate(mean, same and same.half_width(confidence), seeds, alike=same)
+        return Estimate(mean, None if same is None else same.half_width(confidence), seeds, alike=same)
 
 
 def spread(tasks: Sequence[NDArray[np.float64]], span: Span | None = None) -> Spread | None:
