@@ -217,7 +217,7 @@ class Experiment(Frozen):
 
 def list_experiments(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all experiments."""
-    files = [*experiments.glob("*.yaml"), *experiments.glob("sweeps/*.yaml")]
+    files = [path for folder in ("", "sweeps/", "questions/") for path in experiments.glob(f"{folder}*.yaml")]
     return sorted(path.relative_to(experiments).with_suffix("").as_posix() for path in files)
 
 

@@ -121,7 +121,7 @@ def _done(planned: Plan, store: Store) -> Mapping[int, int]:
     """Finished runs that trained, by seed."""
     counts = {spec.seed: 0 for spec in planned.runs.values()}
     for spec in planned.runs.values():
-        counts[spec.seed] += spec.method.trains and run_state(spec, store).state is State.DONE
+        counts[spec.seed] += spec.trains and run_state(spec, store).state is State.DONE
     return counts
 
 
