@@ -67,7 +67,9 @@ def test_help_lists_every_target() -> None:
     for kind in ("sweep", "question"):
         line = re.search(rf"{kind}-% .*", shown)
         assert line is not None
-        names = [name.removeprefix(f"{kind}s/") for name in list_experiments() if name.startswith(f"{kind}s/")]
+        names = [
+            name.removeprefix(f"{kind}s/") for name in list_experiments() if name.startswith(f"{kind}s/")
+        ]
         assert names and [name for name in names if name not in line.group()] == []
 
 

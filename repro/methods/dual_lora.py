@@ -59,7 +59,7 @@ class DualLoRA(PeftMethod):
         warmup, warmup_steps: how dW grows from near zero, in optimiser steps. The paper gives no number; 100
             is the learning-rate warm-up of the recipes it follows.
         freeze_direction_after: share of the optimiser steps after which C and D are no longer updated, in
-            whole steps and at least one. 0 never trains them: ΔW keeps the signs of the random start. They
+            whole steps and at least one. 0 never trains them: dW keeps the signs of the random start. They
             then count as no trained parameters; otherwise they do, since they were. None trains them always.
         freeze_magnitude: whether A and B stay as they were drawn, so that only signs are learned. They are
             then not counted.

@@ -1,4 +1,4 @@
-"""The schema of `experiments/*.yaml`, each a table, figure or sweep, and how these files are read."""
+"""The schema of `experiments/*.yaml`, each a table, figure, sweep or question, and how these files are read."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class RankAnalysis(Frozen):
 
 
 class Experiment(Frozen):
-    """One table or sweep of the paper.
+    """One table or figure of the paper, a sweep, or a question that the paper raises.
 
     Attributes:
         sweep: how the figure is drawn; None if the experiment is not a sweep.

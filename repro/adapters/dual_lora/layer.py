@@ -98,7 +98,15 @@ class DualLoraLayer(MergeableLayer):
 
         Args:
             draw: which one, from 1 on. With the present mask it decides the new one.
+
+        Raises:
+            ValueError: the adapter has no mask, or is merged.
         """
+        if self.rule[adapter_name].direction != "fixed" or adapter_name in self.merged_adapters:
+            state = "is merged; unmerge it first" if adapter_name in self.merged_adapters else "has no mask"
+            raise ValueError(
+                f"Dual LoRA: no mask can be drawn for the adapter {adapter_name!r}, which {state}."
+            )
         seed: Tensor = self.dual_lora_seed[adapter_name]
         generator = torch.Generator().manual_seed((int(seed.sum()) + draw) % 2**63)
         drawn = torch.randint(2**62, seed.shape, generator=generator, device="cpu")
