@@ -61,7 +61,7 @@ class DualLoRA(PeftMethod):
         freeze_direction_after: share of the optimiser steps after which C and D are no longer updated, in
             whole steps and at least one. 0 never trains them: dW keeps the signs of the random start. They
             then count as no trained parameters; otherwise they do, since they were. None trains them always.
-        freeze_magnitude: whether A and B stay as they were drawn, so that only signs are learned. They are
+        freeze_magnitude: whether A and B stay as they were drawn, so that only C and D learn. They are
             then not counted.
         evaluation_mask: above 0, nothing is trained: the run evaluates the adapter of the same run without
             this setting, a fixed direction's, under another random mask. Each number is another draw.
@@ -106,8 +106,8 @@ class DualLoRA(PeftMethod):
     def _check_what_trains(self) -> None:
         if self.direction == "fixed" and self.freeze_direction_after is not None:
             raise ValueError(
-                f"freeze_direction_after is {self.freeze_direction_after}, but a fixed direction has no C and "
-                "D to freeze; leave it out"
+                f"freeze_direction_after is {self.freeze_direction_after}, but a fixed direction has no "
+                "C and D to freeze; leave it out"
             )
         if self.freeze_magnitude and not self._trained_factors:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The schema of `experiments/*.yaml`, each a table, figure, sweep or question, and how these files are read."""
+"""The schema of `experiments/*.yaml`, tables, figures, sweeps and questions, and how these files are read."""
 
 from __future__ import annotations
 
