@@ -17,7 +17,7 @@ from repro.slurm.submit import to_submit
 
 @pytest.fixture(scope="module")
 def specs() -> list[RunSpec]:
-    """Table 2 as in the paper, where three tasks start from MNLI in most rows, and runs that evaluate others."""
+    """Table 2 as in the paper: three tasks start from MNLI in most rows; and runs that evaluate others."""
     plans = (expand(load_experiment(n), load_profile("paper"), [0]) for n in ("table2", "questions/setting3"))
     return [spec for plan in plans for spec in plan.runs.values()]
 
