@@ -130,8 +130,7 @@ def _rerun(options: argparse.Namespace) -> int:
             f"{options.file} is the file that its own rerun would overwrite; copy it elsewhere, or set "
             "REPRO_RESULTS_DIR to another folder"
         )
-    first = [spec.init_from.run] if spec.init_from else []
-    specs = [needed for needed in [*first, spec] if not store.is_done(needed)]
+    specs = [needed for needed in (*spec.needed, spec) if not store.is_done(needed)]
     print(f"{spec.slug}: {'executing' if specs else 'already done here, comparing'}", file=sys.stderr)
     problems: list[str] = []
     if specs:

@@ -110,7 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="execute a profile's runs with tiny models and data made here, then say what the real ones need",
     )
     verb.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help="for instance table1; none: all but the sweeps"
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help="for instance table1; none: all but the sweeps and questions",
     )
     verb.add_argument("--profile", default="paper", help="whose runs: paper (default), ...")
     verb.add_argument(

@@ -44,8 +44,8 @@ class ReferencePage:
     def __init__(self, profiles: Sequence[Profile], store: Store) -> None:
         scales = [stands(profile, store) for profile in profiles]
         self.profiles = profiles
-        # A single run is shared with another experiment.
-        self.finished = [stand for scale in scales for stand in scale.values() if len(stand.results) > 1]
+        self.scales = scales
+        self.finished = [stand for scale in scales for stand in scale.values() if stand.presentable]
         self.stands = largest(scales)
         self.plans = {name: stand.plan for name, stand in self.stands.items()}
         self.ledger = load_ledger()
@@ -57,14 +57,14 @@ class ReferencePage:
         found = {_path(stand.plan): to_markdown(build_table(*stand)) for stand in self.finished}
         return found | {"claims.md": claims_page(self.ledger, self.scored, self.profiles)}
 
-    def scales(self, claim: Claim) -> list[str]:
+    def scales_of(self, claim: Claim) -> list[str]:
         """Names of the profiles whose runs a claim is tested on."""
         return list(dict.fromkeys(self.plans[name].profile.name for name in claim.experiments))
 
     def parts(self) -> Parts:
         """The generated parts of the page."""
         return {
-            "standing": partial(standing, self.scored, self.scales),
+            "standing": partial(standing, self.scored, self.scales_of),
             "on_paper": partial(on_paper, claims_on_paper(self.ledger)),
             "readings": _readings,
             "runs": self._runs,

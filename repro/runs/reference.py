@@ -35,6 +35,11 @@ class Stand(NamedTuple):
     def results(self) -> list[Result]:
         return [state.result for state in self.states if state.result is not None]
 
+    @property
+    def presentable(self) -> bool:
+        """Whether at least half of the runs are finished. Fewer may be those that other experiments share."""
+        return 0 < len(self.states) <= 2 * len(self.results)
+
 
 def stands(profile: Profile, store: Store) -> dict[str, Stand]:
     """Every experiment by name under a profile, see `reference_plans`."""
@@ -43,16 +48,16 @@ def stands(profile: Profile, store: Store) -> dict[str, Stand]:
 
 
 def largest(scales: Sequence[Mapping[str, Stand]]) -> dict[str, Stand]:
-    """Every experiment at the first of several scales with at least half of its runs; without one, at that
-    with most.
+    """Every experiment at the first of several scales where it is presentable; without one, at that with
+    most runs.
 
     Args:
         scales: experiments by name, of each profile, the largest scale first.
     """
 
     def chosen(found: Sequence[Stand]) -> Stand:
-        half = [stand for stand in found if 0 < len(stand.states) <= 2 * len(stand.results)]
-        return half[0] if half else max(found, key=lambda stand: len(stand.results))
+        ready = [stand for stand in found if stand.presentable]
+        return ready[0] if ready else max(found, key=lambda stand: len(stand.results))
 
     return {name: chosen([scale[name] for scale in scales]) for name in scales[0]}
 
@@ -157,7 +162,7 @@ def _done(planned: Plan, store: Store) -> Mapping[int, int]:
     """Finished runs that trained, by seed."""
     counts = {spec.seed: 0 for spec in planned.runs.values()}
     for spec in planned.runs.values():
-        counts[spec.seed] += spec.method.trains and run_state(spec, store).state is State.DONE
+        counts[spec.seed] += spec.trains and run_state(spec, store).state is State.DONE
     return counts
 
 
