@@ -51,8 +51,10 @@ class ReferencePage:
 
     @property
     def finished(self) -> list[str]:
-        """Experiments with at least two committed runs; a single one is shared with another experiment."""
-        return [name for name, states in self.states.items() if len(_results(states)) > 1]
+        """Experiments with two committed runs or more, and a third of theirs: a few are shared with others."""
+        return [
+            name for name, states in self.states.items() if len(_results(states)) > max(1, len(states) / 3)
+        ]
 
     def pages(self) -> dict[str, str]:
         """The linked pages by file name: full tables, and the claims."""
