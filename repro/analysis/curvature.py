@@ -22,7 +22,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,7 +150,5 @@ def largest_eigenvalue(
     operator = LinearOperator((size, size), matvec=multiply, dtype=dtype)
     first = np.random.default_rng(0).standard_normal(size).astype(dtype)
     vectors = min(size, _VECTORS)
-    (value,) = eigsh(
-        operator, 1, which="LA", v0=first, ncv=vectors, tol=_RESIDUAL, return_eigenvectors=False
-    )
+    (value,) = eigsh(operator, 1, which="LA", v0=first, ncv=vectors, tol=_RESIDUAL, return_eigenvectors=False)
     return float(value)

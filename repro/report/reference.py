@@ -15,8 +15,10 @@ from repro.analysis.audit import audit_items
 from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.finished import runs_by_column
+from repro.analysis.known_curvature import known_curvature
 from repro.analysis.ledger import load_ledger
 from repro.analysis.paper import AVERAGE
+from repro.analysis.peaks import peaks
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan
 from repro.plans.profile import Profile
@@ -24,6 +26,7 @@ from repro.plans.spec import flatten
 from repro.report.claims import claims_page
 from repro.report.escapes import markdown_text
 from repro.report.formats import grid, markdown_table, to_markdown
+from repro.report.peaks import peak_lines, peak_table
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
@@ -47,7 +50,8 @@ class ReferencePage:
         self.states = {name: run_states(planned, store) for name, planned in plans.items()}
         self.ledger = load_ledger()
         self.scored = score_claims(self.ledger, plans, store)
-        self.speeds = usable_speeds(store.folder.parent)
+        self.folder = store.folder.parent
+        self.speeds = usable_speeds(self.folder)
 
     @property
     def finished(self) -> list[str]:
@@ -81,7 +85,12 @@ class ReferencePage:
             return ["No runs are committed yet."]
         table = self._table(name)
         if self.plans[name].experiment.sweep:
-            return [*self._points(name, table), "", f"All tasks and settings: {self._link(name)}."]
+            return [
+                *self._points(name, table),
+                "",
+                *self._peaks(name),
+                f"All tasks and settings: {self._link(name)}.",
+            ]
         groups = tuple(
             replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
             for group in table.groups
@@ -122,6 +131,12 @@ class ReferencePage:
         if widths:
             lines += ["", f"95 % intervals of the averages: at most ± {max(widths):.1f}."]
         return lines
+
+    def _peaks(self, name: str) -> list[str]:
+        """Where a sweep's curves are highest, and how far apart they are there."""
+        curvature = partial(known_curvature, folder=self.folder)
+        lines = peak_lines(peak_table(peaks(self.plans[name], self.states[name]), curvature))
+        return [*lines, ""] if lines else []
 
     def _place(self, name: str, table: Table) -> list[str]:
         """Dual LoRA's rank by average; nothing without a Dual LoRA row or an average."""
