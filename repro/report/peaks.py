@@ -23,8 +23,8 @@ def peak_table(found: Sequence[Peak], curvature: Callable[[RunSpec], Curvature |
         curvature: the stored curvature at the start of a run, if there is one.
 
     Returns:
-        Columns `block`, `row` (the curve's id), `curve` (its label), `points`, `seeds`, `best` (x), `score` and
-        `half_width` (points), `seeds_best` (x of each seed), `plateau_low` and `plateau_high` (x), `factor`,
+        Columns `block`, `row` (the curve's id), `curve` (its label), `points`, `seeds`, `best` (x), `score`,
+        `half_width`, `seeds_best` (x of each seed), `plateau_low` and `plateau_high` (x), `factor`,
         `open` (whether the plateau reaches an end of the tried values: `low`, `high` or both), `difference`
         and `difference_half_width` (see `Peak`), `curvature` (mean over the seeds for which it is known, None
         without any).

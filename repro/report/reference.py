@@ -55,7 +55,7 @@ class ReferencePage:
 
     @property
     def finished(self) -> list[str]:
-        """Experiments with two committed runs or more, and a third of theirs: a few are shared with others."""
+        """Experiments with two committed runs or more, and a third of theirs: others may share a few."""
         return [
             name for name, states in self.states.items() if len(_results(states)) > max(1, len(states) / 3)
         ]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from repro.analysis.paper import AVERAGE
@@ -132,15 +131,15 @@ def _curvatures(panel: Any, planned: Sequence[PlannedRow], peaks: pd.DataFrame) 
     """The best value of x, between those of single seeds, against the curvature of the start."""
     looks = _looks(planned)
     for peak in peaks.to_dict("records"):
-        best = [float(x) for x in peak["seeds_best"].split(", ")]
-        spread = [[peak["best"] - min(best, default=0)], [max(best) - peak["best"]]]
-        look = looks[peak["row"]] | {"linestyle": "none"}
+        # The best of the mean need not be between those of the seeds.
+        seeds = [float(x) for x in peak["seeds_best"].split(", ") if x] or [peak["best"]]
+        below, above = max(0.0, peak["best"] - min(seeds)), max(0.0, max(seeds) - peak["best"])
         panel.errorbar(
             peak["curvature"],
             peak["best"],
-            yerr=np.maximum(spread, 0),
+            yerr=[[below], [above]],
             label=figure_text(peak["curve"]),
-            **look,
+            **looks[peak["row"]] | {"linestyle": "none"},
         )
     panel.set(xscale="log", yscale="log", xlabel=CURVATURE, title="best value, and those of single seeds")
 
