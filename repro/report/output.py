@@ -16,6 +16,7 @@ from repro.config import ConfigError, Frozen
 from repro.files import write_whole
 from repro.plans.plan import Plan
 from repro.plans.spec import RunSpec
+from repro.report.cost_columns import with_costs
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics
 from repro.report.escapes import csv_text
 from repro.report.figures import draw_table
@@ -32,9 +33,12 @@ T = TypeVar("T", bound=Frozen)
 
 
 def write_experiment(
-    plan: Plan, states: Sequence[RunState], store: Store, results: Path
+    plan: Plan, states: Sequence[RunState], store: Store, results: Path, *, costs: bool = False
 ) -> tuple[str, list[Path]]:
     """Write an experiment's tables and figures from its finished runs.
+
+    Args:
+        costs: whether the tables have the columns of `with_costs`, in files of their own.
 
     Returns:
         The text for the terminal, including which files could not be read, and the written files.
@@ -42,7 +46,8 @@ def write_experiment(
     table = build_table(plan, states)
     name = plan.experiment.name
     tables, figures = results / "tables" / plan.profile.name, results / "figures" / plan.profile.name
-    written = [write_text(tables / f"{name}.{ending}", render(table)) for ending, render in FORMATS.items()]
+    shown, stem = (with_costs(table, plan, states), f"{name}-costs") if costs else (table, name)
+    written = [write_text(tables / f"{stem}.{ending}", render(shown)) for ending, render in FORMATS.items()]
     texts: list[str] = []
     ranks, inside = _frames(plan, store, texts)
     if ranks is not None:
@@ -55,7 +60,7 @@ def write_experiment(
         texts.append(tops.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
         written.append(_write_frame(tables / f"{name}-peaks.csv", tops))
     written += _draw(plan, table, ranks, inside, tops, figures)
-    return "\n\n".join([*texts, _as_text(table)]), written
+    return "\n\n".join([*texts, _as_text(shown)]), written
 
 
 def draw_experiment(plan: Plan, states: Sequence[RunState], store: Store, figures: Path) -> list[Path]:

@@ -73,8 +73,9 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
             if content is not None:
                 write_whole(target.directory(spec) / name, content)
         yield f"taken over: {spec.slug}"
-    for path in source.folder.parent.glob("random-ranks-*.json"):
-        write_whole(target.folder.parent / path.name, path.read_bytes())
+    for pattern in ("random-ranks-*.json", "curvature/*.json"):
+        for path in source.folder.parent.glob(pattern):
+            write_whole(target.folder.parent / path.relative_to(source.folder.parent), path.read_bytes())
     for device in DEVICES:
         yield from _take_over_speed(source.folder.parent, target.folder.parent, device)
 
