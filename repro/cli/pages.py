@@ -77,11 +77,13 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.analysis.claims import score_claims
     from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.analysis.ledger import load_ledger
+    from repro.analysis.norms import norm_points
     from repro.paths import REFERENCE, RESULTS, ROOT
     from repro.plans.experiment import list_experiments, load_experiment
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.report.architecture import draw_architecture
+    from repro.report.norms import draw_norms
     from repro.report.output import draw_experiment, write_text
     from repro.report.page import build_page
     from repro.runs.reference import reference_plans
@@ -104,6 +106,8 @@ def write_report(options: argparse.Namespace) -> int:
             if any(state.result for state in found):
                 draw_experiment(planned, found, store, figures)
         draw_architecture(plans["table1"], figures)
+        found = {name: states for name, (_, states) in zip(plans, stand, strict=True)}
+        draw_norms(norm_points(plans, found, store), profile, figures)
         page, problems = build_page(
             stand, store, figures, score_claims(load_ledger(), plans, store), audit_items()
         )
@@ -119,7 +123,7 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.paths import REFERENCE
     from repro.plans.profile import load_profile
-    from repro.report.output import write_experiment, write_text
+    from repro.report.output import write_experiment, write_norms, write_text
     from repro.report.reference import ReferencePage, page_texts
     from repro.report.speed import draw_speed, write_speed_table
     from repro.runs.reference import import_runs, reference_plans
@@ -135,6 +139,8 @@ def write_reference(options: argparse.Namespace) -> int:
     for name in page.finished:
         _, written = write_experiment(page.plans[name], page.states[name], store, REFERENCE)
         print(f"{name}: {sum(s.result is not None for s in page.states[name])} runs, {len(written)} files")
+    for path in write_norms(page.norms, profile, REFERENCE):
+        print(f"written: {short(path)}")
     for speed in page.speeds:
         write_speed_table(speed, REFERENCE)
         draw_speed(speed, REFERENCE)

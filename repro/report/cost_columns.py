@@ -118,8 +118,8 @@ def _costs(
 def _notes(columns: Mapping[str, str], machines: Mapping[str, int]) -> list[str]:
     notes = [
         "Costs are means over a row's runs, and peak memory the largest: of the process on a CPU, of the "
-        "device on a GPU. Times are those of the machine, which other work may have slowed. A merged adapter adds "
-        "nothing to the base model's test."
+        "device on a GPU. Times are those of the machine, which other work may have slowed. A merged adapter "
+        "adds nothing to the base model's test."
     ]
     if "pscp" in columns:
         notes.append(

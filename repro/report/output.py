@@ -11,16 +11,19 @@ import pandas as pd
 
 from repro.analysis.known_curvature import Curvature, known_curvature
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
+from repro.analysis.norms import NormPoint
 from repro.analysis.peaks import peaks
 from repro.config import ConfigError, Frozen
 from repro.files import write_whole
 from repro.plans.plan import Plan
+from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.report.cost_columns import with_costs
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics
 from repro.report.escapes import csv_text
 from repro.report.figures import draw_table
 from repro.report.formats import FORMATS, grid
+from repro.report.norms import draw_norms, norm_table
 from repro.report.peaks import peak_table
 from repro.report.ranks import draw_ranks, rank_table
 from repro.report.sweeps import draw_sweep
@@ -99,6 +102,14 @@ def _draw(
     else:
         drawn = draw_table(table, figures)
     return drawn + ([] if inside.empty else draw_diagnostics(plan, inside, figures))
+
+
+def write_norms(points: Sequence[NormPoint], profile: Profile, results: Path) -> list[Path]:
+    """Write the figure and the table of gains against the size of the update; nothing without a point."""
+    if not points:
+        return []
+    table = _write_frame(results / "tables" / profile.name / "norm.csv", norm_table(points))
+    return [table, *draw_norms(points, profile, results / "figures" / profile.name)]
 
 
 def write_text(path: Path, text: str) -> Path:

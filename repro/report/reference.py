@@ -8,24 +8,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from repro.analysis.audit import audit_items
 from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
+from repro.analysis.damaged_files import usable
 from repro.analysis.finished import runs_by_column
-from repro.analysis.known_curvature import known_curvature
+from repro.analysis.known_curvature import Curvature, known_curvature
 from repro.analysis.ledger import load_ledger
+from repro.analysis.norms import NormPoint, norm_points
 from repro.analysis.paper import AVERAGE
 from repro.analysis.peaks import peaks
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan
 from repro.plans.profile import Profile
-from repro.plans.spec import flatten
+from repro.plans.spec import RunSpec, flatten
 from repro.report.claims import claims_page
 from repro.report.escapes import markdown_text
 from repro.report.formats import grid, markdown_table, to_markdown
+from repro.report.norms import norm_lines
 from repro.report.peaks import peak_lines, peak_table
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
@@ -50,6 +53,7 @@ class ReferencePage:
         self.states = {name: run_states(planned, store) for name, planned in plans.items()}
         self.ledger = load_ledger()
         self.scored = score_claims(self.ledger, plans, store)
+        self.store = store
         self.folder = store.folder.parent
         self.speeds = usable_speeds(self.folder)
 
@@ -73,6 +77,7 @@ class ReferencePage:
             "readings": _readings,
             "runs": self._runs,
             "speed": self._speed,
+            "norm": self._norm,
             **{name: partial(self._measured, name) for name in self.plans},
         }
 
@@ -134,7 +139,10 @@ class ReferencePage:
 
     def _peaks(self, name: str) -> list[str]:
         """Where a sweep's curves are highest, and how far apart they are there."""
-        curvature = partial(known_curvature, folder=self.folder)
+
+        def curvature(spec: RunSpec) -> Curvature | None:
+            return usable(partial(known_curvature, spec, self.folder))
+
         lines = peak_lines(peak_table(peaks(self.plans[name], self.states[name]), curvature))
         return [*lines, ""] if lines else []
 
@@ -175,6 +183,14 @@ class ReferencePage:
         """The bench of every device, a GPU's first."""
         tables = [speed_table(speed).splitlines() for speed in self.speeds]
         return [line for table in tables for line in [*table, ""]][:-1] or ["Not measured yet."]
+
+    @cached_property
+    def norms(self) -> list[NormPoint]:
+        """The gain of every row against the size of its update."""
+        return norm_points(self.plans, self.states, self.store)
+
+    def _norm(self) -> list[str]:
+        return norm_lines(self.norms)
 
     def _runs(self) -> list[str]:
         rows = []

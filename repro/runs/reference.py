@@ -17,11 +17,12 @@ from repro.plans.plan import Plan, expand
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.reading import read_regular
-from repro.runs.json_files import DamagedFile
+from repro.runs.json_files import DamagedFile, write_json
 from repro.runs.measurements import DEVICES, Device, read_speed, speed_file
+from repro.runs.norms import known_norm
 from repro.runs.result import Environment
 from repro.runs.states import State, run_state
-from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
+from repro.runs.store import DIAGNOSTICS, NORM, RANKS, RESULT, Store
 
 
 def reference_plans(profile: Profile, store: Store) -> dict[str, Plan]:
@@ -44,7 +45,7 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
     for name in list_experiments():
         experiment = load_experiment(name)
         kept = {RESULT, RANKS} if experiment.ranks is not None else {RESULT}
-        # A sweep has more rows than a picture of snapshots could show.
+        # A sweep has more rows than a picture of snapshots could show: of its runs the final norm is kept.
         kept |= set() if experiment.sweep else {DIAGNOSTICS}
         for planned in _variants(experiment, profile, _seeds(source)):
             for spec in planned.runs.values():
@@ -72,6 +73,14 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
                 continue
             if content is not None:
                 write_whole(target.directory(spec) / name, content)
+        if DIAGNOSTICS not in names:
+            try:
+                norm = known_norm(spec, source)
+            except DamagedFile as error:
+                yield f"damaged: {error}"
+                continue
+            if norm is not None:
+                write_json(target.directory(spec) / NORM, norm)
         yield f"taken over: {spec.slug}"
     for pattern in ("random-ranks-*.json", "curvature/*.json"):
         for path in source.folder.parent.glob(pattern):
