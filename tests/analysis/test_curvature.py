@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import peft
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from repro.adapters.dual_lora import DualLoraConfig
 from repro.analysis.curvature import differentiable, hessian_product, largest_eigenvalue, run_curvature
-from repro.analysis.known_curvature import curvature_file, known_curvature
+from repro.analysis.known_curvature import known_curvature
+from repro.cli import main
 from repro.config import ConfigError
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
@@ -68,14 +68,8 @@ def test_products_and_eigenvalue_are_those_of_the_dense_hessian(kind: str) -> No
     parameters = differentiable(model)
     # A sign has no derivative by C and D, a product has. DoRA trains A, B and the norms of the rows.
     assert len(parameters) == {"sign": 4, "identity": 8, "dora": 6}[kind]
-    started = (
-        [
-            W + 3.0 * B @ A
-            for W, A, B in zip(frozen, *map(partial(factors_of, model), ("lora_A", "lora_B")), strict=True)
-        ]
-        if kind == "dora"
-        else []
-    )
+    pairs = zip(factors_of(model, "lora_A"), factors_of(model, "lora_B"), strict=True)
+    starts = [W + 3.0 * B @ A for W, (A, B) in zip(frozen, pairs, strict=True)]  # of DoRA
 
     def reference(*factors: Tensor) -> Tensor:
         if kind != "dora":
@@ -85,7 +79,7 @@ def test_products_and_eigenvalue_are_those_of_the_dense_hessian(kind: str) -> No
         for layer, W in enumerate(frozen):
             A, B, m = factors[3 * layer : 3 * layer + 3]
             # The norm is that of the start, whatever A and B are: DoRA's gradient takes it as a constant.
-            weights.append((m / started[layer].norm(dim=1))[:, None] * (W + 3.0 * B @ A))
+            weights.append((m / starts[layer].norm(dim=1))[:, None] * (W + 3.0 * B @ A))
         return (output(weights) - TARGETS).square().mean()
 
     halves = [(slice(0, 3), 3 / 7), (slice(3, 7), 4 / 7)]
@@ -122,17 +116,35 @@ def test_the_largest_is_not_the_largest_in_size() -> None:
     assert found == pytest.approx(2.0, rel=1e-3)
 
 
-def test_a_start_is_worked_out_once_for_all_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.analysis.curvature._RESIDUAL", 0.5)
+def test_a_start_is_worked_out_once_for_all_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("repro.paths.RESULTS", tmp_path)
+    monkeypatch.setattr("repro.analysis.curvature._RESIDUAL", 0.9)
+    monkeypatch.setattr("repro.analysis.curvature._VECTORS", 2)
+    command = [
+        "curvature",
+        "sweeps/rate_curves",
+        "--profile",
+        "smoke",
+        "--seeds",
+        "0",
+        "--rows",
+        "hira*,base",
+    ]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) == 1  # six rates start alike, and the untrained model has no Hessian
     plan = expand(load_experiment("sweeps/rate_curves"), load_profile("smoke"), [0])
     one, two, *_ = (row.specs[0] for row in plan.rows if row.curve == "hira")
-    store, bases = Store(tmp_path / "runs"), BaseModels()
-    found = run_curvature(one, store, bases, batches=1)
-    assert found.largest > 0
+    found = known_curvature(one, tmp_path)
+    assert found is not None and found.largest > 0
     assert found.parameters == one.trained_parameters
     assert found.examples == one.training.batch_size
-    assert curvature_file(one, tmp_path) == curvature_file(two, tmp_path)
     assert known_curvature(two, tmp_path) == found
+    # A second call reads it.
+    assert main(command) == 0
+    assert capsys.readouterr().out == told
     base = next(row.specs[0] for row in plan.rows if not row.specs[0].method.trains)
     with pytest.raises(ConfigError, match="trains nothing"):
-        run_curvature(base, store, bases, batches=1)
+        run_curvature(base, Store(tmp_path / "runs"), BaseModels(), batches=1)
