@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import Field, FiniteFloat
@@ -34,8 +35,10 @@ class Curvature(Frozen):
 
 def start_of(spec: RunSpec) -> RunSpec:
     """The spec without what does not change a run's start: the learning rate, and fp32 for its precision."""
-    same = {"learning_rate": 1.0, "precision": "fp32"}
-    return spec.model_copy(update={"training": spec.training.model_copy(update=same)})
+    content = spec.model_dump(mode="json")
+    content["training"] |= {"learning_rate": 1.0, "precision": "fp32"}
+    # Not a copy, which would keep the hash of the spec.
+    return RunSpec.model_validate_json(json.dumps(content))
 
 
 def curvature_file(spec: RunSpec, folder: Path) -> Path:

@@ -16,6 +16,7 @@ from repro.analysis.damaged_files import usable
 from repro.analysis.finished import ByColumn, runs_by_column
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan, PlannedRow
+from repro.plans.spec import canonical_json
 from repro.runs.norms import known_norm
 from repro.runs.result import Result
 from repro.runs.states import RunState
@@ -71,7 +72,7 @@ def norm_points(
             point = _point(name, row, results, bases, store)
             if point is None:
                 continue
-            key = spec.model_copy(update={"seed": 0}).hash
+            key = canonical_json(spec.model_copy(update={"seed": 0}))
             known = found.get(key, point)
             most = point if point.gain.runs > known.gain.runs else known
             found[key] = replace(most, curve=known.curve or point.curve)
