@@ -86,6 +86,10 @@ def test_run_takes_the_named_rows_alone_and_the_table_shows_what_is_missing(
     assert main(["render", "table1", "--profile", "smoke", "--rows", "dual*"]) == 0
     assert "selection/tables/smoke/table1.csv" in capsys.readouterr().out
     assert (results / "tables/smoke/table1.csv").read_bytes() == whole
+    assert main(["render", "table1", "--profile", "smoke", "--costs"]) == 0
+    assert "train (s)" in capsys.readouterr().out
+    assert ",dual_lora,adapter_mb," in (results / "tables/smoke/table1-costs.csv").read_text()
+    assert (results / "tables/smoke/table1.csv").read_bytes() == whole
     (file,) = (results / "runs").rglob("result.json")
     assert _run("--rows", "dual*", "--check") == 0
     found = json.loads(file.read_text())

@@ -18,11 +18,12 @@ from repro.plans.plan import Plan, expand
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.reading import read_regular
-from repro.runs.json_files import DamagedFile
+from repro.runs.json_files import DamagedFile, write_json
 from repro.runs.measurements import DEVICES, Device, read_speed, speed_file
+from repro.runs.norms import known_norm
 from repro.runs.result import Environment, Result
 from repro.runs.states import RunState, State, run_state, run_states
-from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
+from repro.runs.store import DIAGNOSTICS, NORM, RANKS, RESULT, Store
 
 
 class Stand(NamedTuple):
@@ -82,7 +83,7 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
     for name in list_experiments():
         experiment = load_experiment(name)
         kept = {RESULT, RANKS} if experiment.ranks is not None else {RESULT}
-        # A sweep has more rows than a picture of snapshots could show.
+        # A sweep has more rows than a picture of snapshots could show: of its runs the final norm is kept.
         kept |= set() if experiment.sweep else {DIAGNOSTICS}
         for planned in _variants(experiment, profile, _seeds(source)):
             for spec in planned.runs.values():
@@ -110,9 +111,18 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
                 continue
             if content is not None:
                 write_whole(target.directory(spec) / name, content)
+        if DIAGNOSTICS not in names:
+            try:
+                norm = known_norm(spec, source)
+            except DamagedFile as error:
+                yield f"damaged: {error}"
+                continue
+            if norm is not None:
+                write_json(target.directory(spec) / NORM, norm)
         yield f"taken over: {spec.slug}"
-    for path in source.folder.parent.glob("random-ranks-*.json"):
-        write_whole(target.folder.parent / path.name, path.read_bytes())
+    for pattern in ("random-ranks-*.json", "curvature/*.json"):
+        for path in source.folder.parent.glob(pattern):
+            write_whole(target.folder.parent / path.relative_to(source.folder.parent), path.read_bytes())
     for device in DEVICES:
         yield from _take_over_speed(source.folder.parent, target.folder.parent, device)
 
