@@ -131,6 +131,7 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.report.power import draw_power
     from repro.report.reference import ReferencePage, page_texts
     from repro.report.speed import draw_speed, write_speed_table
+    from repro.report.verdicts import draw_verdicts
     from repro.runs.reference import import_runs
     from repro.runs.store import Store
 
@@ -146,6 +147,8 @@ def write_reference(options: argparse.Namespace) -> int:
         _, written = write_experiment(stand.plan, stand.states, store, REFERENCE)
         name = f"{stand.plan.profile.name}, {stand.plan.experiment.name}"
         print(f"{name}: {len(stand.results)} runs, {len(written)} files")
+    for path in draw_verdicts(page.scored, page.scales_of, REFERENCE / "figures"):
+        print(f"written: {short(path)}")
     for path in write_norms(page.norms, page.plans["table1"].profile, REFERENCE):
         print(f"written: {short(path)}")
     for speed in page.speeds:

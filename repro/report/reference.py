@@ -80,7 +80,7 @@ class ReferencePage:
             "readings": _readings,
             "runs": self._runs,
             "speed": self._speed,
-            "power": partial(power_lines, *self.stands["table1"]),
+            "power": self._power,
             "norm": self._norm,
             **{name: partial(self._measured, name) for name in self.plans},
         }
@@ -225,7 +225,15 @@ class ReferencePage:
         return norm_points(self.plans, states, self.store)
 
     def _norm(self) -> list[str]:
-        return norm_lines(self.norms)
+        return [*self._drawn("norm", "Gain against the size of the update"), *norm_lines(self.norms)]
+
+    def _power(self) -> list[str]:
+        lines = power_lines(*self.stands["table1"])
+        return [*self._drawn("power", "Power by gain, seeds and items"), *lines]
+
+    def _drawn(self, name: str, title: str) -> list[str]:
+        """A figure about the runs of Table 1, and an empty line."""
+        return [f"![{title}](reference/figures/{self.plans['table1'].profile.name}/{name}.png)", ""]
 
     def _runs(self) -> list[str]:
         rows = []
