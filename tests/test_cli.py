@@ -111,7 +111,7 @@ def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, e
         rows = list(csv.DictReader(file))
     measured = [row for row in rows if row["source"] == "measured"]
     assert {row["block"] for row in measured} == {"tiny-llama"}
-    assert len(measured) == 3 * 10
+    assert len(measured) == 3 * 12  # eight tasks, their average, the gain, and two numbers of the gold answers
     for row in rows:
         assert (row["profile"] == "smoke") == (row["source"] == "measured")
     # Each average is that of its own row's eight cells, and each gain is over the base row's.
@@ -121,6 +121,8 @@ def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, e
             row["column"]: float(row["value"]) for row in measured if row["row"] == name and row["value"]
         }
         average, gain = values.pop("avg"), values.pop("gain", 0.0)
+        assert 0 < values.pop("prob") < 100
+        assert values.pop("log_prob") < 0
         assert average == pytest.approx(sum(values.values()) / 8, abs=1e-3)
         averages[name] = average
         assert gain == pytest.approx(average - averages["base"], abs=1e-3)
