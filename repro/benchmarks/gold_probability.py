@@ -17,10 +17,13 @@ _DECIMALS = 3
 
 
 def gold_log_probability(scores: Sequence[float], gold: int) -> float:
-    """log softmax(scores)[gold] in nats, as it is stored; `FLOOR` if a score is NaN or infinite."""
-    if not all(map(math.isfinite, scores)):
-        return FLOOR
+    """log softmax(scores)[gold] in nats, as it is stored; `FLOOR` where that is no finite number.
+
+    So it is if a score is NaN, or the gold one minus infinity; another one of minus infinity is impossible.
+    """
     largest = max(scores)
+    if not math.isfinite(largest) or any(map(math.isnan, scores)):
+        return FLOOR
     return stored(scores[gold] - largest - math.log(sum(math.exp(score - largest) for score in scores)))
 
 

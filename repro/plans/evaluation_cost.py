@@ -99,7 +99,9 @@ def evaluation_cost(spec: RunSpec, execution: Execution) -> EvaluationCost:
     weights = model.weights(number, execution.processes if execution.sharded else 1)
     added = 0 if model.all_weights or merged else 4 * model.trained
     inside = sum(linear.in_features + linear.out_features for linear in model.linears) / around.blocks
-    logits = (number + 4) * model.head_outputs * max(beams if size.new_tokens else 0, at_once * size.predicted)
+    logits = (
+        (number + 4) * model.head_outputs * max(beams if size.new_tokens else 0, at_once * size.predicted)
+    )
     layers = sum(count * cost.operations for count, cost in model.adapters(1)) / 2
     return EvaluationCost(
         batches=math.ceil(size.items / items),

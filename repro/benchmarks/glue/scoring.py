@@ -6,6 +6,7 @@ gold class is the log-softmax of the logits there. STS-B, a regression, has no c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from repro.benchmarks.base import Answer, TaskScore
 from repro.benchmarks.glue.records import Task, check_label, get_task
-from repro.benchmarks.gold_probability import gold_log_probability
+from repro.benchmarks.gold_probability import FLOOR, gold_log_probability
 from repro.benchmarks.jackknife import Array, jackknife
 from repro.benchmarks.stored import TaskPrediction, read_predictions
 from repro.training.data import DataError
@@ -103,11 +104,17 @@ def _score(task: Task, logits: Array, gold: Array, parts: set[str]) -> TaskScore
         value=value,
         items=len(gold),
         outcomes=outcomes,
-        log_probabilities=tuple(map(gold_log_probability, logits.tolist(), gold.astype(int).tolist()))
-        if task.labels > 1
-        else (),
+        log_probabilities=_log_probabilities(logits, gold) if task.labels > 1 else (),
         unparsed=1 - float(readable.mean()),
         constant=bool(np.ptp(answers) == 0 < np.ptp(gold)),
+    )
+
+
+def _log_probabilities(logits: Array, gold: Array) -> tuple[float, ...]:
+    """Of the gold classes, for logits (items, classes) and gold labels (items,)."""
+    return tuple(
+        gold_log_probability(row, int(label)) if all(map(math.isfinite, row)) else FLOOR
+        for row, label in zip(logits.tolist(), gold, strict=True)
     )
 
 
