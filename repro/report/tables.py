@@ -256,8 +256,8 @@ def _notes(plan: Plan, results: Mapping[str, Result | None], groups: Sequence[Ta
     if any(PROBABILITY in row.values for group in groups for row in group.rows):
         notes.append(
             f"'Prob.' is the mean probability {type(first.benchmark).gold}, in percent, as a mean over "
-            f"tasks; '{LOG_PROBABILITY}' in the CSV file is the mean of its log, in nats. Rows whose runs were "
-            "scored by an older version have none."
+            f"tasks; '{LOG_PROBABILITY}' in the CSV file is the mean of its log, in nats. Rows of runs that "
+            "an older version scored have none."
         )
     if profile.family(experiment.family).model is not None:
         blocks = ", ".join(block.model for block in experiment.blocks)
