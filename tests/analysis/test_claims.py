@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.claims import LEVEL, Scored, Tested, paired_difference, score_claims, wanted
+from repro.analysis.claims import LEVEL, Scored, Tested, _compared, paired_difference, score_claims, wanted
 from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
 from repro.analysis.power import Spread
 from repro.analysis.statistics import Estimate, holm, mean_over_tasks
@@ -21,12 +22,14 @@ from repro.config import ConfigError, parse
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import list_profiles, load_profile
+from repro.plans.spec import RunSpec
 from repro.report.claims import claims_page
 from repro.report.standing import standing
 from repro.runs.environment import environment
 from repro.runs.json_files import write_json
 from repro.runs.measurements import Card, Measured, Measurement, Ratio, speed_file
 from repro.runs.result import Result
+from repro.runs.states import RunState, State
 from repro.runs.store import Store
 
 
@@ -226,7 +229,10 @@ def test_probability_decides_what_accuracy_does_not(
     scored = simulated_claims(claims, monkeypatch, tmp_path)
     assert scored[0].verdict == verdict and scored[1].verdict == "undecided"
     ledger = Ledger(margin=1, claims=tuple(s.claim for s in scored))
-    page, short = claims_page(ledger, scored, load_profile("laptop")), "\n".join(standing(scored))
+    page, short = (
+        claims_page(ledger, scored, [load_profile("laptop")]),
+        "\n".join(standing(scored, lambda _: [])),
+    )
     assert f"| {said} |" in page
     assert ("By probability: a minus b" in short) is said.endswith(" by probability")
     assert ("accuracy and probability disagree" in short) is ("disagree" in said)
@@ -242,6 +248,48 @@ def test_comparisons_without_a_probability_count_by_their_score(
     assert simulated({"one": [sharp, metric]}, monkeypatch, tmp_path) == ["reproduced"]
     assert simulated({"one": [sharp, lacking]}, monkeypatch, tmp_path) == ["undecided"]
     assert simulated({"one": [sharp, made(0.0)]}, monkeypatch, tmp_path) == ["undecided"]
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "by_probability"),
+    [
+        ("table1", (), "of all columns"),
+        ("table1", ("piqa",), "of one column"),
+        ("table2", (), "without STS-B"),
+        ("table2", ("stsb",), None),
+        ("table4", ("bleu",), None),
+    ],
+)
+def test_comparisons_of_runs_are_made_by_both_measures(
+    table: str, columns: tuple[str, ...], by_probability: str | None
+) -> None:
+    """Every column of a row that is better by its probability, from 25 to 75 percent on half of the items."""
+    planned = expand(load_experiment(table), load_profile("paper" if table == "table2" else "laptop"), [0])
+    assert table != "table2" or "stsb" in planned.rows[0].columns
+
+    def run(spec: RunSpec) -> RunState:
+        gold = 0.75 if spec.method.name == "dual_lora" else 0.25
+        found = result(
+            dict.fromkeys(spec.benchmark.columns, "1100"), log_probabilities=(0.0, 0.0, *[log(gold)] * 2)
+        )
+        if "stsb" in found.scores:
+            found.scores["stsb"] = found.scores["stsb"].model_copy(update={"log_probabilities": ()})
+        return RunState(spec, State.DONE, found)
+
+    states = {spec.hash: run(spec) for spec in planned.runs.values()}
+    comparison = Comparison(experiment=table, better=("dual_lora*",), worse=("lora*",), columns=columns)
+    claim = Claim(id="x", where="x", text="x", comparisons=(comparison,))
+    ledger = Ledger(margin=1, claims=(claim,))
+    compared = list(_compared(claim, comparison, ledger, planned, states))
+    assert compared
+    for one in compared:
+        assert one.difference is not None and one.difference.mean == 0
+        if by_probability is None:
+            assert one.by_probability is None
+            continue
+        assert one.by_probability is not None and one.by_probability.difference is not None
+        assert one.by_probability.difference.mean == pytest.approx(25)
+        assert (one.by_probability.margin, one.by_probability.column) == (one.margin, one.column)
 
 
 def test_what_would_decide_a_claim_is_the_least_by_either_measure(
@@ -319,7 +367,7 @@ def test_every_claim_finds_its_rows_where_nothing_has_run(profile: str, tmp_path
     for s in scored:
         expected = {"by formula"} if s.claim.by_formula else {"reproduced", "contradicted"}
         assert s.verdict in (expected if s.claim.by_formula or s.claim.id in counted else {"not tested"})
-    page = claims_page(ledger, scored, load_profile(profile))
+    page = claims_page(ledger, scored, [load_profile(profile)])
     assert all(claim.text in page for claim in ledger.claims)
 
 
@@ -399,8 +447,8 @@ def test_a_gpus_bench_decides_where_there_is_one_and_the_verdict_says_so(
     scored = score_claims(ledger, _plans("laptop"), Store(tmp_path / "runs"))
     time = next(s for s in scored if s.claim.id == "time")
     assert (time.verdict, time.where) == (verdict, where)
-    page = claims_page(ledger, scored, load_profile("laptop"))
-    told = "\n".join(standing([time]))
+    page = claims_page(ledger, scored, [load_profile("laptop")])
+    told = "\n".join(standing([time], lambda _: []))
     if benches:
         assert f"; measured on {where})" in page
         assert f"5 rounds of `make bench` on {where}." in told
