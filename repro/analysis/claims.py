@@ -12,8 +12,15 @@ differs from the others (`statistics.Alike`), of three null hypotheses:
 
 A claim is reproduced (or its rows are equal) if the null is rejected in all of its comparisons: the largest
 p-value counts, without correction (intersection-union test, Berger 1982). It is contradicted if "fails" is
-rejected in one comparison: the smallest p-value counts, times the number of comparisons (Bonferroni). Holm's
-correction then covers the three p-values of every claim with finished runs.
+rejected in one comparison: the smallest p-value counts, times the number of comparisons (Bonferroni).
+
+Comparisons are tested by two measures: the score, and the probability of the gold answers in percent, which
+is sharper, with the same claimed points and margin. E2E's metrics and STS-B have no such probability and
+are tested by their score under both; an average over GLUE's tasks leaves STS-B out. Where a run has no
+numbers, since an older scorer made it, a claim is tested by its score alone; where only some comparisons have
+them, the others can reproduce nothing. Holm's correction then covers the three p-values by each measure of
+every claim with finished runs. A verdict is that of the score where it decides the claim, and else that by
+probability.
 
 A claim about time is tested on the rounds of `repro bench`, a GPU's where there is one among the results:
 claimed minus measured overhead, in percent, with one comparison for each reading of what the paper leaves
@@ -25,7 +32,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil, log
 from typing import Literal
 
@@ -35,6 +42,7 @@ from numpy.typing import NDArray
 from repro.analysis.facts import Fact, facts, matches
 from repro.analysis.finished import ByColumn, are_accuracies, runs_by_column, same_items
 from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
+from repro.analysis.measures import Measure, has_measure, measured
 from repro.analysis.statistics import (
     DIFFERENCES,
     Estimate,
@@ -42,7 +50,6 @@ from repro.analysis.statistics import (
     Spread,
     holm,
     mean_over_tasks,
-    outcomes_array,
     spread,
 )
 from repro.config import ConfigError
@@ -71,6 +78,8 @@ class Tested:
             measured overhead, in percent; its runs are rounds.
         spread: variance components of the difference, to project more seeds and items.
         collapsed: runs of the two rows that failed, or gave one answer to every item of some task.
+        by_probability: the comparison by the probability of the gold answers; None if the column, of E2E or
+            of a regression, has none.
     """
 
     block: str
@@ -83,6 +92,7 @@ class Tested:
     difference: Estimate | None
     spread: Spread | None = None
     collapsed: int = 0
+    by_probability: Tested | None = None
 
     def p_holds(self, difference: Estimate | None = None) -> float:
         """p-value of the null "not as claimed", for `difference` or the measured one; 1 without data."""
@@ -123,15 +133,32 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class PValues:
+    """Of a claim by one measure, corrected."""
+
+    holds: float
+    fails: float
+    equal: float
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.holds <= LEVEL:
+            return "reproduced"
+        if self.fails <= LEVEL:
+            return "contradicted"
+        return "equal" if self.equal <= LEVEL else "undecided"
+
+
+@dataclass(frozen=True)
 class Scored:
     """A claim with its results.
 
     Attributes:
-        tested, facts: its comparisons and its counts.
+        tested, facts: its comparisons by score, and its counts.
         untouched: why the profile cannot test it; empty if it can.
         where: the device of the benchmark that a claim about time or memory is tested on, in words.
-        p_holds, p_fails, p_equal: corrected p-values.
-        wanted: data that would decide it, if it is undecided.
+        p_values: by the measures that it is tested by.
+        wanted: data that would decide it by one of them, if it is undecided.
     """
 
     claim: Claim
@@ -139,9 +166,7 @@ class Scored:
     facts: tuple[Fact, ...] = ()
     untouched: str = ""
     where: str = ""
-    p_holds: float = 1.0
-    p_fails: float = 1.0
-    p_equal: float = 1.0
+    p_values: Mapping[Measure, PValues] = field(default_factory=dict)
     wanted: Wanted | None = None
 
     @property
@@ -154,11 +179,31 @@ class Scored:
             return "contradicted"
         if not self.tested:
             return "reproduced" if self.complete else "undecided"
-        if self.p_holds <= LEVEL:
-            return "reproduced"
-        if self.p_fails <= LEVEL:
-            return "contradicted"
-        return "equal" if self.p_equal <= LEVEL else "undecided"
+        return self.p_values[self.decided_by].verdict if self.p_values else "undecided"
+
+    @property
+    def decided_by(self) -> Measure:
+        """The measure of the verdict: probability only where it decides and the score does not."""
+        by = {measure: found.verdict for measure, found in self.p_values.items()}
+        undecided = by.get("score", "undecided") == "undecided"
+        return "probability" if undecided and by.get("probability", "undecided") != "undecided" else "score"
+
+    @property
+    def disagreement(self) -> Verdict | None:
+        """The verdict by probability where both measures decide, and differ."""
+        other = self.p_values.get("probability")
+        differs = other is not None and other.verdict not in ("undecided", self.verdict)
+        return other.verdict if other is not None and differs and self.decided_by == "score" else None
+
+    def by(self, measure: Measure) -> tuple[Tested, ...]:
+        """The comparisons by a measure; those without a probability by their score."""
+        return self.tested if measure == "score" else tuple(t.by_probability or t for t in self.tested)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What its comparisons have data of."""
+        probable = any(t.by_probability and t.by_probability.difference for t in self.tested)
+        return ("score", "probability") if probable else ("score",)
 
     @property
     def has_data(self) -> bool:
@@ -188,22 +233,33 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
         for name, planned in plans.items()
     }
     scored = [_scored(claim, ledger, plans, states, store, speeds) for claim in ledger.claims]
-    measured = [s for s in scored if s.tested and s.has_data]
-    ps = [
-        [max(t.p_holds() for t in s.tested) for s in measured],
-        [min(1.0, len(s.tested) * min(t.p_fails() for t in s.tested)) for s in measured],
-        [max(t.p_equal() for t in s.tested) for s in measured],
+    tests = [
+        (place, measure, one.by(measure))
+        for place, one in enumerate(scored)
+        if one.tested and one.has_data
+        for measure in one.measures
     ]
-    corrected = holm([p for kind in ps for p in kind])
-    count = len(measured)
-    for place, one in enumerate(measured):
-        holds, fails, equal = corrected[place :: count or 1]
-        found = replace(one, p_holds=holds, p_fails=fails, p_equal=equal)
-        if found.verdict == "undecided":
-            # Holm's first step has the strictest level.
-            found = replace(found, wanted=wanted(one.tested, LEVEL / len(corrected)))
-        scored[scored.index(one)] = found
+    corrected = holm([p for _, _, tested in tests for p in _p_values(tested)])
+    for number, (place, measure, _) in enumerate(tests):
+        found = PValues(*corrected[3 * number : 3 * number + 3])
+        scored[place] = replace(scored[place], p_values={**scored[place].p_values, measure: found})
+    # Holm's first step has the strictest level.
+    strictest = LEVEL / len(corrected) if corrected else LEVEL
+    for place in dict.fromkeys(place for place, _, _ in tests):
+        one = scored[place]
+        if one.verdict == "undecided":
+            options = [wanted(one.by(measure), strictest) for measure in one.p_values]
+            scored[place] = replace(one, wanted=_least([option for option in options if option is not None]))
     return scored
+
+
+def _p_values(tested: Sequence[Tested]) -> tuple[float, float, float]:
+    """Of a claim with these comparisons: holds, fails, equal."""
+    return (
+        max(t.p_holds() for t in tested),
+        min(1.0, len(tested) * min(t.p_fails() for t in tested)),
+        max(t.p_equal() for t in tested),
+    )
 
 
 def _scored(
@@ -235,19 +291,21 @@ def _scored(
     return Scored(claim)
 
 
-def paired_difference(better: ByColumn, worse: ByColumn, columns: Sequence[str]) -> Estimate | None:
+def paired_difference(
+    better: ByColumn, worse: ByColumn, columns: Sequence[str], measure: Measure = "score"
+) -> Estimate | None:
     """Mean paired difference over columns, on common items and on seeds that both rows have in all columns.
 
-    None without a common seed, or if the test items differ.
+    None without a common seed, or if the test items differ, or if a run lacks the measure's numbers.
     """
-    found = paired_outcomes(better, worse, columns)
+    found = paired_outcomes(better, worse, columns, measure)
     return None if found is None else mean_over_tasks(*found)
 
 
 def paired_outcomes(
-    better: ByColumn, worse: ByColumn, columns: Sequence[str]
+    better: ByColumn, worse: ByColumn, columns: Sequence[str], measure: Measure = "score"
 ) -> tuple[list[NDArray[np.float64]], Span | None] | None:
-    """The paired differences, an array (seeds, items) per column, and their limits if they have any.
+    """The paired differences of a measure, an array (seeds, items) per column, and their limits if any.
 
     None as in `paired_difference`.
     """
@@ -260,9 +318,10 @@ def paired_outcomes(
         one, other = ([row[column][seed] for seed in seeds] for row in (better, worse))
         if not same_items([*one, *other], column):
             return None
-        outcomes = [outcomes_array([r.scores[column].outcomes for r in runs]) for runs in (one, other)]
-        differences.append(outcomes[0] - outcomes[1])
-        bounded = bounded and are_accuracies([*one, *other], column)
+        if not has_measure([*one, *other], column, measure):
+            return None
+        differences.append(measured(one, column, measure) - measured(other, column, measure))
+        bounded = bounded and (measure == "probability" or are_accuracies([*one, *other], column))
     return differences, DIFFERENCES if bounded else None
 
 
@@ -282,9 +341,9 @@ def _compared(
         both = [column for column in better.columns if column in worse.columns]
         wanted = [column for column in comparison.columns if column in both]
         collapsed = sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs))
+        family = type(better.specs[0].benchmark)
         for column, columns in [(c, [c]) for c in wanted] if comparison.columns else [(None, both)]:
-            outcomes = paired_outcomes(one, other, columns)
-            yield Tested(
+            tested = Tested(
                 block=better.block,
                 better=better.label,
                 worse=worse.label,
@@ -292,10 +351,23 @@ def _compared(
                 at_least=comparison.at_least,
                 at_most=comparison.at_most,
                 margin=ledger.margin_of(comparison, column),
-                difference=None if outcomes is None else mean_over_tasks(*outcomes),
-                spread=None if outcomes is None else spread(*outcomes),
+                difference=None,
                 collapsed=collapsed,
             )
+            # The probability that E2E's columns share is of none of its metrics.
+            sharp = [] if family.shares_items else [c for c in columns if c in family.gold_columns()]
+            yield replace(
+                _with_data(tested, paired_outcomes(one, other, columns)),
+                by_probability=_with_data(tested, paired_outcomes(one, other, sharp, "probability"))
+                if sharp
+                else None,
+            )
+
+
+def _with_data(tested: Tested, outcomes: tuple[list[NDArray[np.float64]], Span | None] | None) -> Tested:
+    if outcomes is None:
+        return tested
+    return replace(tested, difference=mean_over_tasks(*outcomes), spread=spread(*outcomes))
 
 
 def _of_speed(claim: Claim, overhead: Overhead, speeds: Sequence[Measured]) -> Scored:
@@ -415,6 +487,17 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
         seeds=fewest_seeds(1.0),
         items=None if factor is None else ceil(factor * per_task),
         both=None if both is None else (both[0], ceil(both[1] * per_task)),
+    )
+
+
+def _least(options: Sequence[Wanted]) -> Wanted | None:
+    """The least of what would decide a claim by one measure or the other."""
+    if not options:
+        return None
+    return Wanted(
+        seeds=min((o.seeds for o in options if o.seeds), default=None),
+        items=min((o.items for o in options if o.items), default=None),
+        both=min((o.both for o in options if o.both), key=lambda pair: pair[0] * pair[1], default=None),
     )
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from math import inf
 
-from repro.analysis.statistics import mean_over_tasks, outcomes_array
+import numpy as np
+
+from repro.analysis.statistics import ACCURACIES, mean_over_tasks, outcomes_array
 from repro.benchmarks.base import TaskScore
 from repro.runs.result import Result
 
@@ -21,11 +23,12 @@ SHARE_OF_INTERVAL = 0.5
 
 @dataclass(frozen=True)
 class ColumnChange:
-    """A column in the run and in its rerun.
+    """A column in the run and in its rerun, by its score or by the probability of gold answers.
 
     Attributes:
+        column: its name, with ", probability" where that is compared, in percent.
         before, after: values of the run and of the rerun; None where there is none.
-        changed, items: items whose outcome differs, and all items.
+        changed, items: items whose outcome or stored log-probability differs, and all items.
         allowed: difference tolerated on other hardware or versions, in the column's unit.
     """
 
@@ -57,7 +60,7 @@ class RerunComparison:
         first_loss: relative difference of the first step's losses; None without training.
         allowed_loss: tolerance of `first_loss` on other hardware or versions.
         largest_loss: largest relative difference of any step's losses; None without training.
-        columns: every column of the scores.
+        columns: every column of the scores; and by its probability each that has it in both results.
     """
 
     environment: dict[str, tuple[str, str]]
@@ -95,7 +98,15 @@ def compare(before: Result, after: Result) -> RerunComparison:
         first_loss=relative[0] if relative else None,
         allowed_loss=FIRST_LOSS[before.spec["training"]["precision"]],
         largest_loss=max(relative, default=None),
-        columns=tuple(_column(name, before.scores.get(name), after.scores.get(name)) for name in columns),
+        columns=tuple(
+            change
+            for name in columns
+            for change in (
+                _column(name, before.scores.get(name), after.scores.get(name)),
+                _probability(name, before.scores.get(name), after.scores.get(name)),
+            )
+            if change is not None
+        ),
     )
 
 
@@ -112,12 +123,28 @@ def _column(name: str, before: TaskScore | None, after: TaskScore | None) -> Col
     )
 
 
+def _probability(name: str, before: TaskScore | None, after: TaskScore | None) -> ColumnChange | None:
+    """None unless both have log-probabilities, which results of older scorers lack."""
+    if before is None or after is None or not before.log_probabilities or not after.log_probabilities:
+        return None
+    one, other = before.log_probabilities, after.log_probabilities
+    estimate, again = (mean_over_tasks([100 * np.exp([values])], ACCURACIES) for values in (one, other))
+    return ColumnChange(
+        f"{name}, probability",
+        estimate.mean,
+        again.mean,
+        sum(a != b for a, b in zip_longest(one, other)),
+        max(len(one), len(other)),
+        SHARE_OF_INTERVAL * (estimate.half_width or 0),
+    )
+
+
 def _environment(result: Result) -> dict[str, str]:
     environment = result.environment
     told = (
         environment.model_dump(exclude={"packages"})
         | environment.packages
-        | {"kernel": result.training.kernel}
+        | {"kernel": result.training.kernel, "scorer version": result.evaluation.scorer_version}
     )
     return {name: str(value) for name, value in told.items()}
 
@@ -128,7 +155,6 @@ def _contract(result: Result) -> dict[str, str]:
         "training tokens": str(result.training.tokens),
         "trained parameters": str(result.trainable_parameters),
         "adapted layers": str(result.adapted_layers),
-        "scorer version": str(result.evaluation.scorer_version),
         **{f"data, {part}": digest for part, digest in result.data_fingerprints.items()},
     }
 

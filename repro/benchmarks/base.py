@@ -34,6 +34,10 @@ class TaskScore(Frozen):
         outcomes: one number per item, in the order of the items' ids, with the value as their mean. For an
             accuracy one digit each, 1 for right and 0 for wrong; for a corpus-level metric its jackknife
             pseudo-values, which have the metric's standard error.
+        log_probabilities: of the items' gold answers in nats, in the order of `outcomes`; what they are of is
+            said by `Benchmark.gold`. From `repro.benchmarks.gold_probability`, so rounded and no less than
+            its floor. Empty for a column without them, and in results of older scorers. Columns that share
+            their items have them once, in the first.
         unparsed: share of the items whose answer could not be read, between 0 and 1.
         constant: whether every item got the same answer, the sign of a collapsed model.
         missing: why there is no value, and what to do about it.
@@ -43,6 +47,7 @@ class TaskScore(Frozen):
     value: FiniteFloat | None
     items: int
     outcomes: str | tuple[FiniteFloat, ...]
+    log_probabilities: tuple[FiniteFloat, ...] = ()
     unparsed: FiniteFloat
     constant: bool
     missing: str = ""
@@ -106,10 +111,12 @@ class EvaluationSize(NamedTuple):
     """The size of the test set, and how an item is answered.
 
     Attributes:
-        tokens: mean tokens of an item's prompt, with all options where these are scored.
+        tokens: mean tokens of an item's prompt, with all options where these alone are scored.
         counted: tokens for which a mean item counts in a batch of `evaluation_tokens`.
         predicted: positions of a mean item whose logits are computed at once.
         beams, new_tokens: of generated texts.
+        scored: where texts are generated, mean tokens of an item in the pass beside it that computes the
+            likelihoods of its gold answers; `predicted` is of that pass.
     """
 
     items: int
@@ -118,6 +125,7 @@ class EvaluationSize(NamedTuple):
     predicted: float
     beams: int = 1
     new_tokens: int = 0
+    scored: float = 0.0
 
 
 class Benchmark(Frozen):
@@ -131,6 +139,7 @@ class Benchmark(Frozen):
         validates_by_score: whether validation gives a score, by which weights can be selected.
         shares_items: whether all columns are scores of the same items, and not each of its own.
         averaged: whether the mean over the columns is meaningful.
+        gold: what `TaskScore.log_probabilities` are of, as a clause for the notes of a table.
         decimals: by column, where more than one is printed.
     """
 
@@ -141,6 +150,7 @@ class Benchmark(Frozen):
     validates_by_score: ClassVar[bool] = False
     shares_items: ClassVar[bool] = False
     averaged: ClassVar[bool] = True
+    gold: ClassVar[str]
     decimals: ClassVar[dict[str, int]] = {}
 
     @property
@@ -152,6 +162,11 @@ class Benchmark(Frozen):
     @abstractmethod
     def headings(cls) -> dict[str, str]:
         """All columns of the family, in the paper's order, with their headings."""
+
+    @classmethod
+    def gold_columns(cls) -> tuple[str, ...]:
+        """The columns whose items have a gold answer with a probability; of shared items the first."""
+        return tuple(cls.headings())[: 1 if cls.shares_items else None]
 
     @property
     @abstractmethod

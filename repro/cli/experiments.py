@@ -165,9 +165,9 @@ def score(options: argparse.Namespace) -> int:
         except (ConfigError, RunBusy) as error:
             problems.append(f"not scored: {spec.slug}: {error}")
             continue
-        changed = sum(score != before.scores[name] for name, score in after.scores.items())
+        changed = sum(score.value != before.scores[name].value for name, score in after.scores.items())
         scored = f"scored with version {spec.benchmark.scorer_version}"
-        print(f"{spec.slug}: {scored}, {changed} of {len(after.scores)} scores changed")
+        print(f"{spec.slug}: {scored}, {changed} of {len(after.scores)} values changed")
     return tell(problems)
 
 

@@ -1,7 +1,8 @@
 """Estimates the cost of a run's test pass by formula: memory and time.
 
 Items are tested in batches of `evaluation_tokens` tokens. A batch's prompts are computed at once; then, where
-texts are generated, every beam gets one token in each step, up to the largest number of new tokens.
+texts are generated, every beam gets one token in each step, up to the largest number of new tokens. Beside
+it the likelihoods of gold answers are computed, in passes of up to `evaluation_tokens` tokens.
 
 Memory of one device:
 
@@ -41,7 +42,8 @@ class EvaluationCost:
     Attributes:
         batches: number of batches, over all devices.
         devices: devices that share them.
-        flops: of the prompts of a batch.
+        passes: forward passes over texts in a batch.
+        flops: of these passes.
         steps, step_flops, step_bytes: generated tokens of a beam; FLOPs of all beams, and bytes read, in one
             of these steps.
         operations: operations that one forward pass launches.
@@ -51,6 +53,7 @@ class EvaluationCost:
     batches: int
     devices: int
     precision: Literal["bf16", "fp32"]
+    passes: int
     flops: float
     steps: int
     step_flops: float
@@ -68,13 +71,13 @@ class EvaluationCost:
     def assumed_seconds(self, gpu: Gpu) -> float:
         """Seconds of one GPU for all batches."""
         launch = self.operations * OPERATION_SECONDS
-        prompts = max(product_seconds(self.flops, self.precision, gpu), launch)
+        texts = max(product_seconds(self.flops, self.precision, gpu), self.passes * launch)
         step = max(
             product_seconds(self.step_flops, self.precision, gpu),
             moving_seconds(self.step_bytes, gpu),
             launch,
         )
-        return self.batches * (prompts + self.steps * step)
+        return self.batches * (texts + self.steps * step)
 
 
 def evaluation_cost(spec: RunSpec, execution: Execution) -> EvaluationCost:
@@ -83,6 +86,9 @@ def evaluation_cost(spec: RunSpec, execution: Execution) -> EvaluationCost:
     around, number = model.around, BYTES[spec.training.precision]
     items = max(1, min(size.items, int(execution.evaluation_tokens / size.counted)))
     tokens, beams = items * size.tokens, items * size.beams
+    scored = items * size.scored
+    scoring = math.ceil(scored / execution.evaluation_tokens)
+    at_once = items / max(1, scoring)  # whose likelihoods are computed
     merged = method.mergeable and not execution.sharded and spec.model.quantization is None
 
     linears = sum(linear.parameters for linear in model.linears)
@@ -93,20 +99,23 @@ def evaluation_cost(spec: RunSpec, execution: Execution) -> EvaluationCost:
     weights = model.weights(number, execution.processes if execution.sharded else 1)
     added = 0 if model.all_weights or merged else 4 * model.trained
     inside = sum(linear.in_features + linear.out_features for linear in model.linears) / around.blocks
-    logits = (number + 4) * model.head_outputs * max(beams if size.new_tokens else 0, items * size.predicted)
+    logits = (
+        (number + 4) * model.head_outputs * max(beams if size.new_tokens else 0, at_once * size.predicted)
+    )
     layers = sum(count * cost.operations for count, cost in model.adapters(1)) / 2
     return EvaluationCost(
         batches=math.ceil(size.items / items),
         devices=execution.processes,
         precision=spec.training.precision,
-        flops=2 * tokens * linears
-        + 4 * tokens * size.tokens * around.blocks * around.attention_width
+        passes=1 + scoring,
+        flops=2 * (tokens + scored) * linears
+        + 4 * (tokens * size.tokens + scored * size.scored) * around.blocks * around.attention_width
         + 2 * items * size.predicted * head,
         steps=size.new_tokens,
         step_flops=2 * beams * (linears + head),
         step_bytes=model.weights(number) + cache,
         operations=around.blocks * BLOCK_FORWARD_OPERATIONS + (0 if merged else layers),
         weights=weights + added,
-        activations=round(number * tokens * inside + logits),
+        activations=round(number * max(tokens, at_once * size.scored) * inside + logits),
         cache=round(cache),
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
-from repro.analysis.claims import LEVEL, Scored, Tested
+from repro.analysis.claims import LEVEL, PValues, Scored, Tested, Verdict
 from repro.analysis.claims_on_paper import OnPaper, PrintedPair
 from repro.analysis.ledger import Ledger
 from repro.plans.profile import Profile
@@ -32,7 +32,7 @@ def claims_page(ledger: Ledger, scored: Sequence[Scored], profiles: Sequence[Pro
     lines += markdown_table(
         ["claim", "in the paper", "verdict", "p, holds", "p, fails", "p, equal", "needed to decide"], verdicts
     )
-    pairs = [_pair(s, t) for s in scored for t in s.tested]
+    pairs = [pair for s in scored for t in s.tested for pair in _pairs(s, t)]
     if pairs:
         head = [
             "claim",
@@ -40,6 +40,7 @@ def claims_page(ledger: Ledger, scored: Sequence[Scored], profiles: Sequence[Pro
             "better",
             "worse",
             "column",
+            "measure",
             "claimed",
             "difference",
             "p, holds",
@@ -58,6 +59,7 @@ def claims_page(ledger: Ledger, scored: Sequence[Scored], profiles: Sequence[Pro
 
 
 _YES = {True: "yes", False: "no", None: ""}
+_WORDS: dict[Verdict, str] = {"equal": "equal within the margin"}
 
 
 def verdict_in_words(scored: Scored) -> str:
@@ -68,7 +70,12 @@ def verdict_in_words(scored: Scored) -> str:
     if verdict == "not tested":
         lacking = "not measured by `make bench`" if claim.overhead else "no finished runs"
         return f"not tested: {claim.unmeasured or scored.untouched or lacking}"
-    words = "equal within the margin" if verdict == "equal" else verdict
+    words = _WORDS.get(verdict, verdict)
+    if scored.decided_by == "probability":
+        words += " by probability"
+    if scored.disagreement is not None:
+        other = _WORDS.get(scored.disagreement, scored.disagreement)
+        words += f" by accuracy, {other} by probability: accuracy and probability disagree"
     where = f"; measured on {scored.where}" if scored.where else ""
     if scored.facts:
         known = [fact.holds for fact in scored.facts if fact.holds is not None]
@@ -76,7 +83,9 @@ def verdict_in_words(scored: Scored) -> str:
     if len(scored.tested) == 1:
         return words + where
     inside = sum(
-        t.at_least < t.difference.mean < (t.at_most or float("inf")) for t in scored.tested if t.difference
+        t.at_least < t.difference.mean < (t.at_most or float("inf"))
+        for t in scored.by(scored.decided_by)
+        if t.difference
     )
     return f"{words} (as claimed in {inside} of {len(scored.tested)} comparisons{where})"
 
@@ -99,15 +108,25 @@ def wanted_in_words(scored: Scored) -> str:
 
 
 def _ps(scored: Scored) -> list[str]:
-    if not scored.tested or not scored.has_data:
-        return ["", "", ""]
-    return [f"{p:.3f}" for p in (scored.p_holds, scored.p_fails, scored.p_equal)]
+    """Of the three nulls, each by score and by probability."""
+
+    def told(null: Callable[[PValues], float]) -> str:
+        return " / ".join(f"{null(found):.3f}" for found in scored.p_values.values())
+
+    return [told(lambda p: p.holds), told(lambda p: p.fails), told(lambda p: p.equal)]
 
 
-def _pair(scored: Scored, t: Tested) -> list[str]:
+def _pairs(scored: Scored, t: Tested) -> Iterator[list[str]]:
+    """A comparison's line, and by probability another."""
+    yield _pair(scored, t, "" if scored.claim.overhead else "score")
+    if t.by_probability is not None and t.by_probability.difference is not None:
+        yield _pair(scored, t.by_probability, "probability")
+
+
+def _pair(scored: Scored, t: Tested, measure: str) -> list[str]:
     claimed = f"≥ {t.at_least:g}" if t.at_least else "> 0"
     claimed += f", < {t.at_most:g}" if t.at_most else ""
-    cells = [scored.claim.id, t.block, t.better, t.worse, t.column or "average", claimed]
+    cells = [scored.claim.id, t.block, t.better, t.worse, t.column or "average", measure, claimed]
     if t.difference is None:
         return [*cells, "-", "", "", "", "0", str(t.collapsed)]
     width = "" if t.difference.half_width is None else f" ± {_points(t.difference.half_width, t)}"
@@ -130,15 +149,21 @@ def _notes(ledger: Ledger) -> list[str]:
     return [
         "- difference: better minus worse in points, of the average or of one column, paired by item and "
         "seed, with a 95 % interval over items and seeds (over items only with one seed).",
+        "- measure: every comparison is tested by its score and, where its runs have it, by the probability "
+        "of the gold answers in percent, with the same claimed points and margin. It is sharper, since a "
+        "gain counts before an item turns right. E2E's metrics and STS-B have no such probability and count "
+        "by their score. A verdict is by accuracy where that decides the claim, and else by probability, "
+        "and then says so; where both decide and differ, it says that accuracy and probability disagree. A "
+        "second p-value after a slash is by probability.",
         f"- verdict, at the level of {LEVEL:.0%}: reproduced if 'not as claimed' is rejected in all "
         "comparisons, contradicted if 'as claimed' is rejected in one, equal if 'apart by the margin or "
         f"more' is rejected both ways in all. The margin is {margins}, and at most half of the claimed "
         "difference. A claim with a number is tested at that number: to show a gain of 0.8, 'better' is not "
-        "enough. p-values of claims are corrected for their comparisons and for all claims on this page "
-        "(Holm); p-values of comparisons are not.",
+        "enough. p-values of claims are corrected for their comparisons and for all claims and measures on "
+        "this page (Holm); p-values of comparisons are not.",
         "- needed to decide: total seeds with the present items, or items per task with the present seeds, "
-        "at the corrected level, if differences and spreads stay as they are. With one seed this is a lower "
-        "bound, since the spread between seeds is unknown.",
+        "at the corrected level, if differences and spreads stay as they are; the fewest by either measure. "
+        "With one seed this is a lower bound, since the spread between seeds is unknown.",
         "- a claim about time is tested on the rounds of `make bench`: its difference is claimed minus "
         "measured overhead, in percent of the other method, and its runs are rounds. A GPU's bench counts "
         "where there is one among the results, and the verdict says what was measured.",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from repro.analysis.paper import AVERAGE
 from repro.report.escapes import csv_text, latex_text, markdown_cell, markdown_prose, markdown_text
-from repro.report.tables import GAIN, Table, TableRow
+from repro.report.tables import GAIN, LOG_PROBABILITY, PROBABILITY, Table, TableRow
 from repro.text import one_line
 
 MISSING = "-"
@@ -66,7 +66,8 @@ def to_csv(table: Table) -> str:
     for group in table.groups:
         profile = table.profile if group.source == "measured" else ""
         for row in group.rows:
-            for column in table.columns:
+            more = [LOG_PROBABILITY] if LOG_PROBABILITY in row.values else []
+            for column in [*table.columns, *more]:
                 estimate = row.values.get(column)
                 figures: list[object] = [row.printed.get(column, ""), "", ""]
                 if estimate is not None and column not in row.printed:
@@ -127,7 +128,7 @@ def _value(row: TableRow, column: str, table: Table) -> str:
         return MISSING
     sign = "+" if column == GAIN else ""
     text = f"{estimate.mean:{sign}.{table.decimals.get(column, 1)}f}"
-    if column in (AVERAGE, GAIN) and estimate.half_width is not None:
+    if column in (AVERAGE, GAIN, PROBABILITY) and estimate.half_width is not None:
         text += f" ± {estimate.half_width:.1f}"
     if column == AVERAGE and row.averaged is not None:
         text += f" (of {len(row.averaged)})"

@@ -42,13 +42,19 @@ def _evidence(s: Scored) -> str:
     """The picture, and its numbers below it where one asks for them."""
     rows = [_told(t) for t in s.tested]
     rows += [
+        f"by probability: {_told(t.by_probability)}"
+        for t in s.tested
+        if t.by_probability and t.by_probability.difference
+    ]
+    rows += [
         f"{fact.block}, {fact.of}: {fact.found}"
         + {True: " (as claimed)", False: " (not as claimed)", None: ""}[fact.holds]
         for fact in s.facts
     ]
     if not rows:
         return ""
-    count = f"{len(rows)} comparison{'s' * (len(rows) > 1)}" if s.tested else f"{len(rows)} counted"
+    tested = len(s.tested)
+    count = f"{tested} comparison{'s' * (tested > 1)}" if tested else f"{len(rows)} counted"
     listed = "".join(f"<li>{escape(row)}</li>" for row in rows)
     return f"{_picture(s)}<details><summary>{count}</summary><ul>{listed}</ul></details>"
 
@@ -62,8 +68,11 @@ def _told(t: Tested) -> str:
 
 
 def _picture(s: Scored) -> str:
-    """One line for each comparison, over what is claimed (shaded) and no difference (the upright line)."""
-    found = [(t, t.difference) for t in s.tested if t.difference is not None]
+    """One line for each comparison, over what is claimed (shaded) and no difference (the upright line).
+
+    By the measure of the verdict.
+    """
+    found = [(t, t.difference) for t in s.by(s.decided_by) if t.difference is not None]
     if not found:
         return ""
     reach = [abs(d.mean) + (d.half_width or 0) for _, d in found]
@@ -91,7 +100,8 @@ def _picture(s: Scored) -> str:
     for value, anchor in ((-scale, "start"), (0.0, "middle"), (scale, "end")):
         text = f"{value:+.2g}" if value else "0"
         parts.append(f'<text x="{x(value)}" y="{height - 2}" text-anchor="{anchor}">{text}</text>')
-    told = f"{len(found)} differences; claimed is the shaded side"
+    by = " by probability" if s.decided_by == "probability" else ""
+    told = f"{len(found)} differences{by}; claimed is the shaded side"
     return (
         f'<svg role="img" aria-label="{told}" width="{_WIDTH}" height="{height}" '
         f'viewBox="0 0 {_WIDTH} {height}">{"".join(parts)}</svg>'

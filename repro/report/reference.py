@@ -16,6 +16,7 @@ from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.finished import runs_by_column
 from repro.analysis.ledger import Claim, load_ledger
+from repro.analysis.measures import Measure
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan
@@ -32,6 +33,8 @@ from repro.report.tables import Table, build_table
 from repro.runs.measurements import usable_speeds
 from repro.runs.reference import largest, stands
 from repro.runs.store import Store
+
+_NOT_APART = "neither above nor below any other row"
 
 
 class ReferencePage:
@@ -149,27 +152,48 @@ class ReferencePage:
         planned = {row.id: row for row in self.plans[name].rows}
         if "dual_lora" not in planned or rows["dual_lora"].label not in averages or len(averages) < 3:
             return []
-        own, label = planned["dual_lora"], rows["dual_lora"].label
-        results = {state.spec.hash: state.result for state in self.stands[name].states}
-        told: dict[str, list[str]] = {"above": [], "below": []}
-        for row in planned.values():
-            difference = paired_difference(
-                runs_by_column(own, results), runs_by_column(row, results), list(own.columns)
-            )
-            if row.id == own.id or difference is None or difference.half_width is None:
-                continue
-            if abs(difference.mean) > difference.half_width:
-                told["above" if difference.mean > 0 else "below"].append(row.label)
+        label = rows["dual_lora"].label
         order = sorted(averages, key=lambda name: -averages[name])
-        apart = " and ".join(f"{side} {', '.join(labels)}" for side, labels in told.items() if labels)
         place = order.index(label) + 1
         first = f"; {order[0]} is first ({averages[order[0]]:.1f})" if place > 1 else ""
+        by_score, by_probability = self._apart(name, "score"), self._apart(name, "probability")
+        sharper = (
+            f" By the probability of the gold answers, it is {by_probability}." if by_probability else ""
+        )
         return [
             f"By average, {label} ({averages[label]:.1f}) is number {place} of {len(order)}{first}. "
-            f"Paired over items and seeds, it is {apart or 'neither above nor below any other row'} by more "
-            "than the 95 % interval of the difference, without correction for multiple comparisons.",
+            f"Paired over items and seeds, it is {by_score or _NOT_APART} by more than the 95 % interval of "
+            f"the difference, without correction for multiple comparisons.{sharper}",
             "",
         ]
+
+    def _apart(self, name: str, measure: Measure) -> str | None:
+        """The rows that Dual LoRA's is above and below by a measure; None where none can be compared."""
+        results = {state.spec.hash: state.result for state in self.stands[name].states}
+        planned = {row.id: row for row in self.plans[name].rows}
+        own = planned.pop("dual_lora")
+        gold = type(own.specs[0].benchmark).gold_columns()
+        columns = [column for column in own.columns if measure == "score" or column in gold]
+        found = {
+            row.label: difference
+            for row in planned.values()
+            if (
+                difference := paired_difference(
+                    runs_by_column(own, results), runs_by_column(row, results), columns, measure
+                )
+            )
+        }
+        clear = {
+            label: d.mean
+            for label, d in found.items()
+            if d.half_width is not None and abs(d.mean) > d.half_width
+        }
+        sides = {
+            "above": [label for label, mean in clear.items() if mean > 0],
+            "below": [label for label, mean in clear.items() if mean < 0],
+        }
+        told = " and ".join(f"{side} {', '.join(labels)}" for side, labels in sides.items() if labels)
+        return (told or _NOT_APART) if found else None
 
     def _speed(self) -> list[str]:
         """The bench of every device, a GPU's first."""

@@ -94,11 +94,14 @@ def _timed(s: Scored) -> str:
 
 
 def _compared(s: Scored) -> str:
-    differences = [(t, t.difference) for t in s.tested if t.difference]
+    differences = [(t, t.difference) for t in s.by(s.decided_by) if t.difference]
     seeds = min(difference.runs for _, difference in differences)
     counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
     decide = wanted_in_words(s)
     decide = f"; needed to decide: {decide}" if decide else ""
+    if s.disagreement is not None:
+        decide += f"; accuracy and probability disagree: {s.disagreement} by probability"
+    by = "By probability: " if s.decided_by == "probability" else ""
     claimed = max(t.at_least for t, _ in differences)
     least = f" (claimed: at least {claimed:g})" if claimed else ""
     if len(differences) == 1:
@@ -111,4 +114,4 @@ def _compared(s: Scored) -> str:
             f"Ahead in {sum(mean > 0 for mean in means)} of {len(means)} comparisons, by {min(means):+.2g} "
         )
         found += f"to {max(means):+.2g}{least}"
-    return f"{found}; {counted}{decide}."
+    return f"{by}{found}; {counted}{decide}."

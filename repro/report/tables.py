@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from repro.analysis.finished import are_accuracies, items_of, runs_by_column, same_items
+from repro.analysis.measures import has_measure, log_probabilities, measured
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows
-from repro.analysis.statistics import ACCURACIES, DIFFERENCES, Estimate, mean_over_tasks, outcomes_array
+from repro.analysis.statistics import ACCURACIES, DIFFERENCES, Estimate, mean_over_tasks
 from repro.plans.plan import Plan, PlannedRow
 from repro.report.scored import scoring_notes
 from repro.runs.result import Result
@@ -19,6 +17,12 @@ from repro.training.truncation import ALL
 
 GAIN = "gain"
 """The column after the average: the average minus the untrained model's, paired by item."""
+
+PROBABILITY = "prob"
+"""The column of the mean probability of the gold answers in percent; a mean over tasks like the average."""
+
+LOG_PROBABILITY = "log_prob"
+"""The mean log-probability in nats, which only the CSV has."""
 
 EXTRA = " †"
 """Follows the label of a row that the paper's table does not have."""
@@ -93,13 +97,23 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
     untrained = {row.block: results[row.specs[0].hash] for row in plan.rows if not row.specs[0].method.trains}
     if untrained and family.averaged:
         columns[GAIN] = "vs Base"
+    # Those of which some run has the numbers; runs of older scorers have none.
+    sharp = [
+        task
+        for task in family.gold_columns()
+        if any(
+            r is not None and task in r.scores and r.scores[task].log_probabilities for r in results.values()
+        )
+    ]
+    if sharp:
+        columns[PROBABILITY] = "Prob."
     blocks = list(dict.fromkeys(row.block for row in plan.rows))
     printed = paper_rows(experiment.name)
     groups: list[TableGroup] = []
     for block in blocks:
         rows = [row for row in plan.rows if row.block == block]
         measured = tuple(
-            _measured(row, experiment.params, results, tasks, list(columns), untrained.get(block))
+            _measured(row, experiment.params, results, tasks, list(columns), untrained.get(block), sharp)
             for row in rows
         )
         groups.append(TableGroup(f"Ours: {block}", "measured", block, measured))
@@ -134,28 +148,36 @@ def _measured(
     tasks: Sequence[str],
     columns: Sequence[str],
     untrained: Result | None,
+    sharp: Sequence[str],
 ) -> TableRow:
-    """A row from its finished runs. A value is missing until one of its runs is done and has a score."""
+    """A row from its finished runs. A value is missing until one of its runs is done and has a score.
+
+    Args:
+        sharp: the tasks with a probability, where any run has one.
+    """
     trains = row.specs[0].method.trains
-    values: dict[str, Estimate | None] = {c: None for c in columns if trains or c != GAIN}
+    values: dict[str, Estimate | None] = {
+        c: None for c in columns if c != PROBABILITY and (trains or c != GAIN)
+    }
     by_seed = {task: runs for task, runs in runs_by_column(row, results).items() if runs}
     items = {task: tuple(sorted(items_of(list(runs.values()), task))) for task, runs in by_seed.items()}
     scored = [task for task in tasks if len(items.get(task, ())) == 1]
     bounded = {task: are_accuracies(list(by_seed[task].values()), task) for task in scored}
     for task in scored:
-        outcomes = _outcomes(list(by_seed[task].values()), task)
+        outcomes = measured(list(by_seed[task].values()), task, "score")
         values[task] = mean_over_tasks([outcomes], ACCURACIES if bounded[task] else None)
     every = all(bounded.values())
     # A mean over tasks uses the seeds that all tasks have.
     seeds = sorted(set.intersection(*(set(by_seed[task]) for task in scored))) if scored else []
     if seeds:
         common = {task: [by_seed[task][seed] for seed in seeds] for task in scored}
-        after = {task: _outcomes(runs, task) for task, runs in common.items()}
+        after = {task: measured(runs, task, "score") for task, runs in common.items()}
         if AVERAGE in values:
             values[AVERAGE] = mean_over_tasks(list(after.values()), ACCURACIES if every else None)
         if GAIN in values and untrained is not None and _pairs(common, untrained):
-            gains = [after[task] - _outcomes([untrained], task) for task in after]
+            gains = [after[task] - measured([untrained], task, "score") for task in after]
             values[GAIN] = mean_over_tasks(gains, DIFFERENCES if every else None)
+        values |= _probabilities({task: common[task] for task in sharp if task in common})
     count = row.trainable_parameters
     millions = f"{count / 1e6:.2f}" if count >= 1e5 else f"{count / 1e6:.2g}"
     shown = f"{row.trainable_percent:.2f}" if unit == "percent" else millions
@@ -174,8 +196,13 @@ def _measured(
     )
 
 
-def _outcomes(results: Sequence[Result], column: str) -> NDArray[np.float64]:
-    return outcomes_array([result.scores[column].outcomes for result in results])
+def _probabilities(runs: Mapping[str, Sequence[Result]]) -> dict[str, Estimate | None]:
+    """The mean probability and the mean log-probability over tasks; nothing if a run lacks the numbers."""
+    if not runs or not all(has_measure(own, task, "probability") for task, own in runs.items()):
+        return {}
+    probabilities = [measured(own, task, "probability") for task, own in runs.items()]
+    logs = [log_probabilities(own, task) for task, own in runs.items()]
+    return {PROBABILITY: mean_over_tasks(probabilities, ACCURACIES), LOG_PROBABILITY: mean_over_tasks(logs)}
 
 
 def _pairs(runs: Mapping[str, Sequence[Result]], untrained: Result) -> bool:
@@ -226,6 +253,12 @@ def _notes(plan: Plan, results: Mapping[str, Result | None], groups: Sequence[Ta
     ]
     if type(first.benchmark).averaged and any(not row.specs[0].method.trains for row in plan.rows):
         notes.append("'vs Base' is the difference from the untrained model's average, paired by item.")
+    if any(PROBABILITY in row.values for group in groups for row in group.rows):
+        notes.append(
+            f"'Prob.' is the mean probability {type(first.benchmark).gold}, in percent, as a mean over "
+            f"tasks; '{LOG_PROBABILITY}' in the CSV file is the mean of its log, in nats. Rows of runs that "
+            "an older version scored have none."
+        )
     if profile.family(experiment.family).model is not None:
         blocks = ", ".join(block.model for block in experiment.blocks)
         notes.append(

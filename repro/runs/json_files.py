@@ -6,6 +6,7 @@ A results folder may come from somebody else, or from a disk that lost a part of
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,6 +49,8 @@ def read_json(path: Path, model_cls: type[T], remedy: str = "delete it to run ag
 
 
 def write_json(path: Path, content: Frozen) -> None:
-    """Write a typed file whole or not at all."""
+    """Write a typed file whole or not at all, lists of numbers on one line."""
     text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    # A newline is never inside a string of JSON, so what is matched is a list, of neither texts nor lists.
+    text = re.sub(r'\[\n[^][{}"]*\]', lambda numbers: "".join(numbers[0].split()), text)
     write_whole(path, f"{text}\n".encode())

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from repro.benchmarks.base import TaskScore
+from repro.benchmarks.gold_probability import FLOOR
 from repro.config import ConfigError, parse
 from repro.plans.spec import DROPOUT_VERSION, SPEC_VERSION, RunSpec
 from repro.reading import excerpt
@@ -95,6 +96,8 @@ def _wrong_scores(name: str, spec: RunSpec, scores: Mapping[str, TaskScore], ite
     for column, score in scores.items():
         for fault in _wrong_score(score):
             yield f"{name}.{column}: {fault}"
+        if score.log_probabilities and column not in type(benchmark).gold_columns():
+            yield f"{name}.{column}: log_probabilities, which a {benchmark.family} run has of other columns"
     counts = [score.items for score in scores.values()]
     if (max(counts) if benchmark.shares_items else sum(counts)) != items:
         yield f"{name}: {', '.join(map(str, counts))} items by column, but {items} in the evaluation"
@@ -107,9 +110,13 @@ def _wrong_score(score: TaskScore) -> Iterator[str]:
     if not 0 <= score.unparsed <= 1:
         yield f"a share of {score.unparsed} unparsed items"
     if score.value is None:
-        if outcomes or not score.missing:
-            yield "no value, and yet outcomes or no reason"
+        if outcomes or score.log_probabilities or not score.missing:
+            yield "no value, and yet outcomes, log_probabilities or no reason"
         return
+    if len(score.log_probabilities) not in (0, score.items):
+        yield f"{score.items} items, but log_probabilities of {len(score.log_probabilities)}"
+    if not all(FLOOR <= value <= 0 for value in score.log_probabilities):
+        yield f"a log-probability outside of {FLOOR:g} to 0"
     digits = isinstance(outcomes, str)
     if digits != score.metric.startswith("accuracy") or (digits and set(outcomes) - {"0", "1"}):
         yield f"outcomes of another kind than those of {score.metric}"

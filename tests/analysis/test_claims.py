@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import log
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.claims import LEVEL, Tested, paired_difference, score_claims, wanted
+from repro.analysis.claims import LEVEL, Scored, Tested, _compared, paired_difference, score_claims, wanted
 from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
 from repro.analysis.statistics import Estimate, Spread, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
+from repro.benchmarks.commonsense.benchmark import Commonsense
+from repro.benchmarks.e2e.benchmark import E2E
+from repro.benchmarks.glue.benchmark import Glue
 from repro.config import ConfigError, parse
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import list_profiles, load_profile
+from repro.plans.spec import RunSpec
 from repro.report.claims import claims_page
 from repro.report.standing import standing
 from repro.runs.environment import environment
 from repro.runs.json_files import write_json
 from repro.runs.measurements import Card, Measured, Measurement, Ratio, speed_file
 from repro.runs.result import Result
+from repro.runs.states import RunState, State
 from repro.runs.store import Store
 
 
@@ -72,11 +79,19 @@ def test_a_true_null_is_rejected_no_more_often_than_stated(seeds: int, seed_sd: 
     assert (rejected / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)).all()
 
 
-def result(outcomes: dict[str, str], items: str = "same") -> Result:
+def result(
+    outcomes: dict[str, str], items: str = "same", log_probabilities: tuple[float, ...] = ()
+) -> Result:
     """A finished run with these outcomes."""
     scores = {
         task: TaskScore(
-            metric="accuracy", value=1.0, items=len(digits), outcomes=digits, unparsed=0, constant=False
+            metric="accuracy",
+            value=1.0,
+            items=len(digits),
+            outcomes=digits,
+            log_probabilities=log_probabilities,
+            unparsed=0,
+            constant=False,
         )
         for task, digits in outcomes.items()
     }
@@ -95,6 +110,21 @@ def test_differences_are_paired_by_item_seed_and_column() -> None:
     assert found is not None and (found.mean, found.runs) == (pytest.approx((25 + 50) / 2), 1)
     assert paired_difference(better, {"a": {7: result({"a": "1"})}}, ["a"]) is None
     assert paired_difference(better, {"a": {0: result({"a": "1100"}, items="other")}}, ["a"]) is None
+
+
+def test_differences_of_probabilities_are_in_percent_and_need_every_run() -> None:
+    gold = [np.array([0.5, 0.25]), np.array([0.25, 0.125])]
+    better, worse = (
+        {"a": {0: result({"a": "11"}, log_probabilities=tuple(np.log(p).tolist()))}} for p in gold
+    )
+    found = paired_difference(better, worse, ["a"], "probability")
+    assert found is not None and found.mean == pytest.approx((25 + 12.5) / 2)
+    reference = stats.ttest_1samp(100 * (gold[0] - gold[1]), 0, alternative="greater").pvalue
+    assert found.p_below(0) == pytest.approx(reference)
+    score = paired_difference(better, worse, ["a"])
+    assert score is not None and score.mean == 0
+    older = {"a": {0: result({"a": "11"})}}
+    assert paired_difference(better, older, ["a"], "probability") is None
 
 
 def made(mean: float, error: float = 1.0, margin: float = 1.0, **bounds: float) -> Tested:
@@ -129,6 +159,12 @@ def test_a_comparison_is_tested_at_what_is_claimed(
 
 def simulated(claims: dict[str, list[Tested]], monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
     """Verdicts of a ledger whose claims have these comparisons."""
+    return [s.verdict for s in simulated_claims(claims, monkeypatch, folder)]
+
+
+def simulated_claims(
+    claims: dict[str, list[Tested]], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> list[Scored]:
     monkeypatch.setattr("repro.analysis.claims._compared", lambda claim, *_: claims[claim.id])
     comparison = Comparison(experiment="table1", better=("a",), worse=("b",))
     ledger = Ledger(
@@ -136,7 +172,7 @@ def simulated(claims: dict[str, list[Tested]], monkeypatch: pytest.MonkeyPatch, 
         claims=tuple(Claim(id=name, text="x", where="x", comparisons=(comparison,)) for name in claims),
     )
     plans = {"table1": expand(load_experiment("table1"), load_profile("laptop"))}
-    return [s.verdict for s in score_claims(ledger, plans, Store(folder))]
+    return score_claims(ledger, plans, Store(folder))
 
 
 def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(
@@ -158,6 +194,121 @@ def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(
     assert verdict(made(9.0), made(-2.63)) == "undecided"
     assert verdict(made(0.0, 0.3), made(0.2, 0.3)) == "equal"
     assert verdict(made(0.0, 0.3), made(0.5, 0.3)) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("score", "probability", "verdict", "said"),
+    [
+        # Holm covers six p-values of this claim and three of the other: 2.54 is the quantile of 0.05 / 9.
+        (made(2.6), made(0.0), "reproduced", "reproduced"),
+        (made(2.5), made(0.0), "undecided", "undecided"),
+        (made(0.0), made(2.6), "reproduced", "reproduced by probability"),
+        (made(0.0), made(-2.6), "contradicted", "contradicted by probability"),
+        (
+            made(9.0),
+            made(-9.0),
+            "reproduced",
+            "reproduced by accuracy, contradicted by probability: accuracy and probability disagree",
+        ),
+        (made(9.0), made(9.0), "reproduced", "reproduced"),
+        # Runs of an older scorer: six p-values, and 2.394 is the quantile of 0.05 / 6.
+        (made(2.41), replace(made(0.0), difference=None), "reproduced", "reproduced"),
+    ],
+)
+def test_probability_decides_what_accuracy_does_not(
+    score: Tested,
+    probability: Tested,
+    verdict: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    both = replace(score, by_probability=probability)
+    claims = {"one": [both], "other": [made(0.0, 100.0)]}
+    scored = simulated_claims(claims, monkeypatch, tmp_path)
+    assert scored[0].verdict == verdict and scored[1].verdict == "undecided"
+    ledger = Ledger(margin=1, claims=tuple(s.claim for s in scored))
+    page, short = (
+        claims_page(ledger, scored, [load_profile("laptop")]),
+        "\n".join(standing(scored, lambda _: [])),
+    )
+    assert f"| {said} |" in page
+    assert ("By probability: a minus b" in short) is said.endswith(" by probability")
+    assert ("accuracy and probability disagree" in short) is ("disagree" in said)
+    assert page.count("| probability |") == (probability.difference is not None)
+
+
+def test_comparisons_without_a_probability_count_by_their_score(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As E2E's metrics do beside an accuracy; but runs that lack the numbers reproduce nothing."""
+    sharp = replace(made(0.0), by_probability=made(9.0))
+    metric, lacking = made(9.0), replace(made(9.0), by_probability=replace(made(0.0), difference=None))
+    assert simulated({"one": [sharp, metric]}, monkeypatch, tmp_path) == ["reproduced"]
+    assert simulated({"one": [sharp, lacking]}, monkeypatch, tmp_path) == ["undecided"]
+    assert simulated({"one": [sharp, made(0.0)]}, monkeypatch, tmp_path) == ["undecided"]
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "by_probability"),
+    [
+        ("table1", (), "of all columns"),
+        ("table1", ("piqa",), "of one column"),
+        ("table2", (), "without STS-B"),
+        ("table2", ("stsb",), None),
+        ("table4", ("bleu",), None),
+    ],
+)
+def test_comparisons_of_runs_are_made_by_both_measures(
+    table: str, columns: tuple[str, ...], by_probability: str | None
+) -> None:
+    """Every column of a row that is better by its probability, from 25 to 75 percent on half of the items."""
+    planned = expand(load_experiment(table), load_profile("paper" if table == "table2" else "laptop"), [0])
+    assert table != "table2" or "stsb" in planned.rows[0].columns
+
+    def run(spec: RunSpec) -> RunState:
+        gold = 0.75 if spec.method.name == "dual_lora" else 0.25
+        found = result(
+            dict.fromkeys(spec.benchmark.columns, "1100"), log_probabilities=(0.0, 0.0, *[log(gold)] * 2)
+        )
+        if "stsb" in found.scores:
+            found.scores["stsb"] = found.scores["stsb"].model_copy(update={"log_probabilities": ()})
+        return RunState(spec, State.DONE, found)
+
+    states = {spec.hash: run(spec) for spec in planned.runs.values()}
+    comparison = Comparison(experiment=table, better=("dual_lora*",), worse=("lora*",), columns=columns)
+    claim = Claim(id="x", where="x", text="x", comparisons=(comparison,))
+    ledger = Ledger(margin=1, claims=(claim,))
+    compared = list(_compared(claim, comparison, ledger, planned, states))
+    assert compared
+    for one in compared:
+        assert one.difference is not None and one.difference.mean == 0
+        if by_probability is None:
+            assert one.by_probability is None
+            continue
+        assert one.by_probability is not None and one.by_probability.difference is not None
+        assert one.by_probability.difference.mean == pytest.approx(25)
+        assert (one.by_probability.margin, one.by_probability.column) == (one.margin, one.column)
+
+
+def test_what_would_decide_a_claim_is_the_least_by_either_measure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def spread(noise: float) -> Tested:
+        return replace(made(2.0, 2.0), spread=Spread(0, noise, 0, 1, 100, 1e6))
+
+    blurred = simulated_claims({"one": [spread(16.0)]}, monkeypatch, tmp_path)[0].wanted
+    both = replace(spread(16.0), by_probability=spread(4.0))
+    sharp = simulated_claims({"one": [both]}, monkeypatch, tmp_path)[0].wanted
+    assert blurred is not None and sharp is not None
+    assert sharp.seeds is not None and blurred.seeds is not None and sharp.seeds < blurred.seeds
+    assert sharp.items is not None and blurred.items is not None and sharp.items < blurred.items
+
+
+def test_glues_average_leaves_the_regression_out_and_e2e_has_none() -> None:
+    assert set(Glue.headings()) - set(Glue.gold_columns()) == {"stsb"}
+    assert E2E.gold_columns() == ("bleu",) and E2E.shares_items
+    assert list(Commonsense.gold_columns()) == list(Commonsense.headings())
 
 
 @pytest.mark.parametrize("truth", [0.0, 1.0])
@@ -215,7 +366,7 @@ def test_every_claim_finds_its_rows_where_nothing_has_run(profile: str, tmp_path
     for s in scored:
         expected = {"by formula"} if s.claim.by_formula else {"reproduced", "contradicted"}
         assert s.verdict in (expected if s.claim.by_formula or s.claim.id in counted else {"not tested"})
-    page = claims_page(ledger, scored, load_profile(profile))
+    page = claims_page(ledger, scored, [load_profile(profile)])
     assert all(claim.text in page for claim in ledger.claims)
 
 
@@ -295,8 +446,8 @@ def test_a_gpus_bench_decides_where_there_is_one_and_the_verdict_says_so(
     scored = score_claims(ledger, _plans("laptop"), Store(tmp_path / "runs"))
     time = next(s for s in scored if s.claim.id == "time")
     assert (time.verdict, time.where) == (verdict, where)
-    page = claims_page(ledger, scored, load_profile("laptop"))
-    told = "\n".join(standing([time]))
+    page = claims_page(ledger, scored, [load_profile("laptop")])
+    told = "\n".join(standing([time], lambda _: []))
     if benches:
         assert f"; measured on {where})" in page
         assert f"5 rounds of `make bench` on {where}." in told

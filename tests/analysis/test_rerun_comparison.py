@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from repro.analysis.rerun_comparison import compare
@@ -78,6 +79,37 @@ def test_elsewhere_a_score_may_move_by_half_of_its_interval(
     rerun = compare(result, other)
     assert rerun.within_tolerance is accepted
     assert {c.column: c.changed for c in rerun.columns if c.changed} == {"boolq": count}
+
+
+def _with_probabilities(result: Result, value: float) -> Result:
+    scores = {
+        column: score.model_copy(
+            update={"log_probabilities": tuple(value - 0.1 * (i % 9) for i in range(score.items))}
+        )
+        for column, score in result.scores.items()
+    }
+    return _changed(result.model_copy(update={"scores": scores}), "evaluation", scorer_version=2)
+
+
+def test_a_newer_scorer_gives_the_same_scores_and_more(result: Result) -> None:
+    rerun = compare(result, _with_probabilities(result, -1.0))
+    assert rerun.identical and rerun.within_tolerance
+    assert "environments differ: scorer version: 1 in the file, 2 in the rerun" in describe_rerun(rerun)
+
+
+def test_probabilities_are_compared_where_both_have_them(result: Result) -> None:
+    one = _with_probabilities(result, -1.0)
+    assert compare(one, one).identical
+    # The last decimal needs another machine, as a loss does; a tenth of the value is too much anywhere.
+    near, far = (_with_probabilities(result, value) for value in (-1.001, -1.2))
+    assert not compare(one, near).within_tolerance
+    moved = compare(one, _changed(near, "environment", threads=99))
+    assert moved.within_tolerance and not moved.identical
+    boolq = next(c for c in moved.columns if c.column == "boolq, probability")
+    assert boolq.changed == boolq.items == result.scores["boolq"].items
+    assert boolq.before is not None and boolq.after is not None
+    assert boolq.after == pytest.approx(boolq.before * np.exp(-0.001))
+    assert not compare(one, _changed(far, "environment", threads=99)).within_tolerance
 
 
 def test_other_data_is_not_excused_by_another_machine(result: Result) -> None:

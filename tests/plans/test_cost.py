@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from repro.methods import OptimizerSettings
 from repro.models import ModelSpec, load_model_spec
 from repro.models.gpt2 import split_attention_inputs
 from repro.optimizers.state_bytes import state_bytes
-from repro.plans.cost import BLOCK_FORWARD_OPERATIONS, BLOCK_OPERATIONS, training_cost
+from repro.plans.cost import BLOCK_FORWARD_OPERATIONS, BLOCK_OPERATIONS, ModelSizes, training_cost
 from repro.plans.evaluation_cost import evaluation_cost
 from repro.plans.execution import Execution
 from repro.plans.fitting import fitted
@@ -312,6 +313,10 @@ def test_the_test_pass_holds_one_base_and_every_beams_keys_and_values() -> None:
     # A step of generation reads all weights and the cache: it cannot be faster than the memory.
     least = cost.batches * cost.steps * (cost.weights + cost.cache) / 4.8e12
     assert cost.assumed_seconds(H200) > least
+    # Beside the texts, the likelihoods of the gold answers: a second pass over prompts with their options.
+    size, linears = run.evaluation_size, sum(linear.parameters for linear in ModelSizes(run).linears)
+    assert size.scored > size.tokens and cost.passes == 1 + math.ceil(size.scored / size.tokens)
+    assert cost.flops > 2 * linears * 8000 * (1 + size.scored / size.tokens)
     classifier = evaluation_cost(spec("roberta", {"name": "lora"}), Execution())
     assert classifier.cache == 0 and classifier.steps == 0
     sharded = evaluation_cost(run, Execution(devices=4, strategy="fsdp"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def plan() -> Plan:
 
 
 def state(
-    spec: RunSpec, outcomes: dict[str, Outcomes] | None, truncated: dict[str, float] | None = None
+    spec: RunSpec,
+    outcomes: dict[str, Outcomes] | None,
+    truncated: dict[str, float] | None = None,
+    gold: tuple[float, ...] = (),
 ) -> RunState:
     """A run that is finished with these outcomes, without the fields that a table does not read."""
     if outcomes is None:
@@ -38,7 +42,7 @@ def state(
     scores = {
         column: {
             "metric": "accuracy", "value": 50.0, "items": len(found), "outcomes": found, "unparsed": 0.0,
-            "constant": False,
+            "constant": False, "log_probabilities": gold,
         }
         for column, found in outcomes.items()
     }  # fmt: skip
@@ -112,6 +116,30 @@ def test_an_average_without_variance_has_an_exact_interval(plan: Plan, wrong: st
     """Of eight tasks with four items, as of 32 items: 100 (1 - 0.025^(1 / 32)) = 10.9."""
     table = build(plan, lambda spec: {column: wrong for column in spec.benchmark.columns})
     assert texts(table, "LoRA")[10].endswith("± 10.9")
+
+
+def test_the_probability_of_gold_answers_stands_behind_the_average(plan: Plan, tmp_path: Path) -> None:
+    """By hand: the means over items of 0.5 and 0.25, of 0.75 and 0.25, over both seeds: (37.5 + 50) / 2."""
+
+    def gold(spec: RunSpec) -> tuple[float, ...]:
+        if spec.method.name == "lora":
+            return (math.log(0.75 if spec.seed else 0.5), math.log(0.25))
+        # A row with a run of an older scorer has none.
+        return (0.0, 0.0) if spec.method.name == "dual_lora" and spec.seed else ()
+
+    outcomes: dict[str, Outcomes] = dict.fromkeys(plan.columns, "10")
+    table = build_table(plan, [state(spec, outcomes, gold=gold(spec)) for spec in plan.runs.values()])
+    everything_is_written(table, tmp_path)
+    assert list(table.columns)[-1] == "prob" and list(table.columns.values())[-1] == "Prob."
+    assert texts(table, "LoRA")[-2].startswith("43.8 ± ")
+    assert texts(table, "Dual LoRA")[-2] == texts(table, "HiRA")[-2] == ""
+    lines = [line.split(",") for line in FORMATS["csv"](table).splitlines() if ",log_prob," in line]
+    assert {line[4] for line in lines} == {"lora"}
+    mean = (math.log(0.5) + math.log(0.75) + 2 * math.log(0.25)) / 4
+    assert float(lines[0][6]) == pytest.approx(mean, abs=1e-4)
+    assert any(note.startswith("'Prob.' is the mean probability of the gold option") for note in table.notes)
+    without = build(plan, lambda spec: outcomes)
+    assert "prob" not in without.columns and not any("Prob." in note for note in without.notes)
 
 
 def test_seeds_with_unequal_items_are_a_hole_with_a_line(plan: Plan, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from repro.paths import REFERENCE
-from repro.runs.json_files import DamagedFile
+from repro.runs.json_files import DamagedFile, write_json
 from repro.runs.received import read_result
 
 COMMITTED = sorted(REFERENCE.glob("runs/*--lora--seed0--*/result.json"))
@@ -47,6 +47,10 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "letters": lambda r: _score(r).update(outcomes="a" * _score(r)["items"]),
     "no items": lambda r: _score(r).update(items=0, outcomes=""),
     "a value beside its outcomes": lambda r: _score(r).update(value=100.0, outcomes="0" * _score(r)["items"]),
+    "fewer probabilities": lambda r: _score(r).update(log_probabilities=[-1.0]),
+    "more than certain": lambda r: _score(r).update(log_probabilities=[0.5] * _score(r)["items"]),
+    "less than the floor": lambda r: _score(r).update(log_probabilities=[-101.0] * _score(r)["items"]),
+    "a text for a probability": lambda r: _score(r).update(log_probabilities=["-1"] * _score(r)["items"]),
     "one outcome": lambda r: _score(r).update(outcomes="1"),
     "a column less": lambda r: r["scores"].popitem(),
     "a column more": lambda r: r["scores"].update(other=_score(r)),
@@ -68,6 +72,35 @@ def test_a_contradiction_is_named(change: str, tmp_path: Path) -> None:
         read_result(path, "do this")
     said = str(caught.value)
     assert said.startswith(f"{path}: ") and said.endswith("; do this") and "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["e2e", "glue-stsb"])
+def test_a_column_without_a_probability_has_none(name: str, tmp_path: Path) -> None:
+    content = json.loads(next(REFERENCE.glob(f"runs/{name}--*/result.json")).read_text())
+    score = list(content["scores"].values())[-1]
+    path = tmp_path / "result.json"
+    score["log_probabilities"] = [-1.0] * score["items"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DamagedFile, match=r"log_probabilities, which a (e2e|glue) run has of other columns"):
+        read_result(path, "do this")
+
+
+def test_a_list_of_numbers_is_one_line_and_read_back_as_it_was(tmp_path: Path) -> None:
+    found = read_result(COMMITTED[0], "")
+    assert found is not None
+    spec, result = found
+    strange = ("[\n 1,\n 2\n]", "[1, 2]", '"')
+    scores = {
+        column: score.model_copy(update={"log_probabilities": (-1.5, 0.0) * (score.items // 2)})
+        for column, score in result.scores.items()
+    }
+    result = result.model_copy(update={"warnings": strange, "scores": scores})
+    path = tmp_path / "result.json"
+    write_json(path, result)
+    assert read_result(path, "") == (spec, result)
+    text = path.read_text()
+    assert "[-1.5,0.0,-1.5" in text
+    assert json.loads(text) == json.loads(result.model_dump_json())
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ def test_warnings_of_others_and_other_scores_stay_or_are_renewed(
     notes: list[str] = []
     after = rescored(spec, result.model_copy(update={"warnings": ("out of memory",)}), store, notes.append)
     assert after.scores["rte"].value == 100
+    # log softmax(0, 1)[1]
+    assert set(after.scores["rte"].log_probabilities) == {-0.313}
+    assert after.evaluation.scorer_version == spec.benchmark.scorer_version
     assert after.warnings == ("out of memory",)
     assert after.other_scores == result.other_scores and len(notes) == 1
     (rule,) = result.other_scores

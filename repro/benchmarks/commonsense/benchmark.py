@@ -71,6 +71,7 @@ class Commonsense(Benchmark):
     """
 
     scorer_version: ClassVar[int] = SCORER_VERSION
+    gold: ClassVar[str] = "of the gold option among the item's options"
 
     family: Literal["commonsense"] = "commonsense"
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = get_args(TaskName)
@@ -152,10 +153,18 @@ class Commonsense(Benchmark):
         text, completion = (
             sum(n * means[task][part] for task, n in sizes.items()) / items for part in (0, 1)
         )
+        scored = _OPTIONS * completion
         if isinstance(self.protocol, GenerateSettings):
             prompt = text - completion
-            return EvaluationSize(items, prompt, prompt, 0, self.protocol.beams, self.protocol.max_new_tokens)
-        scored = _OPTIONS * completion
+            return EvaluationSize(
+                items,
+                prompt,
+                prompt,
+                scored,
+                self.protocol.beams,
+                self.protocol.max_new_tokens,
+                scored=prompt + scored,
+            )
         tokens = text - completion + scored
         return EvaluationSize(items, tokens, tokens, scored)
 

@@ -74,6 +74,11 @@ def render_output(record: Record) -> str:
     return _output(record.answer)
 
 
+def render_outputs(record: Record) -> list[str]:
+    """The completion with each of the item's labels; the gold one's is `render_output`."""
+    return list(map(_output, record.labels))
+
+
 def _output(answer: str) -> str:
     return f"the correct answer is {answer}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,11 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from repro.benchmarks.commonsense.records import Record
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.training.causal_finetuning import CausalFineTuning
-from repro.training.causal_lm import (
-    Options,
-    generate,
-    option_log_likelihoods,
-)
+from repro.training.causal_lm import Options, generate
 from repro.training.context import RunContext
 from repro.training.finetuning import Prediction
 from repro.training.token_cache import encoded_options
@@ -29,35 +24,30 @@ _NATS = {"fp32": 5e-3, "bf16": 1.0}
 
 @dataclass(frozen=True)
 class TestItem:
-    """A test record with its tokens: `options` under cloze, `prompt` under generate."""
+    """A test record with its tokens; texts are generated from `prompt`, which is empty under cloze."""
 
     __test__ = False  # pytest would take it for a test case because of its name
 
     record: Record
-    options: Options | None = None
-    normalisers: tuple[float, ...] = ()
+    options: Options
+    normalisers: tuple[float, ...]
     prompt: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
         """Tokens of the item in a batch."""
-        return len(self.prompt) if self.options is None else len(self.options)
+        return len(self.prompt or self.options)
 
 
 def encode_items(
     records: Sequence[Record], protocol: GenerateSettings | ClozeSettings, tokenizer: PreTrainedTokenizerBase
 ) -> list[TestItem]:
     """Tokenise test records for their protocol. Test items are never truncated."""
-    if isinstance(protocol, GenerateSettings):
-        prompts = map(protocol.protocol().prompt, records)
-        return [
-            TestItem(record, prompt=tuple(tokenizer(prompt).input_ids))
-            for record, prompt in zip(records, prompts, strict=True)
-        ]
+    generated = isinstance(protocol, GenerateSettings)
     texts = list(map(protocol.protocol().options, records))
     every = encoded_options([(text.context, text.continuations) for text in texts], tokenizer)
     return [
-        TestItem(record, options=options, normalisers=tuple(text.normalisers))
+        TestItem(record, options, tuple(text.normalisers), prompt=options.context if generated else ())
         for record, text, options in zip(records, texts, every, strict=True)
     ]
 
@@ -76,22 +66,28 @@ class CommonsenseModule(CausalFineTuning):
         self.protocol = protocol
 
     def predict(self, items: Sequence[TestItem]) -> list[Prediction]:
-        if isinstance(self.protocol, GenerateSettings):
-            texts = generate(
-                self.model,
-                self.tokenizer,
-                [item.prompt for item in items],
-                beams=self.protocol.beams,
-                max_new_tokens=self.protocol.max_new_tokens,
+        predictions: list[Prediction] = [
+            {
+                "task": item.record.task,
+                "id": item.record.id,
+                "gold": item.record.gold,
+                "log_likelihoods": likelihoods,
+                "normalisers": list(item.normalisers),
+            }
+            for item, likelihoods in zip(
+                items, self.log_likelihoods([item.options for item in items]), strict=True
             )
-            return [_prediction(item, text=text) for item, text in zip(items, texts, strict=True)]
-        likelihoods = option_log_likelihoods(
-            self.model, [item.options for item in items if item.options], pad_id=self.tokenizer.pad_token_id
-        )
-        return [
-            _prediction(item, log_likelihoods=values, normalisers=list(item.normalisers))
-            for item, values in zip(items, likelihoods, strict=True)
         ]
+        if not isinstance(self.protocol, GenerateSettings):
+            return predictions
+        texts = generate(
+            self.model,
+            self.tokenizer,
+            [item.prompt for item in items],
+            beams=self.protocol.beams,
+            max_new_tokens=self.protocol.max_new_tokens,
+        )
+        return [prediction | {"text": text} for prediction, text in zip(predictions, texts, strict=True)]
 
     def distance(self, one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
         """Largest difference of a log-likelihood in nats, or share of generated texts that differ."""
@@ -109,8 +105,3 @@ class CommonsenseModule(CausalFineTuning):
         if isinstance(self.protocol, GenerateSettings):
             return super().probe_tolerance
         return _NATS[self.training_spec.precision]
-
-
-def _prediction(item: TestItem, **answer: Any) -> Prediction:
-    record = item.record
-    return {"task": record.task, "id": record.id, "gold": record.gold, **answer}

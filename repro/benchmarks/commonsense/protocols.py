@@ -12,7 +12,12 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
-from repro.benchmarks.commonsense.instructions import LAYOUTS, render_instruction, render_output
+from repro.benchmarks.commonsense.instructions import (
+    LAYOUTS,
+    render_instruction,
+    render_output,
+    render_outputs,
+)
 from repro.benchmarks.commonsense.prompts import LLM_ADAPTERS, PromptTemplate
 from repro.benchmarks.commonsense.records import Record, get_task
 
@@ -37,6 +42,20 @@ def read_label(task: str, text: str, reading: Reading = "first") -> int | None:
     else:
         found = re.match(rf"\s*(?:the correct answer is )?{label}\.?[^\S\n]*(?:\n|$)", text)
     return labels.index(found.group(1)) if found else None
+
+
+class OptionTexts(NamedTuple):
+    """An item as text to be scored.
+
+    Args:
+        context: what all options follow; never empty.
+        continuations: one for each option.
+        normalisers: one for each option; the largest log-likelihood / normaliser is the best option's.
+    """
+
+    context: str
+    continuations: list[str]
+    normalisers: list[float]
 
 
 @dataclass(frozen=True)
@@ -66,26 +85,20 @@ class Generate:
         """The text to generate from."""
         return self.template.evaluation_prompt(render_instruction(record))
 
+    def options(self, record: Record) -> OptionTexts:
+        """The prompt, and the trained sentence with each of the item's labels, without an end token.
+
+        How probable the gold one is says more of an item than a right or wrong answer. It decides nothing.
+        """
+        sentences = render_outputs(record)
+        return OptionTexts(self.prompt(record), sentences, [1.0] * len(sentences))
+
     def extract(self, record: Record, text: str) -> int | None:
         """Index of the answer in a generated text.
 
         It may be outside this item's options: upstream looks for answer1 to answer5 in every item.
         """
         return read_label(record.task, text, self.reading)
-
-
-class ClozeItem(NamedTuple):
-    """An item as text to be scored: the answer is the option with the largest log-likelihood / normaliser.
-
-    Args:
-        context: what all options follow; never empty.
-        continuations: one for each option, with a leading space.
-        normalisers: one for each option.
-    """
-
-    context: str
-    continuations: list[str]
-    normalisers: list[float]
 
 
 @dataclass(frozen=True)
@@ -104,8 +117,8 @@ class Cloze:
     name: ClassVar[str] = "cloze"
     version: ClassVar[int] = 1
 
-    def options(self, record: Record) -> ClozeItem:
-        """Context, continuations and normalisers of an item."""
+    def options(self, record: Record) -> OptionTexts:
+        """Context, continuations with a leading space, and normalisers of an item."""
         context = f"Question: {record.question}\nAnswer:"
         endings = [option.strip() for option in record.options]
         if record.task == "boolq":
@@ -120,7 +133,7 @@ class Cloze:
             endings = [ending + after.rstrip() for ending in endings]
         by_length = record.task not in ("boolq", "winogrande")
         normalisers = [float(len(ending)) if by_length else 1.0 for ending in endings]
-        return ClozeItem(context, [f" {ending}" for ending in endings], normalisers)
+        return OptionTexts(context, [f" {ending}" for ending in endings], normalisers)
 
     def training_text(self, record: Record) -> tuple[str, str]:
         """The context and the right option's continuation."""

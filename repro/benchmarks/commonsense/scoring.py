@@ -1,7 +1,16 @@
 """Scores of stored predictions, without a model, so that a better scorer needs no new training.
 
-A prediction is a mapping with `task`, `id` and `gold` (an option's index), and the model's output under its
-protocol: `text` for `generate`; `log_likelihoods` (nats) and `normalisers`, one per option, for `cloze`.
+A prediction is a mapping with `task`, `id` and `gold` (an option's index); `log_likelihoods` (nats) and
+`normalisers`, one per option; and under `generate` the `text`, which alone decides what was chosen. There the
+options are the trained sentence with each label, and predictions of version 1 lack their likelihoods.
+
+The probability of an option is a softmax over the item's options of
+
+    log-likelihood / normaliser x mean normaliser of the item's options
+
+The factor is the same for all options, so the protocol's choice is the most probable one, and the scale is
+that of whole options. Without it the softmax would be of nats per character, and all near chance. Where
+normalisers are 1 it is the plain softmax of the log-likelihoods.
 """
 
 from __future__ import annotations
@@ -15,12 +24,13 @@ from pydantic import Field, FiniteFloat
 from repro.benchmarks.base import Answer, TaskScore
 from repro.benchmarks.commonsense.protocols import Reading, read_label
 from repro.benchmarks.commonsense.records import get_task
+from repro.benchmarks.gold_probability import gold_log_probability
 from repro.benchmarks.stored import TaskPrediction, read_predictions
 from repro.training.data import DataError
 from repro.training.data_files import shown
 
 # Raised whenever the same predictions would get another score.
-SCORER_VERSION = 1
+SCORER_VERSION = 2
 
 
 class _Prediction(TaskPrediction):
@@ -31,14 +41,17 @@ class _Prediction(TaskPrediction):
 
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading = "first") -> TaskScore:
-    """Accuracy of one task. An answer that cannot be read is wrong, and counted.
+    """Accuracy of one task, and the log-probabilities of its gold options.
+
+    An answer that cannot be read is wrong, and counted.
 
     Args:
         predictions: of this task's items; `outcomes` keeps their order.
         reading: of generated texts, see `read_label`.
 
     Raises:
-        DataError: there are no predictions, they are of another task, or one is malformed.
+        DataError: there are no predictions, they are of another task, one is malformed, or only some have
+            likelihoods.
     """
     read = read_predictions(_Prediction, predictions, get_task(task).name)
     choices = [choice(prediction, reading) for prediction in read]
@@ -52,6 +65,7 @@ def score(task: str, predictions: Sequence[Mapping[str, Any]], reading: Reading 
         value=100 * sum(outcomes) / len(outcomes),
         items=len(outcomes),
         outcomes="".join("1" if right else "0" for right in outcomes),
+        log_probabilities=_log_probabilities(read),
         unparsed=choices.count(None) / len(choices),
         # The same answer to all items is no collapse if it is always the right one.
         constant=len(set(choices)) == 1 and len(set(golds)) > 1,
@@ -75,6 +89,20 @@ def _scores(prediction: _Prediction) -> list[float]:
     return [value / normaliser for value, normaliser in pairs]
 
 
+def _log_probabilities(predictions: Sequence[_Prediction]) -> tuple[float, ...]:
+    """Of the gold options; none where texts were generated without likelihoods."""
+    without = [prediction for prediction in predictions if not prediction.log_likelihoods]
+    if len(without) == len(predictions):
+        return ()
+    if without:
+        raise DataError(f"prediction {shown(without[0].id)} lacks the log_likelihoods that others have")
+    found = []
+    for prediction in predictions:
+        mean = sum(prediction.normalisers) / len(prediction.normalisers)
+        found.append(gold_log_probability([mean * value for value in _scores(prediction)], prediction.gold))
+    return tuple(found)
+
+
 def choice(prediction: _Prediction, reading: Reading = "first") -> int | None:
     """Index of the option that the model chose; None if no answer can be read or a likelihood is NaN.
 
@@ -83,13 +111,14 @@ def choice(prediction: _Prediction, reading: Reading = "first") -> int | None:
     """
     name, gold, text = f"prediction {shown(prediction.id)}", prediction.gold, prediction.text
     normalisers = prediction.normalisers
-    count = len(prediction.log_likelihoods) if text is None else len(get_task(prediction.task).labels)
+    scored = len(prediction.log_likelihoods)
+    count = len(get_task(prediction.task).labels) if text is not None and not scored else scored
     if not 0 <= gold < count:
         raise DataError(f"{name}: gold {gold} is none of its {count} options; predict it again")
+    if len(normalisers) != scored:
+        raise DataError(f"{name}: {len(normalisers)} normalisers for {scored} options; predict it again")
     if text is not None:
         return read_label(prediction.task, text, reading)
-    if len(normalisers) != count:
-        raise DataError(f"{name}: {len(normalisers)} normalisers for {count} options; predict it again")
     scores = _scores(prediction)
     if any(math.isnan(value) for value in scores):
         return None

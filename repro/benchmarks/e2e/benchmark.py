@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from repro.benchmarks.base import (
     Answer,
@@ -18,11 +18,13 @@ from repro.benchmarks.base import (
 )
 from repro.benchmarks.e2e.records import Record, grouped, pairs
 from repro.benchmarks.e2e.sources import SOURCES
+from repro.benchmarks.gold_probability import stored
 from repro.benchmarks.hub_sets import hub_size
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
 from repro.benchmarks.stored import StoredPrediction, by_id, read_predictions
 from repro.config import Seed, added
-from repro.training.data import batches_by_tokens, fingerprints, select
+from repro.training.data import DataError, batches_by_tokens, fingerprints, select
+from repro.training.data_files import shown
 from repro.training.truncation import truncated_shares
 
 if TYPE_CHECKING:
@@ -47,11 +49,36 @@ _MEAN_TOKENS = {
 }
 # Meaning representations of the official test set.
 _TESTED = 630
+# Mean references of a test representation: of the official set 4,693 / 630.
+_REFERENCES = {"official": 7.45, "synthetic": 5.0}
 
 
 class _Prediction(StoredPrediction):
     text: str
     gold: list[str]
+    log_likelihoods: list[float] = []
+    normalisers: list[Annotated[FiniteFloat, Field(gt=0)]] = []
+
+
+def _log_probabilities(predictions: Sequence[_Prediction]) -> tuple[float, ...]:
+    """As `E2E.score` says; none where no prediction has likelihoods.
+
+    Raises:
+        DataError: a prediction has other than one likelihood and one normaliser for each reference.
+    """
+    if not any(prediction.log_likelihoods for prediction in predictions):
+        return ()
+    found = []
+    for prediction in predictions:
+        counts = len(prediction.gold), len(prediction.log_likelihoods), len(prediction.normalisers)
+        if len(set(counts)) > 1:
+            raise DataError(
+                f"prediction {shown(prediction.id)} has {counts[0]} references, {counts[1]} log_likelihoods "
+                f"and {counts[2]} normalisers; predict it again"
+            )
+        references = zip(prediction.log_likelihoods, prediction.normalisers, strict=True)
+        found.append(stored(sum(value / tokens for value, tokens in references) / counts[0]))
+    return tuple(found)
 
 
 class E2E(Benchmark):
@@ -69,9 +96,10 @@ class E2E(Benchmark):
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """
 
-    scorer_version: ClassVar[int] = 1
+    scorer_version: ClassVar[int] = 2
     shares_items: ClassVar[bool] = True
     averaged: ClassVar[bool] = False
+    gold: ClassVar[str] = "of a token of the references: a mean over references of log-likelihood / tokens"
     decimals: ClassVar[dict[str, int]] = {"nist": 2, "cider": 2}
 
     family: Literal["e2e"] = "e2e"
@@ -119,10 +147,13 @@ class E2E(Benchmark):
             f"up to {self.max_new_tokens} new tokens."
         )
 
+    @property
+    def _set(self) -> str:
+        return "synthetic" if self.source == "synthetic" else "official"
+
     def _mean_tokens(self, vocabulary: int) -> tuple[float, float]:
         """Of an example and of its sentence."""
-        sentences = "synthetic" if self.source == "synthetic" else "official"
-        return of_nearest_vocabulary(_MEAN_TOKENS, vocabulary)[sentences]
+        return of_nearest_vocabulary(_MEAN_TOKENS, vocabulary)[self._set]
 
     def training_size(self, training: TrainingSpec, vocabulary: int) -> TrainingSize:
         text, completion = self._mean_tokens(vocabulary)
@@ -134,10 +165,13 @@ class E2E(Benchmark):
         text, completion = self._mean_tokens(vocabulary)
         items, prompt = min(self.test_size or _TESTED, _TESTED), text - completion
         counted = self.beams * (prompt + self.max_new_tokens)
-        return EvaluationSize(items, prompt, counted, 0, self.beams, self.max_new_tokens)
+        sentences = _REFERENCES[self._set] * completion
+        return EvaluationSize(
+            items, prompt, counted, sentences, self.beams, self.max_new_tokens, scored=prompt + sentences
+        )
 
     def data(self, context: RunContext) -> FineTuningData:
-        from repro.benchmarks.e2e.module import TestItem, prompt_text, training_text
+        from repro.benchmarks.e2e.module import encode_items, training_text
         from repro.training.causal_lm import micro_batches
         from repro.training.finetuning_data import FineTuningData
         from repro.training.token_cache import encoded_examples
@@ -163,7 +197,7 @@ class E2E(Benchmark):
             )
 
         encoded = examples(train)
-        items = [TestItem(r, tuple(tokenizer(prompt_text(r, tokenizer)).input_ids)) for r in test]
+        items = encode_items(test, tokenizer)
         # Longest first, so that a batch too large for the memory shows at once.
         items.sort(key=lambda item: (-len(item.prompt), item.record.id))
         # Every beam of an item is a row of its own, and grows by the new tokens.
@@ -198,17 +232,24 @@ class E2E(Benchmark):
         return Answer(text=read.text, read=bool(read.text))
 
     def score(self, predictions: Sequence[Prediction]) -> dict[str, TaskScore]:
+        """The metrics; in the first column, for all, the items' log-probabilities of their references.
+
+        An item's is the mean over its references of log-likelihood / tokens, so that its exponential is the
+        geometric mean of the probabilities of a reference's token. Predictions of version 1 lack them.
+        """
         from repro.benchmarks.e2e.metrics import score
 
         read = read_predictions(_Prediction, by_id(predictions), "e2e")
         texts = [prediction.text for prediction in read]
         metrics = score(texts, [prediction.gold for prediction in read])
+        (first,) = self.gold_columns()
         return {
             name: TaskScore(
                 metric=metric.name,
                 value=metric.value,
                 items=len(texts),
                 outcomes=tuple(round(item, 4) for item in metric.per_item),
+                log_probabilities=_log_probabilities(read) if name == first else (),
                 unparsed=texts.count("") / len(texts),
                 constant=len(texts) > 1 and len(set(texts)) == 1,
                 missing=metric.missing,

@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.benchmarks.e2e.records import Record
 from repro.training.causal_finetuning import CausalFineTuning
-from repro.training.causal_lm import generate
+from repro.training.causal_lm import Options, generate
 from repro.training.context import RunContext
 from repro.training.data import DataError
 from repro.training.finetuning import Prediction
-from repro.training.token_cache import TrainingText
+from repro.training.token_cache import TrainingText, encoded_options
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,16 @@ class Decoding:
 
 @dataclass(frozen=True)
 class TestItem:
-    """A meaning representation with its tokens."""
+    """A meaning representation with its tokens, and those of its references as `options`."""
 
     __test__ = False  # pytest would take it for a test case because of its name
 
     record: Record
-    prompt: tuple[int, ...]
+    options: Options
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.options.context
 
 
 def prompt_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -46,17 +50,31 @@ def prompt_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def training_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> TrainingText:
     """The representation and the end token, a space and the reference."""
-    return prompt_text(record, tokenizer), f" {record.references[0]}", ""
+    return prompt_text(record, tokenizer), _completion(record.references[0]), ""
+
+
+def _completion(reference: str) -> str:
+    return f" {reference}"
+
+
+def encode_items(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> list[TestItem]:
+    """Tokenise test records with all their references, as a training text is."""
+    texts = [(prompt_text(r, tokenizer), list(map(_completion, r.references))) for r in records]
+    return list(map(TestItem, records, encoded_options(texts, tokenizer)))
 
 
 class E2EModule(CausalFineTuning):
-    """Smoothed cross-entropy of the reference's tokens; one sentence for each test item."""
+    """Smoothed cross-entropy of the reference's tokens; one sentence for each test item.
+
+    Beside it the log-likelihoods of the item's references, with their tokens as normalisers.
+    """
 
     def __init__(self, model: nn.Module, context: RunContext, steps: int, decoding: Decoding) -> None:
         super().__init__(model, context, steps)
         self.decoding = decoding
 
     def predict(self, items: Sequence[TestItem]) -> list[Prediction]:
+        likelihoods = self.log_likelihoods([item.options for item in items])
         texts = generate(
             self.model,
             self.tokenizer,
@@ -72,6 +90,8 @@ class E2EModule(CausalFineTuning):
                 "prompt": item.record.prompt,
                 "gold": list(item.record.references),
                 "text": " ".join(text.split()),
+                "log_likelihoods": values,
+                "normalisers": [float(len(reference)) for reference in item.options.continuations],
             }
-            for item, text in zip(items, texts, strict=True)
+            for item, text, values in zip(items, texts, likelihoods, strict=True)
         ]

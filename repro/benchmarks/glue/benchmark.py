@@ -52,9 +52,10 @@ class Glue(Benchmark):
     """
 
     model_task: ClassVar[Literal["causal_lm", "seq_cls"]] = "seq_cls"
-    scorer_version: ClassVar[int] = 2
+    scorer_version: ClassVar[int] = 3
     run_per_task: ClassVar[bool] = True
     validates_by_score: ClassVar[bool] = True
+    gold: ClassVar[str] = "of the gold class; STS-B, a regression, has none"
 
     family: Literal["glue"] = "glue"
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1), AfterValidator(differ)] = get_args(TaskName)
@@ -91,6 +92,10 @@ class Glue(Benchmark):
     @classmethod
     def headings(cls) -> dict[str, str]:
         return {name: task.heading for name, task in TASKS.items()}
+
+    @classmethod
+    def gold_columns(cls) -> tuple[str, ...]:
+        return tuple(CLASSES)
 
     @property
     def columns(self) -> dict[str, str]:

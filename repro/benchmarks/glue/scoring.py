@@ -1,10 +1,12 @@
 """GLUE's metrics of stored predictions, without a model.
 
-A prediction is a mapping with `task`, `id`, `gold`, `logits` and, in MNLI, `part`.
+A prediction is a mapping with `task`, `id`, `gold`, `logits` and, in MNLI, `part`. The log-probability of a
+gold class is the log-softmax of the logits there. STS-B, a regression, has no classes, and none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from repro.benchmarks.base import Answer, TaskScore
 from repro.benchmarks.glue.records import Task, check_label, get_task
+from repro.benchmarks.gold_probability import FLOOR, gold_log_probability
 from repro.benchmarks.jackknife import Array, jackknife
 from repro.benchmarks.stored import TaskPrediction, read_predictions
 from repro.training.data import DataError
@@ -25,7 +28,9 @@ class _Prediction(TaskPrediction):
 
 
 def score(task: str, predictions: Sequence[Mapping[str, Any]]) -> TaskScore:
-    """The task's metric in percent. A prediction with a NaN or infinite logit is unparsed, and wrong.
+    """The task's metric in percent, and the log-probabilities of its gold classes.
+
+    A prediction with a NaN or infinite logit is unparsed, and wrong; its log-probability is the floor.
 
     Raises:
         DataError: there is nothing to score, or a prediction is malformed, or of another task.
@@ -99,8 +104,17 @@ def _score(task: Task, logits: Array, gold: Array, parts: set[str]) -> TaskScore
         value=value,
         items=len(gold),
         outcomes=outcomes,
+        log_probabilities=_log_probabilities(logits, gold) if task.labels > 1 else (),
         unparsed=1 - float(readable.mean()),
         constant=bool(np.ptp(answers) == 0 < np.ptp(gold)),
+    )
+
+
+def _log_probabilities(logits: Array, gold: Array) -> tuple[float, ...]:
+    """Of the gold classes, for logits (items, classes) and gold labels (items,)."""
+    return tuple(
+        gold_log_probability(row, int(label)) if all(map(math.isfinite, row)) else FLOOR
+        for row, label in zip(logits.tolist(), gold, strict=True)
     )
 
 
