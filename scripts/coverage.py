@@ -1,7 +1,7 @@
 """How often intervals of a paired difference cover the truth, in simulated experiments; docs/statistics.md.
 
     .venv/bin/python scripts/coverage.py [experiments for each cell, 500 by default]
-    .venv/bin/python scripts/coverage.py moderated [experiments for each cell, 5,000 by default]
+    .venv/bin/python scripts/coverage.py moderated [experiments for each cell, 4,000 by default]
 
 Two methods are run with the same seeds on the same items of eight tasks. A run's strength on an item is a sum
 of normal effects; an item is right where the strength is above 0 (binary), or counts with its probability
@@ -174,7 +174,7 @@ class Errors:
 def moderated_errors(
     kind: str, rows: int, seeds: int, trials: int, gains: Sequence[float] = (1, 2, 4)
 ) -> Errors:
-    """Errors and power of comparisons of rows that share seeds and items, with their own and moderated variance.
+    """Errors and power of comparisons of rows that share seeds and items, by own and moderated variance.
 
     Rows' means by seed are drawn as normal; the variance of the items, which are many, is known.
     """
@@ -256,6 +256,6 @@ def main(trials: int) -> None:
 if __name__ == "__main__":
     numbers = [int(word) for word in sys.argv[1:] if word.isdecimal()]
     if "moderated" in sys.argv:
-        main_moderated(*(numbers or [5000]))
+        main_moderated(*(numbers or [4000]))
     else:
         main(*(numbers or [500]))

@@ -12,6 +12,7 @@ from scipy import stats
 
 from repro.analysis.claims import LEVEL, Scored, Tested, _compared, paired_difference, score_claims, wanted
 from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
+from repro.analysis.moderated import Priors
 from repro.analysis.statistics import Estimate, Spread, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
 from repro.benchmarks.commonsense.benchmark import Commonsense
@@ -279,7 +280,8 @@ def test_comparisons_of_runs_are_made_by_both_measures(
     comparison = Comparison(experiment=table, better=("dual_lora*",), worse=("lora*",), columns=columns)
     claim = Claim(id="x", where="x", text="x", comparisons=(comparison,))
     ledger = Ledger(margin=1, claims=(claim,))
-    compared = list(_compared(claim, comparison, ledger, planned, states))
+    priors = Priors({table: planned}, {table: states})
+    compared = list(_compared(claim, comparison, ledger, planned, states, priors))
     assert compared
     for one in compared:
         assert one.difference is not None and one.difference.mean == 0
