@@ -2,8 +2,9 @@
 
 A comparison pairs two rows by item and seed. The claim is a range for their difference: above 0 for "better",
 above the paper's number if it gives one ("by 0.8 points"), and below a second bound for "marginal". p-values
-are one-sided, of the interval over items and seeds (`statistics.mean_over_tasks`), exact where no item
-differs from the others (`statistics.Alike`), of three null hypotheses:
+are one-sided, of the interval over items and seeds (`statistics.mean_over_tasks`) with the seeds' variance
+moderated by that of the other rows (`repro.analysis.moderated`), exact where no item differs from the others
+(`statistics.Alike`), of three null hypotheses:
 
     holds   the difference is outside the claimed range; rejected: as claimed
     fails   the difference is inside the claimed range; rejected: not as claimed

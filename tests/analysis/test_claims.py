@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from math import log
 from pathlib import Path
 
@@ -31,6 +32,11 @@ from repro.runs.measurements import Card, Measured, Measurement, Ratio, speed_fi
 from repro.runs.result import Result
 from repro.runs.states import RunState, State
 from repro.runs.store import Store
+
+
+@cache
+def _table1() -> Plan:
+    return expand(load_experiment("table1"), load_profile("laptop"))
 
 
 def _plans(profile: str) -> dict[str, Plan]:
@@ -172,8 +178,7 @@ def simulated_claims(
         margin=1,
         claims=tuple(Claim(id=name, text="x", where="x", comparisons=(comparison,)) for name in claims),
     )
-    plans = {"table1": expand(load_experiment("table1"), load_profile("laptop"))}
-    return score_claims(ledger, plans, Store(folder))
+    return score_claims(ledger, {"table1": _table1()}, Store(folder))
 
 
 def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(

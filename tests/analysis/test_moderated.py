@@ -1,4 +1,4 @@
-"""What comparisons borrow for the seeds' variance: known priors, the textbook's p-values, simulated errors."""
+"""What comparisons borrow for the seeds' variance: known priors, Student's p-values, simulated errors."""
 
 from __future__ import annotations
 
