@@ -1,6 +1,7 @@
 """How often intervals of a paired difference cover the truth, in simulated experiments; docs/statistics.md.
 
     .venv/bin/python scripts/coverage.py [experiments for each cell, 500 by default]
+    .venv/bin/python scripts/coverage.py moderated [experiments for each cell, 4,000 by default]
 
 Two methods are run with the same seeds on the same items of eight tasks. A run's strength on an item is a sum
 of normal effects; an item is right where the strength is above 0 (binary), or counts with its probability
@@ -10,13 +11,16 @@ Phi(strength) (continuous). The true difference of the means has a closed form i
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri, ndtr, stdtrit
 
-from repro.analysis.statistics import Part, mean_over_tasks
+from repro.analysis.moderated import moderated, prior
+from repro.analysis.statistics import Part, Spread, mean_over_tasks
 
 TASKS = 8
 # Of the two methods, in strength: about 2 points.
@@ -140,6 +144,92 @@ def worst_error(seeds: int, level: float) -> tuple[float, float]:
     return worst[0], worst[1]
 
 
+# Of the difference of two rows, in points: standard deviations of one seed and of the items.
+_SEEDS_SD, _ITEMS_SD = 1.0, 0.3
+_MANY = 1e9
+LEVELS = (0.05, 0.002, 0.001)
+
+
+def variances(kind: str, rows: int) -> NDArray[np.float64]:
+    """Of the rows over seeds, in those of an ordinary row; the first is the largest."""
+    if kind == "one of 9":
+        return np.array([9.0] + [1.0] * (rows - 1))
+    return np.geomspace(2.0, 0.5, rows) if kind == "spread by 4" else np.ones(rows)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Shares of one-sided tests that reject, by level, as arrays (own, moderated).
+
+    Attributes:
+        every, first: with equal rows; over all pairs, and over those with the first row.
+        found: over all pairs at the last level, by true gain in points.
+    """
+
+    every: list[NDArray[np.float64]]
+    first: list[NDArray[np.float64]]
+    found: dict[float, NDArray[np.float64]]
+
+
+def moderated_errors(
+    kind: str, rows: int, seeds: int, trials: int, gains: Sequence[float] = (1, 2, 4)
+) -> Errors:
+    """Errors and power of comparisons of rows that share seeds and items, by own and moderated variance.
+
+    Rows' means by seed are drawn as normal; the variance of the items, which are many, is known.
+    """
+    rng = np.random.default_rng([rows, seeds, len(kind)])
+    spreads = np.sqrt(variances(kind, rows) * _SEEDS_SD**2 / 2)
+    pairs = list(combinations(range(rows), 2))
+    means, widths = [], []
+    for _ in range(trials):
+        table = rng.normal(0, spreads[:, None], (rows, seeds)) + rng.normal(0, 1, seeds)
+        table += rng.normal(0, _ITEMS_SD / np.sqrt(2), (rows, 1))
+        learned = prior([dict(enumerate(row)) for row in table.tolist()])
+        for a, b in pairs:
+            less = table[a] - table[b]
+            own = Spread(_ITEMS_SD**2, 0.0, float(less.var(ddof=1)), seeds, 256, _MANY)
+            means.append(float(less.mean()))
+            widths.append([(one.seeds, one.borrowed) for one in (own, moderated(own, learned))])
+    mean = np.array(means)[:, None]
+    luck, borrowed = np.moveaxis(np.array(widths), 2, 0)
+    of_first = np.tile([a == 0 for a, _ in pairs], trials)
+    every, first = [], []
+    for level in LEVELS:
+        items, own_t = stdtrit(_MANY, level), stdtrit(seeds - 1 + borrowed, level)
+        half_width = np.sqrt(items**2 * _ITEMS_SD**2 + own_t**2 * luck / seeds)
+        wrong = np.abs(mean) > half_width
+        every.append(wrong.mean(axis=0) / 2)
+        first.append(wrong[of_first].mean(axis=0) / 2)
+    return Errors(every, first, {gain: (mean + gain > half_width).mean(axis=0) for gain in gains})
+
+
+def main_moderated(trials: int) -> None:
+    """Print the tables of the moderated variance."""
+    counts, cases = (2, 3, 5, 10), [(k, r) for k in ("equal", "one of 9", "spread by 4") for r in (6, 9)]
+    found = {(k, r, s): moderated_errors(k, r, s, trials) for k, r in cases for s in counts}
+    head = "| " + " | ".join(["variances", "rows", *(f"{seeds} seeds" for seeds in counts)]) + " |"
+    for place, level in enumerate(LEVELS):
+        print(f"\nerrors at {100 * level:g} %\n\n{head}\n" + "|" + "---|" * (2 + len(counts)))
+        for kind, rows in cases:
+            cells = []
+            for seeds in counts:
+                one = found[kind, rows, seeds]
+                own, shared = 100 * one.every[place]
+                cells.append(f"{own:.2g} / {shared:.2g} ({100 * one.first[place][1]:.2g})")
+            print(f"| {kind} | {rows} |", " | ".join(cells), "|")
+    print(f"\npower at {100 * LEVELS[-1]:g} %\n\n{head}\n" + "|" + "---|" * (2 + len(counts)))
+    for kind, rows in cases:
+        shown = [
+            ", ".join(
+                f"{100 * own:.0f} / {100 * shared:.0f}"
+                for own, shared in found[kind, rows, seeds].found.values()
+            )
+            for seeds in counts
+        ]
+        print(f"| {kind} | {rows} |", " | ".join(shown), "|")
+
+
 def main(trials: int) -> None:
     """Print the tables of docs/statistics.md."""
     counts = (2, 3, 5, 10)
@@ -164,4 +254,8 @@ def main(trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    numbers = [int(word) for word in sys.argv[1:] if word.isdecimal()]
+    if "moderated" in sys.argv:
+        main_moderated(*(numbers or [4000]))
+    else:
+        main(*(numbers or [500]))

@@ -111,7 +111,7 @@ def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, e
         rows = list(csv.DictReader(file))
     measured = [row for row in rows if row["source"] == "measured"]
     assert {row["block"] for row in measured} == {"tiny-llama"}
-    assert len(measured) == 3 * 12  # eight tasks, their average, the gain, and two numbers of the gold answers
+    assert len(measured) == 3 * 12  # eight tasks, average, gain, and two numbers of the gold answers
     for row in rows:
         assert (row["profile"] == "smoke") == (row["source"] == "measured")
     # Each average is that of its own row's eight cells, and each gain is over the base row's.

@@ -2,8 +2,9 @@
 
 A comparison pairs two rows by item and seed. The claim is a range for their difference: above 0 for "better",
 above the paper's number if it gives one ("by 0.8 points"), and below a second bound for "marginal". p-values
-are one-sided, of the interval over items and seeds (`statistics.mean_over_tasks`), exact where no item
-differs from the others (`statistics.Alike`), of three null hypotheses:
+are one-sided, of the interval over items and seeds (`statistics.mean_over_tasks`) with the seeds' variance
+moderated by that of the other rows (`repro.analysis.moderated`), exact where no item differs from the others
+(`statistics.Alike`), of three null hypotheses:
 
     holds   the difference is outside the claimed range; rejected: as claimed
     fails   the difference is inside the claimed range; rejected: not as claimed
@@ -43,6 +44,7 @@ from repro.analysis.facts import Fact, facts, matches
 from repro.analysis.finished import ByColumn, are_accuracies, runs_by_column, same_items
 from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
 from repro.analysis.measures import Measure, has_measure, measured
+from repro.analysis.moderated import Prior, Priors, moderated
 from repro.analysis.statistics import (
     DIFFERENCES,
     Estimate,
@@ -232,7 +234,8 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
         name: {state.spec.hash: state for state in run_states(planned, store)}
         for name, planned in plans.items()
     }
-    scored = [_scored(claim, ledger, plans, states, store, speeds) for claim in ledger.claims]
+    priors = Priors(plans, states)
+    scored = [_scored(claim, ledger, plans, states, priors, store, speeds) for claim in ledger.claims]
     tests = [
         (place, measure, one.by(measure))
         for place, one in enumerate(scored)
@@ -267,6 +270,7 @@ def _scored(
     ledger: Ledger,
     plans: Mapping[str, Plan],
     states: Mapping[str, Mapping[str, RunState]],
+    priors: Priors,
     store: Store,
     speeds: Sequence[Measured],
 ) -> Scored:
@@ -282,7 +286,7 @@ def _scored(
             pair
             for comparison in claim.comparisons
             for pair in _compared(
-                claim, comparison, ledger, plans[comparison.experiment], states[comparison.experiment]
+                claim, comparison, ledger, plans[comparison.experiment], states[comparison.experiment], priors
             )
         ]
         return Scored(claim, tested=tuple(tested))
@@ -326,7 +330,12 @@ def paired_outcomes(
 
 
 def _compared(
-    claim: Claim, comparison: Comparison, ledger: Ledger, planned: Plan, states: Mapping[str, RunState]
+    claim: Claim,
+    comparison: Comparison,
+    ledger: Ledger,
+    planned: Plan,
+    states: Mapping[str, RunState],
+    priors: Priors,
 ) -> Iterator[Tested]:
     pairs = list(_pairs(claim, comparison, planned))
     if not pairs:
@@ -357,17 +366,31 @@ def _compared(
             # The probability that E2E's columns share is of none of its metrics.
             sharp = [] if family.shares_items else [c for c in columns if c in family.gold_columns()]
             yield replace(
-                _with_data(tested, paired_outcomes(one, other, columns)),
-                by_probability=_with_data(tested, paired_outcomes(one, other, sharp, "probability"))
+                _with_data(
+                    tested,
+                    paired_outcomes(one, other, columns),
+                    priors.of(planned, better, columns, "score"),
+                ),
+                by_probability=_with_data(
+                    tested,
+                    paired_outcomes(one, other, sharp, "probability"),
+                    priors.of(planned, better, sharp, "probability"),
+                )
                 if sharp
                 else None,
             )
 
 
-def _with_data(tested: Tested, outcomes: tuple[list[NDArray[np.float64]], Span | None] | None) -> Tested:
+def _with_data(
+    tested: Tested, outcomes: tuple[list[NDArray[np.float64]], Span | None] | None, prior: Prior | None
+) -> Tested:
     if outcomes is None:
         return tested
-    return replace(tested, difference=mean_over_tasks(*outcomes), spread=spread(*outcomes))
+    found, own = mean_over_tasks(*outcomes), spread(*outcomes)
+    if own is None:
+        return replace(tested, difference=found)
+    shared = moderated(own, prior)
+    return replace(tested, difference=shared.estimate(found.mean, found.runs), spread=shared)
 
 
 def _of_speed(claim: Claim, overhead: Overhead, speeds: Sequence[Measured]) -> Scored:

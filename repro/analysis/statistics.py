@@ -132,6 +132,7 @@ class Spread:
         per_task: mean number of items per task.
         item_freedom: degrees of freedom of the items.
         alike: in their place, where all three are 0.
+        borrowed: degrees of freedom of the seeds from other rows (`repro.analysis.moderated`).
 
     One seed does not separate the three. All variance is then taken as `noise`, which falls with seeds and
     with items, so estimates for more seeds are lower bounds.
@@ -144,6 +145,7 @@ class Spread:
     per_task: float
     item_freedom: float
     alike: Alike | None = None
+    borrowed: float = 0.0
 
     def estimate(
         self, mean: float, seeds: int, more_items: float = 1.0, confidence: float = 0.95
@@ -157,7 +159,7 @@ class Spread:
         if seeds == 1 or self.runs == 1:
             parts = [(items + noise / seeds, freedom)]
         else:
-            parts = [(items, freedom), ((self.seeds + noise) / seeds, seeds - 1.0)]
+            parts = [(items, freedom), ((self.seeds + noise) / seeds, seeds - 1.0 + self.borrowed)]
         known = tuple(part for part in parts if part[0] > 0)
         if known:
             return Estimate(mean, half_width(known, (1 - confidence) / 2), seeds, known)

@@ -148,7 +148,9 @@ def _notes(ledger: Ledger) -> list[str]:
     margins = f"{ledger.margin:g} points" + "".join(f" ({v:g} for {k})" for k, v in ledger.margins.items())
     return [
         "- difference: better minus worse in points, of the average or of one column, paired by item and "
-        "seed, with a 95 % interval over items and seeds (over items only with one seed).",
+        "seed, with a 95 % interval over items and seeds (over items only with one seed). The variance "
+        "between seeds is moderated by that of all rows of the same model and profile, so that the interval "
+        "differs from a table's (`docs/statistics.md`).",
         "- measure: every comparison is tested by its score and, where its runs have it, by the probability "
         "of the gold answers in percent, with the same claimed points and margin. It is sharper, since a "
         "gain counts before an item turns right. E2E's metrics and STS-B have no such probability and count "

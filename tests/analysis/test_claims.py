@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from math import log
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from repro.analysis.claims import LEVEL, Scored, Tested, _compared, paired_difference, score_claims, wanted
 from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
+from repro.analysis.moderated import Priors
 from repro.analysis.statistics import Estimate, Spread, holm, mean_over_tasks
 from repro.benchmarks.base import TaskScore
 from repro.benchmarks.commonsense.benchmark import Commonsense
@@ -30,6 +32,11 @@ from repro.runs.measurements import Card, Measured, Measurement, Ratio, speed_fi
 from repro.runs.result import Result
 from repro.runs.states import RunState, State
 from repro.runs.store import Store
+
+
+@cache
+def _table1() -> Plan:
+    return expand(load_experiment("table1"), load_profile("laptop"))
 
 
 def _plans(profile: str) -> dict[str, Plan]:
@@ -171,8 +178,7 @@ def simulated_claims(
         margin=1,
         claims=tuple(Claim(id=name, text="x", where="x", comparisons=(comparison,)) for name in claims),
     )
-    plans = {"table1": expand(load_experiment("table1"), load_profile("laptop"))}
-    return score_claims(ledger, plans, Store(folder))
+    return score_claims(ledger, {"table1": _table1()}, Store(folder))
 
 
 def test_a_claim_needs_all_of_its_comparisons_and_falls_with_one(
@@ -279,7 +285,8 @@ def test_comparisons_of_runs_are_made_by_both_measures(
     comparison = Comparison(experiment=table, better=("dual_lora*",), worse=("lora*",), columns=columns)
     claim = Claim(id="x", where="x", text="x", comparisons=(comparison,))
     ledger = Ledger(margin=1, claims=(claim,))
-    compared = list(_compared(claim, comparison, ledger, planned, states))
+    priors = Priors({table: planned}, {table: states})
+    compared = list(_compared(claim, comparison, ledger, planned, states, priors))
     assert compared
     for one in compared:
         assert one.difference is not None and one.difference.mean == 0
