@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from repro.analysis.claims import _compared, paired_difference
+from repro.analysis.finished import runs_by_column
+from repro.analysis.ledger import Claim, Comparison, Ledger
 from repro.analysis.moderated import Prior, Priors, moderated, prior, seed_means
 from repro.analysis.statistics import ACCURACIES, Spread, spread
 from repro.plans.experiment import load_experiment
@@ -110,6 +113,22 @@ def test_rows_are_those_that_train_each_once_by_the_mean_of_columns() -> None:
     assert found is not None and expected is not None
     assert (found.variance, found.freedom) == pytest.approx((expected.variance, expected.freedom))
     assert Priors(plans, states).of(plans["table1"], first, list(first.columns), "probability") is None
+
+    # A comparison of the ledger uses it, the difference of a table does not.
+    comparison = Comparison(experiment="table6", better=("relu",), worse=("abs",))
+    claim = Claim(id="x", where="x", text="x", comparisons=(comparison,))
+    ledger = Ledger(margin=1, claims=(claim,))
+    (one,) = _compared(claim, comparison, ledger, plans["table6"], states["table6"], Priors(plans, states))
+    assert one.spread is not None and one.difference is not None
+    assert one.spread.borrowed == min(4.0, expected.freedom) > 0
+    results = {spec_hash: state.result for spec_hash, state in states["table6"].items()}
+    relu, abs_ = (
+        runs_by_column(next(row for row in plans["table6"].rows if row.id == name), results)
+        for name in ("relu", "abs")
+    )
+    plain = paired_difference(relu, abs_, list(first.columns))
+    assert plain is not None and plain.mean == pytest.approx(one.difference.mean)
+    assert plain.parts[-1][1] == 2 and one.difference.parts[-1][1] == 2 + one.spread.borrowed
 
 
 def test_means_of_seeds_need_every_column() -> None:
