@@ -17,8 +17,9 @@ TORCH_SOURCE = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 EXPERIMENTS := table1 table2 table3 table4 table5 table6 fig2 fig3
 # A verb of `repro` on the experiment that the target names: run-table1, plan-fig2, slurm-sweep-alpha. A pattern cannot
-# match the slash of sweeps/alpha, so targets write it with a hyphen.
-ON_EXPERIMENT = $(BIN)/repro $(1) $(patsubst sweep-%,sweeps/%,$*) --profile $(PROFILE) $(ARGS)
+# match the slash of sweeps/alpha and questions/direction, so targets write it with a hyphen.
+EXPERIMENT = $(patsubst question-%,questions/%,$(patsubst sweep-%,sweeps/%,$*))
+ON_EXPERIMENT = $(BIN)/repro $(1) $(EXPERIMENT) --profile $(PROFILE) $(ARGS)
 
 # What `make test-quick` runs: the formulas in float64, the hashes of the committed runs, one smoke run of each family, the
 # pages. 68 to 83 seconds on one core of a busy machine.
@@ -34,7 +35,7 @@ help:
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9.%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' \
 		$(MAKEFILE_LIST)
 	@printf '\n%s\n%s\n%s\n' \
-		"% is an experiment: table1 to table6, fig2, fig3, or a sweep such as sweep-alpha." \
+		"% is an experiment: table1 to table6, fig2, fig3, a sweep such as sweep-alpha, or a question such as question-direction." \
 		"PROFILE=smoke|laptop|overnight|workstation|paper says how big (now $(PROFILE))." \
 		"ARGS is passed on to repro, for instance ARGS='--seeds 0,1,2 --rows lora,dual_lora --no-wandb'."
 
@@ -54,14 +55,17 @@ fig2: run-fig2 ## Figure 2, the accuracy at every ratio r1 : r2
 fig2-sweep: fig2 ## the same as fig2
 fig3: run-fig3 ## Figure 3, the rank of the update
 
-sweep-%: run-sweep-% ## a sweep on held-out data: alpha, init_std, warmup, rank, learning_rate
+sweep-%: run-sweep-% ## a sweep: alpha, init_std, warmup, rank, learning_rate (on held-out data), rate_curves
+	@:
+
+question-%: run-question-% ## a question that the paper raises: setting3, setting3_generate, direction
 	@:
 
 run-%: $(READY) ## any experiment; run-table1 is table1
 	$(call ON_EXPERIMENT,run)
 
 # What fails does not stop the rest, and the exit status reports it. ARGS is for the experiments alone.
-all: $(READY) ## all of the above but the sweeps, then params, audit, claims and report
+all: $(READY) ## all of the above but the sweeps and questions, then params, audit, claims and report
 	@status=0; \
 	for target in $(EXPERIMENTS); do $(MAKE) --no-print-directory $$target || status=1; done; \
 	for target in fig1 params audit claims report; do $(MAKE) --no-print-directory $$target ARGS= || status=1; done; \
@@ -120,7 +124,7 @@ rehearse: $(READY) ## the paper profile's runs with tiny models and data made he
 	$(BIN)/repro rehearse $(ARGS)
 
 rehearse-%: $(READY) ## the same for one experiment, for instance rehearse-table1
-	$(BIN)/repro rehearse $(patsubst sweep-%,sweeps/%,$*) $(ARGS)
+	$(BIN)/repro rehearse $(EXPERIMENT) $(ARGS)
 
 slurm-%: $(READY) ## submit the missing runs of an experiment, for instance slurm-table1
 	$(call ON_EXPERIMENT,submit)

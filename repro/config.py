@@ -92,11 +92,11 @@ def _line(value: str) -> str:
 
 
 def _experiment_name(value: str) -> str:
-    return _name(value.removeprefix("sweeps/")) and value
+    return _name(re.sub("^(sweeps|questions)/", "", value)) and value
 
 
 ExperimentName = Annotated[str, AfterValidator(_experiment_name)]
-"""The name of an experiment, which may be in the folder `sweeps`."""
+"""The name of an experiment, which may be in the folder `sweeps` or `questions`."""
 
 Line = Annotated[str, AfterValidator(_line)]
 """A text that is printed, in tables for instance: one line, without control characters."""

@@ -86,6 +86,10 @@ def test_run_takes_the_named_rows_alone_and_the_table_shows_what_is_missing(
     assert main(["render", "table1", "--profile", "smoke", "--rows", "dual*"]) == 0
     assert "selection/tables/smoke/table1.csv" in capsys.readouterr().out
     assert (results / "tables/smoke/table1.csv").read_bytes() == whole
+    assert main(["render", "table1", "--profile", "smoke", "--costs"]) == 0
+    assert "train (s)" in capsys.readouterr().out
+    assert ",dual_lora,adapter_mb," in (results / "tables/smoke/table1-costs.csv").read_text()
+    assert (results / "tables/smoke/table1.csv").read_bytes() == whole
     (file,) = (results / "runs").rglob("result.json")
     assert _run("--rows", "dual*", "--check") == 0
     found = json.loads(file.read_text())
@@ -107,7 +111,7 @@ def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, e
         rows = list(csv.DictReader(file))
     measured = [row for row in rows if row["source"] == "measured"]
     assert {row["block"] for row in measured} == {"tiny-llama"}
-    assert len(measured) == 3 * 10
+    assert len(measured) == 3 * 12  # eight tasks, average, gain, and two numbers of the gold answers
     for row in rows:
         assert (row["profile"] == "smoke") == (row["source"] == "measured")
     # Each average is that of its own row's eight cells, and each gain is over the base row's.
@@ -117,6 +121,8 @@ def test_measured_and_printed_numbers_are_told_apart_in_the_csv(results: Path, e
             row["column"]: float(row["value"]) for row in measured if row["row"] == name and row["value"]
         }
         average, gain = values.pop("avg"), values.pop("gain", 0.0)
+        assert 0 < values.pop("prob") < 100
+        assert values.pop("log_prob") < 0
         assert average == pytest.approx(sum(values.values()) / 8, abs=1e-3)
         averages[name] = average
         assert gain == pytest.approx(average - averages["base"], abs=1e-3)

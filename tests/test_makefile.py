@@ -44,14 +44,14 @@ def make(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("experiment", list_experiments())
 def test_every_experiment_has_every_verb(experiment: str) -> None:
-    name = experiment.replace("sweeps/", "sweep-")
+    name = experiment.replace("s/", "-")
     called = [f".venv/bin/repro {verb} {experiment} --profile smoke --no-wandb" for verb in VERBS.values()]
     assert make(*(f"{target}-{name}" for target in VERBS), "ARGS=--no-wandb") == called
 
 
 @pytest.mark.parametrize("experiment", list_experiments())
 def test_the_name_alone_trains_what_is_missing(experiment: str) -> None:
-    name = experiment.replace("sweeps/", "sweep-")
+    name = experiment.replace("s/", "-")
     assert make(name)[0].rstrip() == f".venv/bin/repro run {experiment} --profile smoke"
 
 
@@ -64,10 +64,13 @@ def test_help_lists_every_target() -> None:
     listed = re.findall(r"^  make (\S+) +\S", shown, flags=re.MULTILINE)
     rules = re.findall(r"^([a-z0-9.%-]+): ", MAKEFILE, flags=re.MULTILINE)
     assert sorted(listed) == sorted(rules)
-    sweeps = re.search(r"sweep-% .*", shown)
-    assert sweeps is not None
-    names = [name.removeprefix("sweeps/") for name in list_experiments() if name.startswith("sweeps/")]
-    assert [name for name in names if name not in sweeps.group()] == []
+    for kind in ("sweep", "question"):
+        line = re.search(rf"{kind}-% .*", shown)
+        assert line is not None
+        names = [
+            name.removeprefix(f"{kind}s/") for name in list_experiments() if name.startswith(f"{kind}s/")
+        ]
+        assert names and [name for name in names if name not in line.group()] == []
 
 
 def test_test_gpu_runs_what_sees_the_gpu_and_then_what_test_runs() -> None:

@@ -5,24 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from repro.analysis.known_curvature import known_curvature
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.plans.experiment import Experiment
 from repro.runs.json_files import DamagedFile
 from repro.runs.measurements import DEVICES, read_speed
+from repro.runs.norms import known_norm
 from repro.runs.states import RunState, State
 from repro.runs.store import Store
 
+T = TypeVar("T")
+
+
+def usable(read: Callable[[], T | None]) -> T | None:
+    """The result of `read`; None if its file is damaged, as the functions below say."""
+    try:
+        return read()
+    except DamagedFile:
+        return None
+
 
 def damaged_files(states: Iterable[RunState], store: Store) -> list[str]:
-    """A line for every damaged file of these runs: results, failures, snapshots and ranks."""
+    """A line for every damaged file of these runs: results, failures, and what was measured of them."""
     lines: dict[str, None] = {}
     for state in states:
         if state.state is State.DAMAGED:
             lines[f"damaged: {state.detail}"] = None
         elif state.result is not None:
             lines |= _lines(
-                partial(store.diagnostics, state.spec), partial(known_run_ranks, state.spec, store)
+                partial(store.diagnostics, state.spec),
+                partial(known_run_ranks, state.spec, store),
+                partial(known_norm, state.spec, store),
+                partial(known_curvature, state.spec, store.folder.parent),
             )
     return list(lines)
 

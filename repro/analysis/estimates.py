@@ -56,7 +56,7 @@ class Estimates:
             (self.costs[state.spec.hash].flops, state.result.training.seconds)
             for state in states
             if state.result is not None
-            and state.spec.method.trains
+            and state.spec.trains
             and hardware in state.result.environment.hardware
         ]
         if not measured:
@@ -77,7 +77,7 @@ def estimate(states: Sequence[RunState], execution: Callable[[RunSpec], Executio
     tokens = {
         _data(state.spec): state.result.training.tokens
         for state in states
-        if state.result is not None and state.spec.method.trains
+        if state.result is not None and state.spec.trains
     }
     costs: dict[str, TrainingCost] = {}
     tests: dict[str, EvaluationCost] = {}

@@ -130,8 +130,7 @@ def _rerun(options: argparse.Namespace) -> int:
             f"{options.file} is the file that its own rerun would overwrite; copy it elsewhere, or set "
             "REPRO_RESULTS_DIR to another folder"
         )
-    first = [spec.init_from.run] if spec.init_from else []
-    specs = [needed for needed in [*first, spec] if not store.is_done(needed)]
+    specs = [needed for needed in (*spec.needed, spec) if not store.is_done(needed)]
     print(f"{spec.slug}: {'executing' if specs else 'already done here, comparing'}", file=sys.stderr)
     problems: list[str] = []
     if specs:
@@ -179,7 +178,34 @@ def render(options: argparse.Namespace) -> int:
     whole, store = load(options)
     plan = selected(whole, options)
     results = RESULTS / "selection" if plan.rows != whole.rows else RESULTS
-    return tell(_print_experiment(plan, run_states(plan, store), store, results))
+    return tell(_print_experiment(plan, run_states(plan, store), store, results, costs=options.costs))
+
+
+def measure_curvature(options: argparse.Namespace) -> int:
+    """`curvature`: the curvature where runs start, once for runs that differ in their learning rate alone."""
+    from repro.analysis.curvature import run_curvature
+    from repro.analysis.known_curvature import curvature_file, start_of
+    from repro.quiet import quiet_libraries
+    from repro.runs.bases import BaseModels
+    from repro.runs.store import RunWaits
+
+    whole, store = load(options)
+    starts = {
+        start_of(spec).hash: spec for spec in selected(whole, options).runs.values() if spec.method.trains
+    }
+    bases, problems = BaseModels(), []
+    for spec in starts.values():
+        try:
+            with quiet_libraries():
+                found = run_curvature(spec, store, bases, options.batches)
+        except (ConfigError, RunWaits) as error:
+            problems.append(f"no curvature: {error}")
+            continue
+        print(
+            f"{spec.title}: {found.largest:g} over {found.examples} examples, {found.products} products, "
+            f"{found.seconds:.0f} s: {short(curvature_file(spec, store.folder.parent))}"
+        )
+    return tell(problems)
 
 
 def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
@@ -228,17 +254,23 @@ def _failed_probes(states: Sequence[RunState]) -> list[str]:
 
 
 def _print_experiment(
-    plan: Plan, states: Sequence[RunState], store: Store, results: Path | None = None
+    plan: Plan,
+    states: Sequence[RunState],
+    store: Store,
+    results: Path | None = None,
+    *,
+    costs: bool = False,
 ) -> list[str]:
     """Print and write the table or figure. Returns a line for every file that could not be used for it.
 
     Args:
         results: where to write; None writes to the results folder.
+        costs: whether the table has columns of costs.
     """
     from repro.analysis.damaged_files import damaged_files, damaged_random_ranks
     from repro.paths import RESULTS
     from repro.report.output import write_experiment
 
-    text, written = write_experiment(plan, states, store, results or RESULTS)
+    text, written = write_experiment(plan, states, store, results or RESULTS, costs=costs)
     print(f"\n{text}\n\nwritten: " + ", ".join(short(path) for path in written))
     return damaged_files(states, store) + damaged_random_ranks([plan.experiment], RESULTS)

@@ -81,11 +81,13 @@ def write_report(options: argparse.Namespace) -> int:
     from repro.analysis.claims import score_claims
     from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.analysis.ledger import load_ledger
+    from repro.analysis.norms import norm_points
     from repro.paths import REFERENCE, RESULTS, ROOT
     from repro.plans.experiment import list_experiments, load_experiment
     from repro.plans.plan import expand
     from repro.plans.profile import load_profile
     from repro.report.architecture import draw_architecture
+    from repro.report.norms import draw_norms
     from repro.report.output import draw_experiment, write_text
     from repro.report.page import build_page
     from repro.runs.reference import reference_plans
@@ -108,6 +110,8 @@ def write_report(options: argparse.Namespace) -> int:
             if any(state.result for state in found):
                 draw_experiment(planned, found, store, figures)
         draw_architecture(plans["table1"], figures)
+        by_name = {name: states for name, (_, states) in zip(plans, stand, strict=True)}
+        draw_norms(norm_points(plans, by_name, store), profile, figures)
         page, problems = build_page(
             stand, store, figures, score_claims(load_ledger(), plans, store), audit_items()
         )
@@ -123,10 +127,11 @@ def write_reference(options: argparse.Namespace) -> int:
     from repro.analysis.damaged_files import damaged_files, damaged_random_ranks, damaged_speed
     from repro.paths import REFERENCE
     from repro.plans.profile import load_profile
-    from repro.report.output import write_experiment, write_text
+    from repro.report.output import write_experiment, write_norms, write_text
     from repro.report.power import draw_power
     from repro.report.reference import ReferencePage, page_texts
     from repro.report.speed import draw_speed, write_speed_table
+    from repro.report.verdicts import draw_verdicts
     from repro.runs.reference import import_runs
     from repro.runs.store import Store
 
@@ -142,6 +147,10 @@ def write_reference(options: argparse.Namespace) -> int:
         _, written = write_experiment(stand.plan, stand.states, store, REFERENCE)
         name = f"{stand.plan.profile.name}, {stand.plan.experiment.name}"
         print(f"{name}: {len(stand.results)} runs, {len(written)} files")
+    for path in draw_verdicts(page.scored, page.scales_of, REFERENCE / "figures"):
+        print(f"written: {short(path)}")
+    for path in write_norms(page.norms, page.plans["table1"].profile, REFERENCE):
+        print(f"written: {short(path)}")
     for speed in page.speeds:
         write_speed_table(speed, REFERENCE)
         draw_speed(speed, REFERENCE)

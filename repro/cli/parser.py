@@ -110,7 +110,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="execute a profile's runs with tiny models and data made here, then say what the real ones need",
     )
     verb.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help="for instance table1; none: all but the sweeps"
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help="for instance table1; none: all but the sweeps and questions",
     )
     verb.add_argument("--profile", default="paper", help="whose runs: paper (default), ...")
     verb.add_argument(
@@ -149,7 +152,22 @@ def build_parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "render", parents=[common, choosing], help="print and write the table or figure from finished runs"
     )
+    verb.add_argument(
+        "--costs",
+        action="store_true",
+        help="with columns of costs: training time, memory, adapter size, test time and PSCP",
+    )
     verb.set_defaults(verb=experiments.render)
+
+    verb = verbs.add_parser(
+        "curvature",
+        parents=[common, choosing],
+        help="the largest eigenvalue of the loss's Hessian where each row's runs start; takes minutes a row",
+    )
+    verb.add_argument(
+        "--batches", type=_positive, default=1, help="optimiser batches of the loss (%(default)s)"
+    )
+    verb.set_defaults(verb=experiments.measure_curvature)
 
     verb = verbs.add_parser("fig1", help="draw a layer under LoRA and under Dual LoRA, from the modules")
     verb.add_argument("--profile", default="laptop", help="whose model and ranks")

@@ -139,6 +139,23 @@ class Method(Frozen, ABC):
         return {} if self.printed_rank is None else {"rank": self.printed_rank}
 
     @property
+    def evaluates(self) -> Method | None:
+        """The method whose trained adapter this one only evaluates; None where it trains its own."""
+        return None
+
+    def alter(self, model: nn.Module) -> None:
+        """Change what `evaluates` trained, in place, into what is evaluated.
+
+        Raises:
+            MethodError: the method evaluates what it trains.
+        """
+        raise MethodError(f"{self.name}: is evaluated as it was trained; there is nothing to change")
+
+    def held_still(self, model: nn.Module, step: int, steps: int) -> Sequence[nn.Parameter]:
+        """The trained parameters that optimiser step `step` (from 0) of `steps` leaves as they are."""
+        return ()
+
+    @property
     def calibration_examples(self) -> int:
         """Number of training examples that `calibrate` needs; most methods need none."""
         return 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from repro.config import added
 from repro.methods.base import AdapterCost, PeftMethod
 
 if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
     from torch import nn
 
     from repro.adapters.dual_lora import DualLoraConfig
@@ -23,6 +25,9 @@ Clip = Literal["eq7", "eq12", "bnn", "none"]
 # Numbers in a block of the update on a GPU, in torch and in the Triton kernels: copies of constants in files
 # that import torch and Triton.
 _TORCH_BLOCK, _KERNEL_BLOCK = 2**23, 2**28
+
+# Settings of the training and the evaluation, which the tuner's configuration does not have.
+_NOT_THE_TUNERS = {"name", "freeze_direction_after", "freeze_magnitude", "evaluation_mask"}
 
 
 def _direction_rank(settings: dict[str, Any]) -> int:
@@ -53,6 +58,13 @@ class DualLoRA(PeftMethod):
             dW has a tenth of the root mean square of W0; with 1 / r it would exceed W0.
         warmup, warmup_steps: how dW grows from near zero, in optimiser steps. The paper gives no number; 100
             is the learning-rate warm-up of the recipes it follows.
+        freeze_direction_after: share of the optimiser steps after which C and D are no longer updated, in
+            whole steps and at least one. 0 never trains them: dW keeps the signs of the random start. They
+            then count as no trained parameters; otherwise they do, since they were. None trains them always.
+        freeze_magnitude: whether A and B stay as they were drawn, so that only C and D learn. They are
+            then not counted.
+        evaluation_mask: above 0, nothing is trained: the run evaluates the adapter of the same run without
+            this setting, a fixed direction's, under another random mask. Each number is another draw.
     """
 
     label: ClassVar[str] = "Dual LoRA"
@@ -71,6 +83,9 @@ class DualLoRA(PeftMethod):
     init_std: float = Field(default=0.02, gt=0)
     warmup: Literal["ramp", "none", "subtract_initial"] = "ramp"
     warmup_steps: int = Field(default=100, gt=0)
+    freeze_direction_after: float | None = added(None, ge=0, lt=1)
+    freeze_magnitude: bool = added(False)
+    evaluation_mask: int = added(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> DualLoRA:
@@ -85,7 +100,30 @@ class DualLoRA(PeftMethod):
             )
         if self.clip != "none" and _clip(self.model_dump()) == "none":
             raise ValueError(f"clip is {self.clip!r}, but only a sign under the estimator 'ste' is clipped")
+        self._check_what_trains()
         return self
+
+    def _check_what_trains(self) -> None:
+        if self.direction == "fixed" and self.freeze_direction_after is not None:
+            raise ValueError(
+                f"freeze_direction_after is {self.freeze_direction_after}, but a fixed direction has no "
+                "C and D to freeze; leave it out"
+            )
+        if self.freeze_magnitude and not self._trained_factors:
+            raise ValueError(
+                "freeze_magnitude is True, and the direction is not trained either; train one of them"
+            )
+        if self.evaluation_mask and self.direction != "fixed":
+            raise ValueError(
+                f"evaluation_mask is {self.evaluation_mask}, but direction {self.direction!r} has no random "
+                "mask; it must be 0, or direction 'fixed'"
+            )
+
+    @property
+    def _trained_factors(self) -> str:
+        """The factors that are trained in some step."""
+        learns_direction = self.direction != "fixed" and self.freeze_direction_after != 0
+        return ("" if self.freeze_magnitude else "AB") + ("CD" if learns_direction else "")
 
     @property
     def printed_rank(self) -> int:
@@ -99,8 +137,34 @@ class DualLoRA(PeftMethod):
         from repro.adapters.dual_lora import DualLoraConfig
 
         return DualLoraConfig(
-            **self.model_dump(exclude={"name"}), target_modules=list(targets), task_type=task_type
+            **self.model_dump(exclude=_NOT_THE_TUNERS), target_modules=list(targets), task_type=task_type
         )
+
+    def build(self, model: nn.Module, config: PeftConfig) -> PeftModel:
+        built = super().build(model, config)
+        for factor in self._factors(built, set("ABCD").difference(self._trained_factors)):
+            factor.requires_grad_(False)
+        return built
+
+    def held_still(self, model: nn.Module, step: int, steps: int) -> Sequence[nn.Parameter]:
+        """C and D, once their share of the steps is over."""
+        share = self.freeze_direction_after
+        return [] if not share or step < max(1, round(share * steps)) else self._factors(model, "CD")
+
+    def _factors(self, model: nn.Module, names: Iterable[str]) -> list[nn.Parameter]:
+        layers: list[Any] = self.adapted_layers(model)
+        return [f for layer in layers for name in names for f in getattr(layer, f"dual_lora_{name}").values()]
+
+    @property
+    def evaluates(self) -> DualLoRA | None:
+        return self.model_copy(update={"evaluation_mask": 0}) if self.evaluation_mask else None
+
+    def alter(self, model: nn.Module) -> None:
+        """Replace every layer's random mask by another one."""
+        layers: list[Any] = self.adapted_layers(model)
+        for layer in layers:
+            for name in layer.active_adapters:
+                layer.draw_mask_anew(name, self.evaluation_mask)
 
     def layer_class(self) -> type:
         from repro.adapters.dual_lora import DualLoraLayer
@@ -123,14 +187,16 @@ class DualLoRA(PeftMethod):
         return kept_weights(model)
 
     def adapter_parameters(self, shape: LinearShape) -> int:
-        return (self.magnitude_rank + self.direction_rank) * (shape.out_features + shape.in_features)
+        ranks = {"A": self.magnitude_rank, "C": self.direction_rank}
+        trained = sum(rank for factor, rank in ranks.items() if factor in self._trained_factors)
+        return trained * (shape.out_features + shape.in_features)
 
     def adapter_cost(self, shape: LinearShape, tokens: float) -> AdapterCost:
         """2 T d k + 8 (r1 + r2) d k, and 4 d k for a sign, on top of the frozen map's 4 T d k.
 
         The input is multiplied by W0 + dW, so with the tokens grows only the gradient of dW, 2 T d k. For
         each rank and weight the factors' products cost 2 forward, 2 to rebuild dW in the backward pass, and 4
-        for the gradients of the factors.
+        for the gradients of the factors. Those of frozen factors are computed with the others.
         """
         ranks = 8 * (self.magnitude_rank + self.direction_rank)
         if self.direction == "sign":

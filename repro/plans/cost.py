@@ -128,12 +128,12 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
         execution: gives the examples per pass, and whether gradient checkpointing is used.
         tokens: measured tokens of the whole training; None uses the benchmark's estimate.
     """
-    method, training = spec.method, spec.training
+    training = spec.training
     model = ModelSizes(spec)
     epoch = spec.training_size
     size = execution.examples(training.batch_size)
     again = execution.gradient_checkpointing
-    passes = training.epochs * math.ceil(epoch.examples / size) if method.trains else 0
+    passes = training.epochs * math.ceil(epoch.examples / size) if spec.trains else 0
     scale = 1.0 if tokens is None else tokens / (training.epochs * epoch.tokens)
     share = training.epochs * scale / max(passes, 1)  # one pass's share of an epoch's tokens
     flops = model.pass_flops(
@@ -153,7 +153,7 @@ def training_cost(spec: RunSpec, execution: Execution, tokens: int | None = None
         devices=execution.processes,
         weights=model.weights(number, execution.processes if execution.sharded else 1),
         trained=4 * model.trained_numbers(),
-        activations=round(kept) if method.trains else 0,
+        activations=round(kept) if spec.trains else 0,
         # Gradient checkpointing keeps the tensors of one block at a time.
         adapters=number
         * sum(count * cost.kept for count, cost in built)

@@ -1,4 +1,4 @@
-"""The schema of `experiments/*.yaml`, each a table, figure or sweep, and how these files are read."""
+"""The schema of `experiments/*.yaml`, tables, figures, sweeps and questions, and how these files are read."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class RankAnalysis(Frozen):
 
 
 class Experiment(Frozen):
-    """One table or sweep of the paper.
+    """One table or figure of the paper, a sweep, or a question that the paper raises.
 
     Attributes:
         sweep: how the figure is drawn; None if the experiment is not a sweep.
@@ -217,7 +217,7 @@ class Experiment(Frozen):
 
 def list_experiments(experiments: Path = EXPERIMENTS) -> list[str]:
     """Names of all experiments."""
-    files = [*experiments.glob("*.yaml"), *experiments.glob("sweeps/*.yaml")]
+    files = [path for folder in ("", "sweeps/", "questions/") for path in experiments.glob(f"{folder}*.yaml")]
     return sorted(path.relative_to(experiments).with_suffix("").as_posix() for path in files)
 
 

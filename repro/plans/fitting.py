@@ -67,7 +67,7 @@ def _graphs(spec: RunSpec, execution: Execution, memory: float | None) -> bool:
     anew in its first pass. A new shape's first pass is eager while the graphs keep their memory, so both have
     to fit.
     """
-    if memory is None or not execution.cuda_graphs or not spec.method.trains:
+    if memory is None or not execution.cuda_graphs or not spec.trains:
         return False
     dropout = spec.model.drops_out or getattr(spec.method, "dropout", 0.0) > 0
     if (

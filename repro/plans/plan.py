@@ -106,9 +106,7 @@ class Plan:
         """All runs behind the cells, by hash; a run comes after the one that it starts from."""
         needed: dict[str, RunSpec] = {}
         for spec in (spec for row in self.rows for spec in row.specs):
-            if spec.init_from is not None:
-                needed[spec.init_from.run.hash] = spec.init_from.run
-            needed[spec.hash] = spec
+            needed |= {run.hash: run for run in (*spec.needed, spec)}
         return needed
 
     def run(self, name: str) -> RunSpec:

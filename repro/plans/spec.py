@@ -131,6 +131,30 @@ class RunSpec(Frozen):
         """The version that this code gives to such a run."""
         return _version({"method": self.method, "model": self.model})
 
+    @cached_property
+    def evaluates(self) -> RunSpec | None:
+        """The run whose trained adapter this one only evaluates; None where it trains one, or has none."""
+        method = self.method.evaluates
+        if method is None:
+            return None
+        fields = {name: getattr(self, name) for name in RunSpec.model_fields}
+        return RunSpec(**fields | {"method": method})
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains anything."""
+        return self.method.trains and self.evaluates is None
+
+    @property
+    def parent(self) -> RunSpec | None:
+        """The run that must be done before this one begins, if there is one."""
+        return self.evaluates or (self.init_from.run if self.init_from else None)
+
+    @property
+    def needed(self) -> tuple[RunSpec, ...]:
+        """All such runs, the first to execute first."""
+        return () if self.parent is None else (*self.parent.needed, self.parent)
+
     @property
     def adapted_modules(self) -> tuple[str, ...]:
         """Names of the modules to adapt, matched against the end of a module's path."""

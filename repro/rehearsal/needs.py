@@ -47,7 +47,7 @@ def _adapters(states: Sequence[RunState]) -> int:
     return sum(
         _FP32 * state.spec.trained_parameters
         for state in states
-        if state.spec.method.trains and not state.spec.trains_base
+        if state.spec.trains and not state.spec.trains_base
     )
 
 

@@ -115,9 +115,7 @@ def _basis(estimates: Estimates, gpu: Gpu, unfinished: Sequence[RunState]) -> It
         yield f"at least {1e6 * OPERATION_SECONDS:.0f} us for each operation that the CPU launches."
     yield "test-h: ASSUMED in the same way; where texts are generated, as if none ended early."
     yield f"busy: the share of GPU-h spent on FLOPs, at {assumed}."
-    kept = [
-        state.spec for state in estimates.states if state.spec.method.trains and not state.spec.trains_base
-    ]
+    kept = [state.spec for state in estimates.states if state.spec.trains and not state.spec.trains_base]
     size = sum(spec.trained_parameters for spec in kept) * _FP32
     yield f"disk: the adapters of {len(kept)} runs, kept in fp32, take {size / _GIB:.2g} GiB."
     flops = sum(estimates.costs[state.spec.hash].flops for state in unfinished)

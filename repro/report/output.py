@@ -9,15 +9,22 @@ from typing import TypeVar
 
 import pandas as pd
 
+from repro.analysis.known_curvature import Curvature, known_curvature
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
+from repro.analysis.norms import NormPoint
+from repro.analysis.peaks import peaks
 from repro.config import ConfigError, Frozen
 from repro.files import write_whole
 from repro.plans.plan import Plan
+from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
+from repro.report.cost_columns import with_costs
 from repro.report.diagnostics import diagnostics_table, draw_diagnostics
 from repro.report.escapes import csv_text
 from repro.report.figures import draw_table
 from repro.report.formats import FORMATS, grid
+from repro.report.norms import draw_norms, norm_table
+from repro.report.peaks import peak_table
 from repro.report.ranks import draw_ranks, rank_table
 from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, build_table
@@ -29,9 +36,12 @@ T = TypeVar("T", bound=Frozen)
 
 
 def write_experiment(
-    plan: Plan, states: Sequence[RunState], store: Store, results: Path
+    plan: Plan, states: Sequence[RunState], store: Store, results: Path, *, costs: bool = False
 ) -> tuple[str, list[Path]]:
     """Write an experiment's tables and figures from its finished runs.
+
+    Args:
+        costs: whether the tables have the columns of `with_costs`, in files of their own.
 
     Returns:
         The text for the terminal, including which files could not be read, and the written files.
@@ -39,7 +49,8 @@ def write_experiment(
     table = build_table(plan, states)
     name = plan.experiment.name
     tables, figures = results / "tables" / plan.profile.name, results / "figures" / plan.profile.name
-    written = [write_text(tables / f"{name}.{ending}", render(table)) for ending, render in FORMATS.items()]
+    shown, stem = (with_costs(table, plan, states), f"{name}-costs") if costs else (table, name)
+    written = [write_text(tables / f"{stem}.{ending}", render(shown)) for ending, render in FORMATS.items()]
     texts: list[str] = []
     ranks, inside = _frames(plan, store, texts)
     if ranks is not None:
@@ -47,13 +58,18 @@ def write_experiment(
         written.append(_write_frame(tables / f"{name}-ranks.csv", ranks))
     if not inside.empty:
         written.append(_write_frame(tables / f"{name}-diagnostics.csv", inside))
-    written += _draw(plan, table, ranks, inside, figures)
-    return "\n\n".join([*texts, _as_text(table)]), written
+    tops = _peaks(plan, states, store, texts)
+    if not tops.empty:
+        texts.append(tops.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
+        written.append(_write_frame(tables / f"{name}-peaks.csv", tops))
+    written += _draw(plan, table, ranks, inside, tops, figures)
+    return "\n\n".join([*texts, _as_text(shown)]), written
 
 
 def draw_experiment(plan: Plan, states: Sequence[RunState], store: Store, figures: Path) -> list[Path]:
     """Draw an experiment's figures alone, without what `damaged_files` names. Returns the files."""
-    return _draw(plan, build_table(plan, states), *_frames(plan, store, []), figures)
+    tops = _peaks(plan, states, store, [])
+    return _draw(plan, build_table(plan, states), *_frames(plan, store, []), tops, figures)
 
 
 def _frames(plan: Plan, store: Store, problems: list[str]) -> tuple[pd.DataFrame | None, pd.DataFrame]:
@@ -62,16 +78,38 @@ def _frames(plan: Plan, store: Store, problems: list[str]) -> tuple[pd.DataFrame
     return ranks, diagnostics_table(_of_runs(store.diagnostics, plan, problems))
 
 
+def _peaks(plan: Plan, states: Sequence[RunState], store: Store, problems: list[str]) -> pd.DataFrame:
+    """The peaks of a sweep's curves; empty for another experiment."""
+
+    def curvature(spec: RunSpec) -> Curvature | None:
+        return _readable(partial(known_curvature, spec, store.folder.parent), problems)
+
+    return peak_table(peaks(plan, states) if plan.experiment.sweep else [], curvature)
+
+
 def _draw(
-    plan: Plan, table: Table, ranks: pd.DataFrame | None, inside: pd.DataFrame, figures: Path
+    plan: Plan,
+    table: Table,
+    ranks: pd.DataFrame | None,
+    inside: pd.DataFrame,
+    tops: pd.DataFrame,
+    figures: Path,
 ) -> list[Path]:
     if ranks is not None:
         drawn = draw_ranks(plan, ranks, figures)
     elif plan.experiment.sweep:
-        drawn = draw_sweep(plan, table, figures)
+        drawn = draw_sweep(plan, table, tops, figures)
     else:
         drawn = draw_table(table, figures)
     return drawn + ([] if inside.empty else draw_diagnostics(plan, inside, figures))
+
+
+def write_norms(points: Sequence[NormPoint], profile: Profile, results: Path) -> list[Path]:
+    """Write the figure and the table of gains against the size of the update; nothing without a point."""
+    if not points:
+        return []
+    table = _write_frame(results / "tables" / profile.name / "norm.csv", norm_table(points))
+    return [table, *draw_norms(points, profile, results / "figures" / profile.name)]
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -14,6 +14,7 @@ from xml.parsers import expat
 from repro.analysis.audit import AuditItem
 from repro.analysis.claims import Scored
 from repro.plans.plan import Plan
+from repro.report.norms import TITLE as NORMS
 from repro.report.page_claims import claims_html
 from repro.report.page_data import Planned, finite, page_data
 from repro.report.page_tables import escape, table_html
@@ -62,6 +63,9 @@ def build_page(
     if drawn:
         before = sum(_place(plan) < (1, "fig1") for plan, _ in begun)
         sections.insert(before, f'<section id="fig1"><h2>{_FIGURE_1}</h2>{drawn}</section>')
+    drawn = _figure(figures / "norm.svg", NORMS, problems)
+    if drawn:
+        sections.append(f'<section id="norm"><h2>{NORMS}</h2>{drawn}</section>')
     script, style = (_TEMPLATE.with_suffix(f".{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     links = re.findall(r'<section id="([^"]*)"><h2>(.*?)</h2>', "\n".join(sections))
     content = {

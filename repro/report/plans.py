@@ -61,7 +61,7 @@ def describe_batches(execution: Callable[[RunSpec], Execution], specs: Iterable[
     """How optimiser batches are split on this machine, one line for each split, with its models."""
     models: dict[str, list[str]] = {}
     for spec in specs:
-        if spec.method.trains:
+        if spec.trains:
             batch = execution(spec).batch(spec.training.batch_size)
             models.setdefault(batch, []).append(spec.model.name)
     if len(models) == 1:
@@ -116,15 +116,17 @@ def _row(row: PlannedRow, by_hash: Mapping[str, RunState]) -> Iterator[str]:
         ]
         name = f"{task:<6}" if task else ""
         yield f"    {name}{_learning(specs[0])}  {', '.join(runs)}"
-        starts = [spec.init_from for spec in specs if spec.init_from is not None]
-        if starts:
-            first = starts[0].run
-            hashes = " ".join(start.run.hash for start in starts)
-            yield f"          from {first.method.name} {first.task}, {starts[0].reading}: {hashes}"
+        parents = [spec.parent for spec in specs if spec.parent is not None]
+        if parents:
+            start = specs[0].init_from
+            way = "evaluated" if specs[0].evaluates or start is None else start.reading
+            hashes = " ".join(parent.hash for parent in parents)
+            what = " ".join(filter(None, [parents[0].method.name, parents[0].task]))
+            yield f"          from {what}, {way}: {hashes}"
 
 
 def _learning(spec: RunSpec) -> str:
-    if not spec.method.trains:
+    if not spec.trains:
         return "no training"
     training = spec.training
     warmup = training.warmup_steps if training.warmup_ratio is None else f"{training.warmup_ratio:.0%}"

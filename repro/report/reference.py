@@ -8,23 +8,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from repro.analysis.audit import audit_items
 from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
+from repro.analysis.damaged_files import usable
 from repro.analysis.finished import runs_by_column
+from repro.analysis.known_curvature import Curvature, known_curvature
 from repro.analysis.ledger import Claim, load_ledger
 from repro.analysis.measures import Measure
+from repro.analysis.norms import NormPoint, norm_points
 from repro.analysis.paper import AVERAGE
+from repro.analysis.peaks import peaks
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan
 from repro.plans.profile import Profile
-from repro.plans.spec import flatten
+from repro.plans.spec import RunSpec, flatten
 from repro.report.claims import claims_page
 from repro.report.escapes import markdown_text
 from repro.report.formats import grid, markdown_table, to_markdown
+from repro.report.norms import norm_lines
+from repro.report.peaks import peak_lines, peak_table
 from repro.report.power import power_lines
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
@@ -47,32 +53,35 @@ class ReferencePage:
     def __init__(self, profiles: Sequence[Profile], store: Store) -> None:
         scales = [stands(profile, store) for profile in profiles]
         self.profiles = profiles
-        # A single run is shared with another experiment.
-        self.finished = [stand for scale in scales for stand in scale.values() if len(stand.results) > 1]
+        self.scales = scales
+        self.finished = [stand for scale in scales for stand in scale.values() if stand.presentable]
         self.stands = largest(scales)
         self.plans = {name: stand.plan for name, stand in self.stands.items()}
         self.ledger = load_ledger()
         self.scored = score_claims(self.ledger, self.plans, store)
-        self.speeds = usable_speeds(store.folder.parent)
+        self.store = store
+        self.folder = store.folder.parent
+        self.speeds = usable_speeds(self.folder)
 
     def pages(self) -> dict[str, str]:
         """The linked pages by their path below `tables`: full tables, and the claims."""
         found = {_path(stand.plan): to_markdown(build_table(*stand)) for stand in self.finished}
         return found | {"claims.md": claims_page(self.ledger, self.scored, self.profiles)}
 
-    def scales(self, claim: Claim) -> list[str]:
+    def scales_of(self, claim: Claim) -> list[str]:
         """Names of the profiles whose runs a claim is tested on."""
         return list(dict.fromkeys(self.plans[name].profile.name for name in claim.experiments))
 
     def parts(self) -> Parts:
         """The generated parts of the page."""
         return {
-            "standing": partial(standing, self.scored, self.scales),
+            "standing": partial(standing, self.scored, self.scales_of),
             "on_paper": partial(on_paper, claims_on_paper(self.ledger)),
             "readings": _readings,
             "runs": self._runs,
             "speed": self._speed,
-            "power": partial(power_lines, *self.stands["table1"]),
+            "power": self._power,
+            "norm": self._norm,
             **{name: partial(self._measured, name) for name in self.plans},
         }
 
@@ -85,7 +94,7 @@ class ReferencePage:
         scale, figure = f"Profile `{profile}`.", f"![{table.title}](reference/figures/{profile}/{name}.png)"
         if stand.plan.experiment.sweep:
             note = f"All tasks and settings: {self._links(name)}."
-            return [scale, "", figure, "", *self._points(name, table), "", note]
+            return [scale, "", figure, "", *self._points(name, table), "", *self._peaks(name), note]
         groups = tuple(
             replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
             for group in table.groups
@@ -140,6 +149,15 @@ class ReferencePage:
         if widths:
             lines += ["", f"95 % intervals of the averages: at most ± {max(widths):.1f}."]
         return lines
+
+    def _peaks(self, name: str) -> list[str]:
+        """Where a sweep's curves are highest, and how far apart they are there."""
+
+        def curvature(spec: RunSpec) -> Curvature | None:
+            return usable(partial(known_curvature, spec, self.folder))
+
+        lines = peak_lines(peak_table(peaks(*self.stands[name]), curvature))
+        return [*lines, ""] if lines else []
 
     def _place(self, name: str, table: Table) -> list[str]:
         """Dual LoRA's rank by average; nothing without a Dual LoRA row or an average."""
@@ -199,6 +217,23 @@ class ReferencePage:
         """The bench of every device, a GPU's first."""
         tables = [speed_table(speed).splitlines() for speed in self.speeds]
         return [line for table in tables for line in [*table, ""]][:-1] or ["Not measured yet."]
+
+    @cached_property
+    def norms(self) -> list[NormPoint]:
+        """The gain of every row against the size of its update."""
+        states = {name: stand.states for name, stand in self.stands.items()}
+        return norm_points(self.plans, states, self.store)
+
+    def _norm(self) -> list[str]:
+        return [*self._drawn("norm", "Gain against the size of the update"), *norm_lines(self.norms)]
+
+    def _power(self) -> list[str]:
+        lines = power_lines(*self.stands["table1"])
+        return [*self._drawn("power", "Power by gain, seeds and items"), *lines]
+
+    def _drawn(self, name: str, title: str) -> list[str]:
+        """A figure about the runs of Table 1, and an empty line."""
+        return [f"![{title}](reference/figures/{self.plans['table1'].profile.name}/{name}.png)", ""]
 
     def _runs(self) -> list[str]:
         rows = []

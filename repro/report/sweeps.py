@@ -1,10 +1,17 @@
-"""The figure of a sweep: a curve for every row that varies, a horizontal line for every other row."""
+"""The figure of a sweep: a curve for every row that varies, a horizontal line for every other row.
+
+Below the curves, a bar for each shows the plateau around its peak. Where curvatures are known, a panel shows
+them against the best value of x.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from repro.analysis.paper import AVERAGE
 from repro.plans.experiment import Sweep
@@ -12,6 +19,7 @@ from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import flatten
 from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
+from repro.report.peaks import CURVATURE
 from repro.report.tables import Table, TableRow
 
 # The x axis is logarithmic if its largest value exceeds its smallest by more than this factor.
@@ -20,8 +28,11 @@ _LOGARITHMIC = 15
 _MOST_TICKS = 7
 
 
-def draw_sweep(plan: Plan, table: Table, folder: Path) -> list[Path]:
+def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the measured averages with their intervals, one panel per block, then the paper's values.
+
+    Args:
+        peaks: from `repro.report.peaks.peak_table`.
 
     Returns:
         The files; none if nothing is measured yet.
@@ -33,19 +44,24 @@ def draw_sweep(plan: Plan, table: Table, folder: Path) -> list[Path]:
     if not any(row.values.get(AVERAGE) for block in blocks for row in groups["measured", block].rows):
         return []
     printed = [group for group in table.groups if group.source == "paper"]
+    curved = peaks[peaks["curvature"].notna()] if len(peaks) else peaks
     plt = pyplot()
     with plt.style.context(STYLE):
-        count = len(blocks) + len(printed)
+        count = len(blocks) + len(printed) + (not curved.empty)
         figure, axes = plt.subplots(1, count, figsize=(4.6 * count, 4.2), squeeze=False)
         for panel, block in zip(axes[0], blocks, strict=False):
             rows = {row.id: row for row in groups["measured", block].rows}
-            _measured(panel, [row for row in plan.rows if row.block == block], rows, sweep)
+            planned = [row for row in plan.rows if row.block == block]
+            _measured(panel, planned, rows, sweep)
+            _plateaus(panel, planned, peaks)
             panel.set_title(figure_text(groups["measured", block].heading))
-        for panel, group in zip(axes[0, len(blocks) :], printed, strict=True):
+        for panel, group in zip(axes[0, len(blocks) :], printed, strict=False):
             _printed(panel, group.rows)
             panel.set_title(figure_text(group.heading))
+        if not curved.empty:
+            _curvatures(axes[0, -1], plan.rows, curved)
         for panel in axes[0]:
-            panel.set_xlabel(figure_text(sweep.label))
+            panel.set_xlabel(figure_text(panel.get_xlabel() or sweep.label))
             panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
         axes[0, 0].set_ylabel("mean accuracy (%), 95 % interval")
         return save_figure(figure, table.name, table.title, table.watermark, folder)
@@ -65,9 +81,9 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
         if len(ticks) <= _MOST_TICKS:
             panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
             panel.set_xticks([], minor=True)
-    # Dual LoRA first, so that it looks as in the other figures.
-    order = sorted(curves, key=lambda curve: not str(curve).startswith("dual_lora"))
-    for index, points in enumerate(curves[curve] for curve in order):
+    looks = _looks(planned)
+    for curve in (curve for curve in looks if curve in curves):
+        points = curves[curve]
         points.sort(key=lambda point: point[0])
         estimates = [row.values[AVERAGE] for _, row in points]
         panel.errorbar(
@@ -76,7 +92,7 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
             yerr=[e.half_width or 0 for e in estimates if e],
             # A point's label ends in a comma and the value that varies.
             label=figure_text(points[0][1].label.rpartition(",")[0]),
-            **_LOOKS[index % len(_LOOKS)],
+            **looks[curve],
         )
     # The intervals of horizontal lines are drawn to the right of the curves.
     low, high = panel.get_xlim()
@@ -88,6 +104,44 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
         if panel.get_xscale() == "log":
             place = high * (high / low) ** (0.03 * (1 + index))
         panel.errorbar(place, estimate.mean, yerr=estimate.half_width or 0, color=color, capsize=2)
+
+
+def _looks(planned: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:
+    """A look for each curve. Dual LoRA comes first, so that it looks as in the other figures."""
+    curves = dict.fromkeys(row.curve for row in planned if row.curve is not None)
+    order = sorted(curves, key=lambda curve: not curve.startswith("dual_lora"))
+    return {curve: _LOOKS[index % len(_LOOKS)] for index, curve in enumerate(order)}
+
+
+def _plateaus(panel: Any, planned: Sequence[PlannedRow], peaks: pd.DataFrame) -> None:
+    """A bar over each plateau at the bottom of the panel, with a mark at the peak."""
+    looks = _looks(planned)
+    own = [peak for peak in peaks.to_dict("records") if peak["block"] == planned[0].block]
+    low, high = panel.get_ylim()
+    step = 0.03 * (high - low)
+    for index, peak in enumerate(own):
+        height, look = low - step * (len(own) - index), looks[peak["row"]]
+        panel.plot(
+            [peak["plateau_low"], peak["plateau_high"]], [height] * 2, color=look["color"], linewidth=2
+        )
+        panel.plot(peak["best"], height, color=look["color"], marker=look["marker"], markersize=5)
+
+
+def _curvatures(panel: Any, planned: Sequence[PlannedRow], peaks: pd.DataFrame) -> None:
+    """The best value of x, between those of single seeds, against the curvature of the start."""
+    looks = _looks(planned)
+    for peak in peaks.to_dict("records"):
+        # The best of the mean need not be between those of the seeds.
+        seeds = [float(x) for x in peak["seeds_best"].split(", ") if x] or [peak["best"]]
+        below, above = max(0.0, peak["best"] - min(seeds)), max(0.0, max(seeds) - peak["best"])
+        panel.errorbar(
+            peak["curvature"],
+            peak["best"],
+            yerr=[[below], [above]],
+            label=figure_text(peak["curve"]),
+            **looks[peak["row"]] | {"linestyle": "none"},
+        )
+    panel.set(xscale="log", yscale="log", xlabel=CURVATURE, title="best value, and those of single seeds")
 
 
 def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:

@@ -91,7 +91,7 @@ def build(job: Job) -> Built:
             checkpoint_blocks(model, checkpoint_contexts)
         if mesh:
             shard(model, mesh)
-    steps = data.steps if method.trains else 0
+    steps = data.steps if spec.trains else 0
     module = benchmark.module(model, context, steps)
     module.retries = mesh is None
     module.note = job.note
@@ -100,7 +100,7 @@ def build(job: Job) -> Built:
     # Merging would round a quantised weight once more; a sharded weight is nowhere whole.
     mergeable = method.trains and method.mergeable and mesh is None and spec.model.quantization is None
     merges = mergeable and job.execution.score == "merged"
-    reload = Reloading(job, model, mesh) if method.trains else None
+    reload = Reloading(job, model, mesh) if spec.trains else None
     return Built(module, data, adapter, revision, steps, mesh, reload, method.merge if merges else None)
 
 

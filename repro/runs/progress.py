@@ -70,7 +70,7 @@ class Watch:
         self._number += 1
         self._started = self._logged = time.perf_counter()
         self._phase = ""
-        self._trains = spec.method.trains
+        self._trains = spec.trains
         self._name = spec.title
         self._progress.reset(self._run, description=f"{self._name}: prepare", total=None)
 

@@ -130,7 +130,7 @@ def _result(
 
 
 def _training(job: Job, built: Built, trained: Trained) -> Training:
-    module, trains = built.module, job.spec.method.trains
+    module, trains = built.module, job.spec.trains
     optimizer = trained.optimizer
     return Training(
         steps=len(module.losses),

@@ -18,11 +18,12 @@ from repro.plans.plan import Plan, expand
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.reading import read_regular
-from repro.runs.json_files import DamagedFile
+from repro.runs.json_files import DamagedFile, write_json
 from repro.runs.measurements import DEVICES, Device, read_speed, speed_file
+from repro.runs.norms import known_norm
 from repro.runs.result import Environment, Result
 from repro.runs.states import RunState, State, run_state, run_states
-from repro.runs.store import DIAGNOSTICS, RANKS, RESULT, Store
+from repro.runs.store import DIAGNOSTICS, NORM, RANKS, RESULT, Store
 
 
 class Stand(NamedTuple):
@@ -35,6 +36,11 @@ class Stand(NamedTuple):
     def results(self) -> list[Result]:
         return [state.result for state in self.states if state.result is not None]
 
+    @property
+    def presentable(self) -> bool:
+        """Whether at least half of the runs are finished. Fewer may be those that other experiments share."""
+        return 0 < len(self.states) <= 2 * len(self.results)
+
 
 def stands(profile: Profile, store: Store) -> dict[str, Stand]:
     """Every experiment by name under a profile, see `reference_plans`."""
@@ -43,16 +49,16 @@ def stands(profile: Profile, store: Store) -> dict[str, Stand]:
 
 
 def largest(scales: Sequence[Mapping[str, Stand]]) -> dict[str, Stand]:
-    """Every experiment at the first of several scales with at least half of its runs; without one, at that
-    with most.
+    """Every experiment at the first of several scales where it is presentable; without one, at that with
+    most runs.
 
     Args:
         scales: experiments by name, of each profile, the largest scale first.
     """
 
     def chosen(found: Sequence[Stand]) -> Stand:
-        half = [stand for stand in found if 0 < len(stand.states) <= 2 * len(stand.results)]
-        return half[0] if half else max(found, key=lambda stand: len(stand.results))
+        ready = [stand for stand in found if stand.presentable]
+        return ready[0] if ready else max(found, key=lambda stand: len(stand.results))
 
     return {name: chosen([scale[name] for scale in scales]) for name in scales[0]}
 
@@ -77,7 +83,7 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
     for name in list_experiments():
         experiment = load_experiment(name)
         kept = {RESULT, RANKS} if experiment.ranks is not None else {RESULT}
-        # A sweep has more rows than a picture of snapshots could show.
+        # A sweep has more rows than a picture of snapshots could show: of its runs the final norm is kept.
         kept |= set() if experiment.sweep else {DIAGNOSTICS}
         for planned in _variants(experiment, profile, _seeds(source)):
             for spec in planned.runs.values():
@@ -105,9 +111,18 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
                 continue
             if content is not None:
                 write_whole(target.directory(spec) / name, content)
+        if DIAGNOSTICS not in names:
+            try:
+                norm = known_norm(spec, source)
+            except DamagedFile as error:
+                yield f"damaged: {error}"
+                continue
+            if norm is not None:
+                write_json(target.directory(spec) / NORM, norm)
         yield f"taken over: {spec.slug}"
-    for path in source.folder.parent.glob("random-ranks-*.json"):
-        write_whole(target.folder.parent / path.name, path.read_bytes())
+    for pattern in ("random-ranks-*.json", "curvature/*.json"):
+        for path in source.folder.parent.glob(pattern):
+            write_whole(target.folder.parent / path.relative_to(source.folder.parent), path.read_bytes())
     for device in DEVICES:
         yield from _take_over_speed(source.folder.parent, target.folder.parent, device)
 
@@ -157,7 +172,7 @@ def _done(planned: Plan, store: Store) -> Mapping[int, int]:
     """Finished runs that trained, by seed."""
     counts = {spec.seed: 0 for spec in planned.runs.values()}
     for spec in planned.runs.values():
-        counts[spec.seed] += spec.method.trains and run_state(spec, store).state is State.DONE
+        counts[spec.seed] += spec.trains and run_state(spec, store).state is State.DONE
     return counts
 
 

@@ -73,7 +73,7 @@ def execute(
             if execution.processes == 1:
                 _run(Job(spec, store, execution, bases, group, scratch, report, note))
             else:
-                saves = spec.method.trains and execution.checkpoint_minutes is not None
+                saves = spec.trains and execution.checkpoint_minutes is not None
                 run_in_processes(
                     partial(_in_rank, spec.model_dump_json(), store.folder, execution, group, scratch),
                     nodes=execution.nodes,
@@ -149,7 +149,7 @@ def _train(job: Job, built: Built, usage: Usage, timer: Timer, logger: Logger | 
         logger=logger,
         link=job.link,
     )
-    if spec.method.trains:
+    if spec.trains:
         resume = None
         if job.leads:  # one process decides, since it may remove what cannot be used
             keeps_best = watched_metric(spec) is not None
@@ -168,7 +168,7 @@ def _select(job: Job, built: Built, trained: Trained) -> dict[str, dict[str, Tas
     Returns the scores under the other rule, where validation tells a best epoch by its score.
     """
     other_scores: dict[str, dict[str, TaskScore]] = {}
-    if not job.spec.method.trains:
+    if not job.spec.trains:
         return other_scores
     module, benchmark = built.module, job.spec.benchmark
     selection = select_weights(job.spec, module, trained.checkpoints)

@@ -23,8 +23,8 @@ def check_ready(spec: RunSpec, store: Store) -> None:
     Raises:
         RunWaits: it is not.
     """
-    if spec.init_from is not None:
-        _check_done(spec.init_from.run, store)
+    if spec.parent is not None:
+        _check_done(spec.parent, store)
 
 
 def starting_model(
@@ -50,15 +50,21 @@ def continue_adapter(spec: RunSpec, model: nn.Module, store: Store, bases: BaseM
     """Replace the fresh adapter and head by those of another run, where the spec says so.
 
     Everything that training changes is copied, also the counter of a finished warm-up, so that the copied
-    update is whole from the first step.
+    update is whole from the first step; and whatever else the adapter saves, such as frozen random factors.
+    What is only evaluated is then altered as its method says.
 
     Raises:
         RunWaits: that other run is not done.
         ConfigError: it is done, but its adapter was not kept.
     """
-    if spec.init_from is not None and spec.init_from.reading == "adapter":
-        trained = trained_state(trained_model(spec.init_from.run, store, bases))
-        _copy_what_fits(trained, trained_state(model))
+    parent = spec.evaluates
+    if parent is None and spec.init_from is not None and spec.init_from.reading == "adapter":
+        parent = spec.init_from.run
+    if parent is not None:
+        trained = trained_model(parent, store, bases)
+        _copy_what_fits(_adapter_state(spec, trained), _adapter_state(spec, model))
+    if spec.evaluates is not None:
+        spec.method.alter(model)
 
 
 def untrained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
@@ -95,6 +101,10 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
         return spec.method.load(model, folder, spec.adapted_modules, spec.benchmark.model_task)
     except ConfigError as error:
         raise ConfigError(f"{error}; move or delete {folder.parent} to run it again") from error
+
+
+def _adapter_state(spec: RunSpec, model: nn.Module) -> dict[str, Tensor]:
+    return trained_state(model) | spec.method.saved(model)[1]
 
 
 def _check_done(spec: RunSpec, store: Store) -> None:

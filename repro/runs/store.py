@@ -32,6 +32,7 @@ FAILURE = "failure.json"
 PREDICTIONS = "predictions.jsonl.gz"
 DIAGNOSTICS = "diagnostics.json"
 RANKS = "ranks.json"
+NORM = "norm.json"
 
 # A run's folder is named by its spec, which may come from a file of somebody else.
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}")

@@ -40,9 +40,9 @@ def lightning_trainer(
         link: to the process that started this one, where a run has several.
     """
     keeping: list[L.Callback] = []
-    if spec.method.trains and collectives.rank() == 0:
+    if spec.trains and collectives.rank() == 0:
         keeping = [*checkpoint_callbacks(spec, execution, checkpoints)]
-    if spec.method.trains and execution.checkpoint_minutes is not None:
+    if spec.trains and execution.checkpoint_minutes is not None:
         # After the other callbacks, which then have seen the step that it keeps.
         callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
     return L.Trainer(

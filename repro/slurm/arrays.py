@@ -41,14 +41,14 @@ def make_arrays(
         specs: a run comes after the run that it starts from.
         queued: tasks of runs that are already queued, by hash.
     """
-    started_from = {spec.init_from.run.hash for spec in specs if spec.init_from is not None}
+    started_from = {spec.parent.hash for spec in specs if spec.parent is not None}
     arrays: list[Array] = []
     places: dict[str, tuple[Array | str, int]] = {
         hash: (place.job, place.index) for hash, place in queued.items()
     }
     open_tasks: dict[tuple[object, ...], list[RunSpec]] = {}  # tasks that may take another run
     for spec in specs:
-        parent = places.get(spec.init_from.run.hash) if spec.init_from is not None else None
+        parent = places.get(spec.parent.hash) if spec.parent is not None else None
         kind, shares = (parent, spec.model.name), spec.hash not in started_from
         task = open_tasks.get(kind)
         if shares and task is not None and len(task) < runs_per_task:

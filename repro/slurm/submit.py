@@ -98,6 +98,6 @@ def to_submit(
     """The runs to execute that are not queued, except those that start from a run that will not exist."""
     coming = {state.spec.hash for state in states if state.state is State.DONE} | queued.keys()
     for spec in to_execute(states, retry_failed=retry_failed):
-        if spec.hash not in queued and (spec.init_from is None or spec.init_from.run.hash in coming):
+        if spec.hash not in queued and (spec.parent is None or spec.parent.hash in coming):
             coming.add(spec.hash)
             yield spec

@@ -166,6 +166,9 @@ class FineTuning(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         # Lightning runs this after the callbacks' hooks, which must see unclipped gradients.
+        # An optimiser passes over a parameter without a gradient: momentum and weight decay do not move it.
+        for parameter in self.method.held_still(self.model, len(self.losses), self.steps):
+            parameter.grad = None
         if self.training_spec.gradient_clip is not None:
             trained = [parameter for parameter in self._trained if parameter.grad is not None]
             nn.utils.clip_grad_norm_(trained, self.training_spec.gradient_clip)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +134,29 @@ def test_saving_and_loading_keeps_the_function(trained_method: Method, tmp_path:
     assert not torch.equal(logits(loaded), logits(BASE))
     expected = trained_method.verify(model, TARGETS, SHAPES, BASE_PARAMETERS)
     assert trained_method.verify(loaded, TARGETS, SHAPES, BASE_PARAMETERS) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "frozen"),
+    [({"freeze_direction_after": 0.0}, "CD"), ({"freeze_magnitude": True}, "AB")],
+    ids=str,
+)
+def test_frozen_factors_are_saved_and_not_counted(
+    settings: dict[str, Any], frozen: str, tmp_path: Path
+) -> None:
+    method = METHODS["dual_lora"](magnitude_rank=4, warmup="none", **settings)
+    model = trained(method)
+    count = 4 * sum(shape.out_features + shape.in_features for shape in SHAPES)
+    assert method.verify(model, TARGETS, SHAPES, BASE_PARAMETERS).trainable_parameters == count
+    method.save(model, tmp_path)
+    torch.manual_seed(99)
+    loaded = method.load(copy.deepcopy(BASE), tmp_path, TARGETS, "causal_lm")
+    ours = dict(loaded.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(ours[name], parameter)
+        assert parameter.requires_grad == ours[name].requires_grad
+        if "dual_lora" in name:
+            assert parameter.requires_grad != any(f"dual_lora_{factor}" in name for factor in frozen)
 
 
 def test_reloading_in_place_gives_what_the_file_says_to_the_last_bit(

@@ -11,8 +11,11 @@ from repro.analysis.statistics import Estimate
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
+from repro.report.peaks import peak_table
 from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, TableGroup, TableRow
+
+NO_PEAKS = peak_table([], lambda spec: None)
 
 
 def table_of(planned: Plan, heights: dict[str, float]) -> Table:
@@ -37,7 +40,7 @@ def planned() -> Plan:
 
 def test_curves_and_lines_are_named_and_missing_points_left_out(planned: Plan, tmp_path: Path) -> None:
     heights = {"lora-r16": 40.0} | {f"dual_lora-{r1}": 40.0 + r1 for r1 in (1, 5, 15)}
-    png, svg = draw_sweep(planned, table_of(planned, heights), tmp_path)
+    png, svg = draw_sweep(planned, table_of(planned, heights), NO_PEAKS, tmp_path)
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     texts = ["".join(node.itertext()) for node in ElementTree.parse(svg).iter() if node.tag.endswith("text")]
     assert "Dual LoRA" in texts and "LoRA (r=16)" in texts
@@ -47,9 +50,9 @@ def test_curves_and_lines_are_named_and_missing_points_left_out(planned: Plan, t
 
 def test_equal_results_give_an_equal_figure(planned: Plan, tmp_path: Path) -> None:
     table = table_of(planned, {"dual_lora-3": 41.0})
-    first, second = (draw_sweep(planned, table, tmp_path / name) for name in ("one", "two"))
+    first, second = (draw_sweep(planned, table, NO_PEAKS, tmp_path / name) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_nothing_measured_is_no_figure(planned: Plan, tmp_path: Path) -> None:
-    assert draw_sweep(planned, table_of(planned, {}), tmp_path) == []
+    assert draw_sweep(planned, table_of(planned, {}), NO_PEAKS, tmp_path) == []

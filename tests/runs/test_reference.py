@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from repro.analysis.damaged_files import damaged_speed
+from repro.analysis.known_curvature import Curvature, curvature_file, known_curvature
 from repro.config import ConfigError
 from repro.paths import REFERENCE
 from repro.plans.experiment import load_experiment
@@ -24,10 +25,12 @@ from repro.runs.measurements import (
     speed_file,
     usable_speeds,
 )
+from repro.runs.norms import Norm, known_norm
 from repro.runs.reference import import_runs, reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
-from repro.runs.store import PREDICTIONS, Store
+from repro.runs.store import DIAGNOSTICS, PREDICTIONS, Store
+from repro.training.diagnostics import Diagnostics
 
 LAPTOP = load_profile("laptop")
 
@@ -86,6 +89,26 @@ def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
     _put(source, spec, result, hardware="another")
     assert [line.partition(":")[0] for line in import_runs(LAPTOP, source, target)] == ["kept"]
     assert target.result(spec) == before
+
+
+def test_of_a_sweep_s_runs_the_norm_is_kept_and_curvatures_are_taken_over(
+    result: Result, tmp_path: Path
+) -> None:
+    """Their diagnostics are larger than all else together, and of them only the norm is shown."""
+    source, target = Store(tmp_path / "a" / "runs"), Store(tmp_path / "b" / "runs")
+    spec = _specs("sweeps/alpha")[0]
+    _put(source, spec, result)
+    layer = {"update_norm": (0.0, 3.0), "relative_norm": (0.0, 0.5)}
+    diagnostics = Diagnostics(steps=(0, 9), layers={"0.q_proj": layer}, merge_errors={})
+    write_json(source.directory(spec) / DIAGNOSTICS, diagnostics)
+    curvature = Curvature(
+        start="s", largest=2.5, parameters=1, examples=1, targets=1, products=1, seconds=1.0
+    )
+    write_json(curvature_file(spec, tmp_path / "a"), curvature)
+    list(import_runs(LAPTOP, source, target))
+    assert not (target.directory(spec) / DIAGNOSTICS).exists()
+    assert known_norm(spec, target) == Norm(update=3.0, weight=6.0)
+    assert known_curvature(spec, tmp_path / "b") == curvature
 
 
 CARD = Card(name="NVIDIA H200", memory_gib=140.0)

@@ -16,25 +16,26 @@ from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
 from repro.runs.runner import execute
-from repro.runs.starting import continue_adapter, starting_model
+from repro.runs.starting import continue_adapter, starting_model, trained_model
 from repro.runs.store import RunWaits, Store
 from repro.training.finetuning import trained_state
 
 EXECUTION = Execution(micro_batch_size=8, evaluation_tokens=4096, wandb=False)
 
 
-def planned(reading: str) -> Experiment:
+def planned(reading: str, **settings: object) -> Experiment:
     """Table 2 with one row, in which RTE starts from a run on SST-2: the package has no MNLI."""
     experiment = load_experiment("table2")
     row = next(row for row in experiment.stand_in.rows if row.id == "dual_lora")
     rule = {"task": "sst2", "tasks": ["rte"], "reading": reading, "lora": {"rank": 4, "dropout": 0.0}}
-    content = experiment.model_dump() | {"stand_in": {"rows": [row.model_dump() | {"init_from": rule}]}}
+    changed = {"init_from": rule, "method": row.method | settings}
+    content = experiment.model_dump() | {"stand_in": {"rows": [row.model_dump() | changed]}}
     return Experiment.model_validate(content)
 
 
-def specs(reading: str) -> tuple[RunSpec, RunSpec, list[RunSpec]]:
+def specs(reading: str, **settings: object) -> tuple[RunSpec, RunSpec, list[RunSpec]]:
     """The run of RTE, the one that it starts from, and all runs in their order."""
-    found = expand(planned(reading), load_profile("smoke"))
+    found = expand(planned(reading, **settings), load_profile("smoke"))
     child = next(spec for spec in found.runs.values() if spec.task == "rte")
     assert child.init_from is not None
     return child, child.init_from.run, list(found.runs.values())
@@ -65,22 +66,62 @@ def test_a_profile_without_the_task_starts_from_the_base_model() -> None:
     assert all(spec.init_from is None for spec in found.runs.values())
 
 
-def test_it_waits_and_then_goes_on_from_the_trained_adapter(tmp_path: Path) -> None:
-    child, parent, _ = specs("own")
+@pytest.mark.parametrize("settings", [{}, {"freeze_direction_after": 0.0}], ids=str)
+def test_it_waits_and_then_goes_on_from_the_trained_adapter(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    """Also from the factors that were drawn and not trained."""
+    child, parent, _ = specs("own", **settings)
     with pytest.raises(RunWaits, match=rf"starts from {parent.slug}, which is not done"):
         run(child, tmp_path)
     run(parent, tmp_path)
     store, bases = Store(tmp_path), BaseModels()
     model, _ = starting_model(child, store, bases)
+    torch.manual_seed(9)
     adapted = child.method.attach(model, child.adapted_modules, "seq_cls")
     continue_adapter(child, adapted, store, bases)
     base, _ = starting_model(parent, store, bases)
     trained = parent.method.load(base, store.directory(parent) / "adapter", parent.adapted_modules, "seq_cls")
     expected, found = trained_state(trained), trained_state(adapted)
+    expected |= {name: factor for name, factor in trained.named_parameters() if "dual_lora" in name}
+    found |= {name: factor for name, factor in adapted.named_parameters() if "dual_lora" in name}
     assert found.keys() == expected.keys() and len(found) > 8
     assert all(torch.equal(found[name], expected[name]) for name in found)
     run(child, tmp_path)
     assert store.is_done(child)
+
+
+def test_an_adapter_is_evaluated_under_other_masks_without_training(tmp_path: Path) -> None:
+    rows = {
+        row.id: row.specs[0]
+        for row in expand(load_experiment("questions/setting3"), load_profile("smoke")).rows
+    }
+    parent, *children = (rows[f"setting3-r16{end}"] for end in ("", "-other-1", "-other-2"))
+    assert parent.hash in expand(load_experiment("table5"), load_profile("smoke")).runs
+    for child in children:
+        assert child.needed == (parent,) and not child.trains and child.seed == parent.seed
+        again = RunSpec.model_validate(child.model_dump(mode="json"))
+        assert again.hash == child.hash and again.parent == parent
+    assert len({spec.hash for spec in (parent, *children)}) == 3
+    with pytest.raises(RunWaits, match=rf"starts from {parent.slug}, which is not done"):
+        run(children[0], tmp_path)
+    store, bases = Store(tmp_path), BaseModels()
+    for spec in (parent, children[0]):
+        run(spec, tmp_path)
+        result = store.result(spec)
+        assert result is not None and result.training.steps == (4 if spec is parent else 0)
+        assert bool(result.adapter_bytes) == (spec is parent)
+    own, other = (store.predictions(spec) for spec in (parent, children[0]))
+    assert own != other and [item["id"] for item in own] == [item["id"] for item in other]
+
+    trained = trained_model(parent, store, bases)
+    model, _ = starting_model(children[0], store, bases)
+    altered = children[0].method.attach(model, parent.adapted_modules, "causal_lm")
+    continue_adapter(children[0], altered, store, bases)
+    before, after = trained_state(trained), trained_state(altered)
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]) != ("dual_lora_seed" in name), name
 
 
 def test_it_starts_from_merged_weights(tmp_path: Path) -> None:

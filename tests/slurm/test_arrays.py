@@ -17,8 +17,9 @@ from repro.slurm.submit import to_submit
 
 @pytest.fixture(scope="module")
 def specs() -> list[RunSpec]:
-    """Table 2 as in the paper: MRPC, RTE and STS-B start from MNLI in most rows."""
-    return list(expand(load_experiment("table2"), load_profile("paper"), [0]).runs.values())
+    """Table 2 as in the paper: three tasks start from MNLI in most rows; and runs that evaluate others."""
+    plans = (expand(load_experiment(n), load_profile("paper"), [0]) for n in ("table2", "questions/setting3"))
+    return [spec for plan in plans for spec in plan.runs.values()]
 
 
 @pytest.mark.parametrize("longest", [7, 1001])
@@ -30,23 +31,23 @@ def test_every_run_is_in_one_task_and_follows_what_it_starts_from(
     tasks = [(array, index, runs) for array in arrays for index, runs in array.runs.items()]
     assert sorted(spec.hash for *_, runs in tasks for spec in runs) == sorted(spec.hash for spec in specs)
     places = {spec.hash: (array, index) for array, index, runs in tasks for spec in runs}
-    alike = Counter(spec.init_from.run.hash for spec in specs if spec.init_from is not None)
+    alike = Counter(spec.parent.hash for spec in specs if spec.parent is not None)
     children = 0
     for array, index, runs in tasks:
         assert len(array.runs) <= longest and index < longest
         assert len(runs) <= runs_per_task and len({spec.model.name for spec in runs}) == 1
         for spec in runs:
-            if spec.init_from is None:
+            if spec.parent is None:
                 assert array.after is None
             else:
                 children += 1
-                assert places[spec.init_from.run.hash] == (array.after, index)
+                assert places[spec.parent.hash] == (array.after, index)
                 assert arrays.index(array.after) < arrays.index(array)
             if spec.hash in alike:  # what starts from it waits for nothing else
                 assert runs == [spec]
     assert children > 30
     # No more tasks and arrays than that takes.
-    lone = sum(spec.init_from is None and spec.hash not in alike for spec in specs)
+    lone = sum(spec.parent is None and spec.hash not in alike for spec in specs)
     models = {spec.model.name for spec in specs}
     assert len(tasks) <= len(alike) + lone / runs_per_task + len(models) + sum(
         -(-count // runs_per_task) for count in alike.values()

@@ -93,6 +93,25 @@ class DualLoraLayer(MergeableLayer):
             self.dual_lora_step[adapter_name] = torch.zeros((), dtype=torch.int64)
         self.finish_adapter(adapter_name)
 
+    def draw_mask_anew(self, adapter_name: str, draw: int) -> None:
+        """Replace the mask of a fixed direction by another one, independent of it.
+
+        Args:
+            draw: which one, from 1 on. With the present mask it decides the new one.
+
+        Raises:
+            ValueError: the adapter has no mask, or is merged.
+        """
+        if self.rule[adapter_name].direction != "fixed" or adapter_name in self.merged_adapters:
+            state = "is merged; unmerge it first" if adapter_name in self.merged_adapters else "has no mask"
+            raise ValueError(
+                f"Dual LoRA: no mask can be drawn for the adapter {adapter_name!r}, which {state}."
+            )
+        seed: Tensor = self.dual_lora_seed[adapter_name]
+        generator = torch.Generator().manual_seed((int(seed.sum()) + draw) % 2**63)
+        drawn = torch.randint(2**62, seed.shape, generator=generator, device="cpu")
+        self.dual_lora_seed[adapter_name] = drawn.to(seed.device)
+
     @property
     def _sharded(self) -> bool:
         return self.quantization_backend is None and hasattr(self.weight, "device_mesh")

@@ -187,6 +187,27 @@ def test_several_adapters(base: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(adapted(x), output(W0 + dense_delta(module, "third")), **close)
 
 
+def test_a_mask_drawn_anew_is_another_one_and_a_function_of_the_draw(base: nn.Module, x: Tensor) -> None:
+    adapted = adapt(base, direction="fixed", magnitude_activation="sigmoid", alpha=1e3)
+    module = adapted_layer(adapted)
+    name, first = "default", module.dual_lora_seed["default"].clone()
+    outputs, signs = [adapted(x)], [module.get_delta_weight(name).sign()]
+    for draw in (1, 2, 1):
+        module.dual_lora_seed[name] = first.clone()
+        module.draw_mask_anew(name, draw)
+        outputs.append(adapted(x))
+        signs.append(module.get_delta_weight(name).sign())
+    assert torch.equal(outputs[1], outputs[3]) and torch.equal(signs[1], signs[3])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(outputs[one], outputs[other], atol=1)
+        assert 0.35 < float((signs[one] == signs[other]).float().mean()) < 0.65  # 240 signs: 4.6 deviations
+    module.merge()
+    with pytest.raises(ValueError, match="'default', which is merged; unmerge it first"):
+        module.draw_mask_anew(name, 1)
+    with pytest.raises(ValueError, match="'default', which has no mask"):
+        adapted_layer(adapt(nn.Linear(20, 12))).draw_mask_anew(name, 1)
+
+
 def test_other_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="0 is a ConvTranspose1d: Dual LoRA adapts"):
         adapt(nn.ConvTranspose1d(5, 4, 3))

@@ -1,0 +1,100 @@
+"""The table of a sweep's peaks: each method at its best, and the curvature where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from repro.analysis.known_curvature import Curvature
+from repro.analysis.peaks import PLATEAU, Peak
+from repro.plans.spec import RunSpec
+from repro.report.formats import MISSING, markdown_table
+
+CURVATURE = "largest Hessian eigenvalue at the start"
+"""What the number is: see `repro.analysis.curvature`."""
+
+
+def peak_table(found: Sequence[Peak], curvature: Callable[[RunSpec], Curvature | None]) -> pd.DataFrame:
+    """One line for each curve.
+
+    Args:
+        curvature: the stored curvature at the start of a run, if there is one.
+
+    Returns:
+        Columns `block`, `row` (the curve's id), `curve` (its label), `points`, `seeds`, `best` (x), `score`,
+        `half_width`, `seeds_best` (x of each seed), `plateau_low` and `plateau_high` (x), `factor`,
+        `open` (whether the plateau reaches an end of the tried values: `low`, `high` or both), `difference`
+        and `difference_half_width` (see `Peak`), `curvature` (mean over the seeds for which it is known, None
+        without any).
+    """
+    return pd.DataFrame(
+        {
+            "block": peak.row.block,
+            "row": peak.row.curve,
+            "curve": peak.label,
+            "points": peak.points,
+            "seeds": peak.score.runs,
+            "best": peak.best,
+            "score": peak.score.mean,
+            "half_width": peak.score.half_width,
+            "seeds_best": ", ".join(f"{x:g}" for x in peak.seeds_best.values()),
+            "plateau_low": peak.plateau[0],
+            "plateau_high": peak.plateau[1],
+            "factor": peak.width,
+            "open": " ".join(
+                end for end, reached in (("low", peak.low_end), ("high", peak.high_end)) if reached
+            ),
+            "difference": peak.difference.mean if peak.difference else None,
+            "difference_half_width": peak.difference.half_width if peak.difference else None,
+            "curvature": _mean_curvature(peak, curvature),
+        }
+        for peak in found
+    )
+
+
+def _mean_curvature(peak: Peak, curvature: Callable[[RunSpec], Curvature | None]) -> float | None:
+    known = [found.largest for spec in peak.row.specs if (found := curvature(spec))]
+    return fmean(known) if known else None
+
+
+def peak_lines(table: pd.DataFrame) -> list[str]:
+    """The table as Markdown, with a note on its terms; nothing without a curve."""
+    if table.empty:
+        return []
+    other = table["curve"][table["difference"].isna()].iloc[0]
+    head = ["", "best at", "average (%)", "best of each seed", "plateau", f"minus {other} (points)"]
+    with_curvature = bool(table["curvature"].notna().any())
+    rows = [
+        [
+            line["curve"],
+            f"{line['best']:g}",
+            _with_width(f"{line['score']:.1f}", line["half_width"]),
+            line["seeds_best"],
+            _plateau(line),
+            _with_width(f"{line['difference']:+.1f}", line["difference_half_width"])
+            if pd.notna(line["difference"])
+            else "",
+        ]
+        + ([f"{line['curvature']:.3g}" if pd.notna(line["curvature"]) else MISSING] if with_curvature else [])
+        for line in table.to_dict("records")
+    ]
+    note = (
+        f"Plateau: tried values without a gap around the best whose average is less than {PLATEAU:g} point, "
+        "or one standard error of the paired difference if that is more, below the highest; < and > mark an "
+        "end of the tried values."
+    )
+    return [*markdown_table(head + ([CURVATURE] if with_curvature else []), rows), "", note]
+
+
+def _with_width(text: str, half_width: float | None) -> str:
+    return text if half_width is None or pd.isna(half_width) else f"{text} ± {half_width:.1f}"
+
+
+def _plateau(line: Mapping[Hashable, Any]) -> str:
+    ends = str(line["open"]).split()
+    factor = "" if pd.isna(line["factor"]) else f" ({line['factor']:.3g} x)"
+    low, high = "< " if "low" in ends else "", " >" if "high" in ends else ""
+    return f"{low}{line['plateau_low']:g} to {line['plateau_high']:g}{high}{factor}"
