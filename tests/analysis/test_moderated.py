@@ -137,7 +137,7 @@ def test_means_of_seeds_need_every_column() -> None:
     assert seed_means(row, ["a", "c"], "score") == {} == seed_means(row, ["a"], "probability")
 
 
-@pytest.mark.parametrize("kind", ["equal", "one of 9"])
+@pytest.mark.parametrize("kind", ["equal", "one at 9"])
 def test_errors_stay_near_what_is_stated_and_power_grows(kind: str) -> None:
     """In 400 experiments of six rows and three seeds; docs/statistics.md has more."""
     found = moderated_errors(kind, 6, 3, 400)
