@@ -152,7 +152,7 @@ LEVELS = (0.05, 0.002, 0.001)
 
 def variances(kind: str, rows: int) -> NDArray[np.float64]:
     """Of the rows over seeds, in those of an ordinary row; the first is the largest."""
-    if kind == "one of 9":
+    if kind == "one at 9":
         return np.array([9.0] + [1.0] * (rows - 1))
     return np.geomspace(2.0, 0.5, rows) if kind == "spread by 4" else np.ones(rows)
 
@@ -206,7 +206,7 @@ def moderated_errors(
 
 def main_moderated(trials: int) -> None:
     """Print the tables of the moderated variance."""
-    counts, cases = (2, 3, 5, 10), [(k, r) for k in ("equal", "one of 9", "spread by 4") for r in (6, 9)]
+    counts, cases = (2, 3, 5, 10), [(k, r) for k in ("equal", "one at 9", "spread by 4") for r in (6, 9)]
     found = {(k, r, s): moderated_errors(k, r, s, trials) for k, r in cases for s in counts}
     head = "| " + " | ".join(["variances", "rows", *(f"{seeds} seeds" for seeds in counts)]) + " |"
     for place, level in enumerate(LEVELS):
