@@ -73,10 +73,11 @@ all: $(READY) ## all of the above but the sweeps and questions, then params, aud
 
 # Two processes share the missing runs of an experiment: each takes those that the other does not work on.
 overnight: $(READY) ## Tables 1, 3, 5, 6 and Figure 2 under profile overnight, two runs at a time, a thread each; continues
-	@mkdir -p results; for experiment in table1 table3 table5 table6 fig2; do \
-		OMP_NUM_THREADS=1 $(BIN)/repro run $$experiment --profile overnight $(ARGS) > results/overnight.log 2>&1 & \
-		OMP_NUM_THREADS=1 $(BIN)/repro run $$experiment --profile overnight $(ARGS); wait; \
-	done
+	@mkdir -p results; status=0; for experiment in table1 table3 table5 table6 fig2; do \
+		OMP_NUM_THREADS=1 $(BIN)/repro run $$experiment --profile overnight $(ARGS) > results/overnight.log 2>&1 & other=$$!; \
+		OMP_NUM_THREADS=1 $(BIN)/repro run $$experiment --profile overnight $(ARGS) || status=1; \
+		wait $$other || status=1; \
+	done; exit $$status
 
 ##@ Plans, progress and results: these train nothing
 

@@ -265,6 +265,11 @@ def _notes(plan: Plan, results: Mapping[str, Result | None], groups: Sequence[Ta
             f"Stand-in: this profile runs {plan.rows[0].block} instead of the paper's models ({blocks}), "
             "with the experiment's stand-in rows. Compare the order of methods with the paper's, not levels."
         )
+    chosen = profile.part(experiment.name).rows
+    if chosen:
+        notes.append(
+            f"This profile runs some of the experiment's rows and leaves out the others: {', '.join(chosen)}."
+        )
     notes += plan.footnotes()
     notes += experiment.paper_notes
     if done:

@@ -233,3 +233,10 @@ def test_a_method_with_many_rows_is_named_once_where_all_of_them_differ() -> Non
         ),
     )
     assert found_now == f"Scored merged into fp32; unmerged: HiRA, learning_rate {rate:g}."
+
+
+def test_a_table_names_the_rows_that_its_profile_runs() -> None:
+    plan = expand(load_experiment("fig2"), load_profile("overnight"))
+    table = build_table(plan, [RunState(spec, State.MISSING) for spec in plan.runs.values()])
+    (note,) = (note for note in table.notes if "leaves out the others" in note)
+    assert "dual_lora-12" in note and "dual_lora_constant_scale" not in note
