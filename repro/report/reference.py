@@ -35,6 +35,7 @@ from repro.report.power import power_lines
 from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
+from repro.report.summary import summary
 from repro.report.tables import Table, build_table
 from repro.runs.measurements import usable_speeds
 from repro.runs.reference import largest, stands
@@ -75,6 +76,7 @@ class ReferencePage:
     def parts(self) -> Parts:
         """The generated parts of the page."""
         return {
+            "summary": partial(summary, self.scored, self.scales_of),
             "standing": partial(standing, self.scored, self.scales_of),
             "on_paper": partial(on_paper, claims_on_paper(self.ledger)),
             "readings": _readings,
@@ -277,7 +279,10 @@ def _readings() -> list[str]:
 
 def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:
     """The texts that `repro reference` writes, by path, for the results folder `folder`."""
-    readme = folder / "README.md"
-    text = with_generated_parts(readme.read_text(encoding="utf-8"), page.parts(), "results/README.md")
+    parts = page.parts()
+    texts = {
+        path: with_generated_parts(path.read_text(encoding="utf-8"), parts, "/".join(path.parts[-2:]))
+        for path in (folder / "README.md", folder.parent / "docs" / "report.md")
+    }
     tables = folder / "reference" / "tables"
-    return {readme: text} | {tables / name: content for name, content in page.pages().items()}
+    return texts | {tables / name: content for name, content in page.pages().items()}

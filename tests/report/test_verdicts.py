@@ -10,6 +10,7 @@ from repro.analysis import claims
 from repro.analysis.claims import PValues, Scored
 from repro.analysis.ledger import Claim, Comparison, load_ledger
 from repro.analysis.statistics import Estimate
+from repro.report.summary import summary
 from repro.report.verdicts import deciding, draw_verdicts
 
 COMPARISON = Comparison(experiment="table1", better=("x",), worse=("y",))
@@ -61,3 +62,13 @@ def test_only_claims_about_scores_with_data_are_drawn(tmp_path: Path) -> None:
     text = next(path for path in drawn if path.suffix == ".svg").read_text(encoding="utf-8")
     assert "One is better." in text and "x2 - y; accuracy, laptop, 3 seeds" in text
     assert text.count("One is better.") == 1
+
+
+def test_the_paragraph_to_quote_counts_verdicts_and_tells_differences_by_both_measures() -> None:
+    claim = CLAIM.model_copy(update={"id": "beats-lora"})
+    told = Scored(claim, (_tested(-1.0, by_probability=_tested(3.0)),), p_values={"score": PValues(1, 1, 0.01)})
+    other = Scored(CLAIM, (_tested(2.0),), p_values={"score": PValues(0.01, 1, 1)})
+    (line,) = summary([told, other, Scored(CLAIM)], lambda claim: ["laptop"])
+    assert line.startswith("Of 3 statements of the paper 2 were tested at this scale: 1 are reproduced, 0 contra")
+    assert "in 1 the rows are equal" in line and "1 were not tested" in line
+    assert line.endswith("Dual LoRA differs from y by -1.0 ± 2.0 points and +3.0 ± 2.0 of probability (3 seeds).")
