@@ -224,7 +224,9 @@ def evaluate_unmerged(options: argparse.Namespace) -> int:
     bases = BaseModels()
     problems = [f"damaged: {state.detail}" for state in states if state.state is State.DAMAGED]
     for spec, result in done:
-        print(f"testing {spec.title} without merging", file=sys.stderr)
+        file = store.directory(spec) / UNMERGED
+        if not file.exists():
+            print(f"testing {spec.title} without merging", file=sys.stderr)
         execution = whole.profile.execution_for(spec.benchmark.family, spec.model.name)
         try:
             found = run_unmerged(spec, result, store, execution, bases)
@@ -232,7 +234,7 @@ def evaluate_unmerged(options: argparse.Namespace) -> int:
             kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
             problems.append(f"not tested: {spec.slug}: {kind}{' '.join(str(error).split())}")
             continue
-        print(f"{spec.title}: {found.seconds:.0f} s: {short(store.directory(spec) / UNMERGED)}")
+        print(f"{spec.title}: {found.seconds:.0f} s: {short(file)}")
     return tell(problems)
 
 
