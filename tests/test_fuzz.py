@@ -34,11 +34,12 @@ from repro.plans.experiment import load_experiment
 from repro.plans.profile import load_profile
 from repro.plans.settings import load_preset
 from repro.runs.checkpointing import CHECKPOINT_VERSION, Checkpoints
+from repro.runs.known_unmerged import Unmerged, known_unmerged
 from repro.runs.measurements import read_speed, speed_file
 from repro.runs.received import read_result
 from repro.runs.rescoring import rescored
 from repro.runs.result import Failure
-from repro.runs.store import Store
+from repro.runs.store import UNMERGED, Store
 from repro.text import one_line
 from repro.training.token_cache import cached_arrays, joined
 
@@ -121,6 +122,22 @@ READERS = {
         (RUN / "diagnostics.json").read_bytes(),
         lambda folder: Store(folder).diagnostics(SPEC),
         json.loads((RUN / "diagnostics.json").read_text()),
+    ),
+    "test without merging": _json(
+        f"{SPEC.slug}/{UNMERGED}",
+        Unmerged(
+            hash=SPEC.hash,
+            scores=RESULT.scores,
+            scorer_version=RESULT.evaluation.scorer_version,
+            seconds=1.0,
+            items=RESULT.evaluation.items,
+            batch_tokens=1024,
+            finished="now",
+            model_revision=RESULT.model_revision,
+            data_fingerprint=RESULT.data_fingerprints["test"],
+            environment=RESULT.environment,
+        ).model_dump(mode="json"),
+        lambda folder: known_unmerged(SPEC, RESULT, Store(folder)),
     ),
     "failure": _json(
         f"{SPEC.slug}/failure.json",

@@ -11,6 +11,7 @@ from repro.analysis.known_curvature import known_curvature
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.plans.experiment import Experiment
 from repro.runs.json_files import DamagedFile
+from repro.runs.known_unmerged import known_unmerged
 from repro.runs.measurements import DEVICES, read_speed
 from repro.runs.norms import known_norm
 from repro.runs.states import RunState, State
@@ -38,6 +39,7 @@ def damaged_files(states: Iterable[RunState], store: Store) -> list[str]:
                 partial(store.diagnostics, state.spec),
                 partial(known_run_ranks, state.spec, store),
                 partial(known_norm, state.spec, store),
+                partial(known_unmerged, state.spec, state.result, store),
                 partial(known_curvature, state.spec, store.folder.parent),
             )
     return list(lines)

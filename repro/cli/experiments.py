@@ -208,6 +208,36 @@ def measure_curvature(options: argparse.Namespace) -> int:
     return tell(problems)
 
 
+def evaluate_unmerged(options: argparse.Namespace) -> int:
+    """`unmerged`: the test of finished runs without merging, beside their merged one."""
+    from repro.runs.bases import BaseModels
+    from repro.runs.known_unmerged import was_merged
+    from repro.runs.states import State, run_states
+    from repro.runs.store import UNMERGED
+    from repro.runs.unmerged import run_unmerged
+
+    whole, store = load(options)
+    states = run_states(selected(whole, options), store)
+    done = [(state.spec, state.result) for state in states if state.result and was_merged(state.result)]
+    name, profile = whole.experiment.name, whole.profile.name
+    print(f"{name}, profile {profile}: {len(done)} of {len(states)} runs are done and were tested merged")
+    bases = BaseModels()
+    problems = [f"damaged: {state.detail}" for state in states if state.state is State.DAMAGED]
+    for spec, result in done:
+        file = store.directory(spec) / UNMERGED
+        if not file.exists():
+            print(f"testing {spec.title} without merging", file=sys.stderr)
+        execution = whole.profile.execution_for(spec.benchmark.family, spec.model.name)
+        try:
+            found = run_unmerged(spec, result, store, execution, bases)
+        except Exception as error:  # whatever it is, the other runs go on
+            kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+            problems.append(f"not tested: {spec.slug}: {kind}{' '.join(str(error).split())}")
+            continue
+        print(f"{spec.title}: {found.seconds:.0f} s: {short(file)}")
+    return tell(problems)
+
+
 def _analyse_ranks(plan: Plan, states: Sequence[RunState], store: Store) -> list[str]:
     """Compute the ranks of finished runs where they are not stored yet. Returns one line per failure."""
     from repro.analysis.run_ranks import random_ranks, run_ranks

@@ -169,6 +169,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.set_defaults(verb=experiments.measure_curvature)
 
+    verb = verbs.add_parser(
+        "unmerged",
+        parents=[common, choosing],
+        help="test finished runs again without merging their adapters; trains nothing, needs the adapters",
+    )
+    verb.set_defaults(verb=experiments.evaluate_unmerged)
+
     verb = verbs.add_parser("fig1", help="draw a layer under LoRA and under Dual LoRA, from the modules")
     verb.add_argument("--profile", default="laptop", help="whose model and ranks")
     verb.set_defaults(verb=pages.draw_fig1)

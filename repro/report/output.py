@@ -11,6 +11,7 @@ import pandas as pd
 
 from repro.analysis.known_curvature import Curvature, known_curvature
 from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
+from repro.analysis.merging import merging_costs
 from repro.analysis.norms import NormPoint
 from repro.analysis.peaks import peaks
 from repro.config import ConfigError, Frozen
@@ -23,6 +24,7 @@ from repro.report.diagnostics import diagnostics_table, draw_diagnostics
 from repro.report.escapes import csv_text
 from repro.report.figures import draw_table
 from repro.report.formats import FORMATS, grid
+from repro.report.merging import merging_lines, merging_page, merging_table
 from repro.report.norms import draw_norms, norm_table
 from repro.report.peaks import peak_table
 from repro.report.ranks import draw_ranks, rank_table
@@ -62,6 +64,11 @@ def write_experiment(
     if not tops.empty:
         texts.append(tops.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
         written.append(_write_frame(tables / f"{name}-peaks.csv", tops))
+    costs_of_merging = merging_costs(plan, states, store)
+    if costs_of_merging:
+        texts.append("\n".join(merging_lines(costs_of_merging)))
+        written.append(_write_frame(tables / f"{name}-merging.csv", merging_table(costs_of_merging)))
+        written.append(write_text(tables / f"{name}-merging.md", merging_page(plan, costs_of_merging)))
     written += _draw(plan, table, ranks, inside, tops, figures)
     return "\n\n".join([*texts, _as_text(shown)]), written
 

@@ -19,16 +19,18 @@ from repro.analysis.finished import runs_by_column
 from repro.analysis.known_curvature import Curvature, known_curvature
 from repro.analysis.ledger import Claim, load_ledger
 from repro.analysis.measures import Measure
+from repro.analysis.merging import merging_costs
 from repro.analysis.norms import NormPoint, norm_points
 from repro.analysis.paper import AVERAGE
 from repro.analysis.peaks import peaks
 from repro.analysis.statistics import Estimate
-from repro.plans.plan import Plan
+from repro.plans.plan import Plan, PlannedRow
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec, flatten
 from repro.report.claims import claims_page
 from repro.report.escapes import markdown_text
 from repro.report.formats import grid, markdown_table, to_markdown
+from repro.report.merging import MERGING_NOTE, merging_lines, merging_page
 from repro.report.norms import norm_lines
 from repro.report.peaks import peak_lines, peak_table
 from repro.report.power import power_lines
@@ -67,6 +69,10 @@ class ReferencePage:
     def pages(self) -> dict[str, str]:
         """The linked pages by their path below `tables`: full tables, and the claims."""
         found = {_path(stand.plan): to_markdown(build_table(*stand)) for stand in self.finished}
+        for stand in self.finished:
+            costs = merging_costs(*stand, self.store)
+            if costs:
+                found[_path(stand.plan, "-merging")] = merging_page(stand.plan, costs)
         return found | {"claims.md": claims_page(self.ledger, self.scored, self.profiles)}
 
     def scales_of(self, claim: Claim) -> list[str]:
@@ -84,6 +90,7 @@ class ReferencePage:
             "speed": self._speed,
             "power": self._power,
             "norm": self._norm,
+            "merging": self._merging,
             **{name: partial(self._measured, name) for name in self.plans},
         }
 
@@ -229,6 +236,20 @@ class ReferencePage:
     def _norm(self) -> list[str]:
         return [*self._drawn("norm", "Gain against the size of the update"), *norm_lines(self.norms)]
 
+    def _merging(self) -> list[str]:
+        """What merging costs in each experiment; a row of several only in the first of them."""
+        lines: list[str] = []
+        shown: set[tuple[str, ...]] = set()
+        for name in sorted(self.stands, key=lambda name: not name.startswith("table")):
+            stand = self.stands[name]
+            own = merging_costs(*stand, self.store)
+            new = [cost for cost in own if _runs_of(cost.row) not in shown]
+            shown.update(_runs_of(cost.row) for cost in own)
+            if new:
+                scale = f"`{name}`, profile `{stand.plan.profile.name}`:"
+                lines += [scale, "", *merging_lines(new), ""]
+        return [*lines, MERGING_NOTE] if lines else ["No run has been tested without merging yet."]
+
     def _power(self) -> list[str]:
         lines = power_lines(*self.stands["table1"])
         return [*self._drawn("power", "Power by gain, seeds and items"), *lines]
@@ -263,8 +284,12 @@ class ReferencePage:
         ]
 
 
-def _path(planned: Plan) -> str:
-    return f"{planned.profile.name}/{planned.experiment.name}.md"
+def _path(planned: Plan, end: str = "") -> str:
+    return f"{planned.profile.name}/{planned.experiment.name}{end}.md"
+
+
+def _runs_of(row: PlannedRow) -> tuple[str, ...]:
+    return tuple(spec.hash for spec in row.specs)
 
 
 def _readings() -> list[str]:

@@ -83,12 +83,13 @@ def _faults(spec: RunSpec, result: Result) -> Iterator[str]:
     for probe in result.probes:
         if probe.warning is not None and probe.warning not in result.warnings:
             yield f"probe {probe.name!r} failed, and its warnings do not say so"
-    yield from _wrong_scores("scores", spec, result.scores, result.evaluation.items)
+    yield from wrong_scores("scores", spec, result.scores, result.evaluation.items)
     for rule, scores in result.other_scores.items():
-        yield from _wrong_scores(f"other_scores.{rule}", spec, scores, result.evaluation.items)
+        yield from wrong_scores(f"other_scores.{rule}", spec, scores, result.evaluation.items)
 
 
-def _wrong_scores(name: str, spec: RunSpec, scores: Mapping[str, TaskScore], items: int) -> Iterator[str]:
+def wrong_scores(name: str, spec: RunSpec, scores: Mapping[str, TaskScore], items: int) -> Iterator[str]:
+    """What contradicts itself in scores by column of so many test items; `name` is where they are."""
     benchmark = spec.benchmark
     if set(scores) != set(benchmark.columns):
         yield f"{name}: it has {', '.join(scores) or 'none'}, its spec {', '.join(benchmark.columns)}"

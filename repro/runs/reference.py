@@ -19,11 +19,12 @@ from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.reading import read_regular
 from repro.runs.json_files import DamagedFile, write_json
+from repro.runs.known_unmerged import known_unmerged
 from repro.runs.measurements import DEVICES, Device, read_speed, speed_file
 from repro.runs.norms import known_norm
 from repro.runs.result import Environment, Result
 from repro.runs.states import RunState, State, run_state, run_states
-from repro.runs.store import DIAGNOSTICS, NORM, RANKS, RESULT, Store
+from repro.runs.store import DIAGNOSTICS, NORM, RANKS, RESULT, UNMERGED, Store
 
 
 class Stand(NamedTuple):
@@ -120,11 +121,27 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
             if norm is not None:
                 write_json(target.directory(spec) / NORM, norm)
         yield f"taken over: {spec.slug}"
+        yield from _take_over_unmerged(spec, result, source, target)
     for pattern in ("random-ranks-*.json", "curvature/*.json"):
         for path in source.folder.parent.glob(pattern):
             write_whole(target.folder.parent / path.relative_to(source.folder.parent), path.read_bytes())
     for device in DEVICES:
         yield from _take_over_speed(source.folder.parent, target.folder.parent, device)
+
+
+def _take_over_unmerged(spec: RunSpec, result: Result, source: Store, target: Store) -> Iterator[str]:
+    """The test of a run without merging, if there is one; a line if it cannot be taken over."""
+    try:
+        unmerged = known_unmerged(spec, result, source)
+    except DamagedFile as error:
+        yield f"damaged: {error}"
+        return
+    if unmerged is None:
+        return
+    if not _clean(unmerged.environment):
+        yield f"refused: {source.directory(spec) / UNMERGED} was not executed from a clean checkout"
+        return
+    write_json(target.directory(spec) / UNMERGED, unmerged)
 
 
 def _take_over_speed(source: Path, target: Path, device: Device) -> Iterator[str]:

@@ -57,14 +57,13 @@ def continue_adapter(spec: RunSpec, model: nn.Module, store: Store, bases: BaseM
         RunWaits: that other run is not done.
         ConfigError: it is done, but its adapter was not kept.
     """
-    parent = spec.evaluates
-    if parent is None and spec.init_from is not None and spec.init_from.reading == "adapter":
-        parent = spec.init_from.run
-    if parent is not None:
-        trained = trained_model(parent, store, bases)
-        _copy_what_fits(_adapter_state(spec, trained), _adapter_state(spec, model))
     if spec.evaluates is not None:
-        spec.method.alter(model)
+        source = evaluated_model(spec, store, bases)
+    elif spec.init_from is not None and spec.init_from.reading == "adapter":
+        source = trained_model(spec.init_from.run, store, bases)
+    else:
+        return
+    _copy_what_fits(_adapter_state(spec, source), _adapter_state(spec, model))
 
 
 def untrained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
@@ -101,6 +100,18 @@ def trained_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
         return spec.method.load(model, folder, spec.adapted_modules, spec.benchmark.model_task)
     except ConfigError as error:
         raise ConfigError(f"{error}; move or delete {folder.parent} to run it again") from error
+
+
+def evaluated_model(spec: RunSpec, store: Store, bases: BaseModels) -> nn.Module:
+    """The model that a run tests, before it is merged: its own, or another run's that its method alters.
+
+    Raises:
+        RunWaits, ConfigError: as `trained_model`, of the run that trained it.
+    """
+    model = trained_model(spec.evaluates or spec, store, bases)
+    if spec.evaluates is not None:
+        spec.method.alter(model)
+    return model
 
 
 def _adapter_state(spec: RunSpec, model: nn.Module) -> dict[str, Tensor]:

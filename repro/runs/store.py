@@ -33,6 +33,7 @@ PREDICTIONS = "predictions.jsonl.gz"
 DIAGNOSTICS = "diagnostics.json"
 RANKS = "ranks.json"
 NORM = "norm.json"
+UNMERGED = "unmerged.json"
 
 # A run's folder is named by its spec, which may come from a file of somebody else.
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{,199}")

@@ -24,7 +24,7 @@ _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 def lightning_trainer(
     spec: RunSpec,
     execution: Execution,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     folder: Path,
     *,
     validate_every: int | None = None,
@@ -35,21 +35,23 @@ def lightning_trainer(
     """A single-device trainer; `collectives` synchronises the ranks.
 
     Args:
+        checkpoints: None for a trainer that only tests.
         folder: Lightning's default for whatever it writes.
         validate_every: optimiser steps between two validations; None validates never.
         link: to the process that started this one, where a run has several.
     """
     keeping: list[L.Callback] = []
-    if spec.trains and collectives.rank() == 0:
-        keeping = [*checkpoint_callbacks(spec, execution, checkpoints)]
-    if spec.trains and execution.checkpoint_minutes is not None:
-        # After the other callbacks, which then have seen the step that it keeps.
-        callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
+    if spec.trains and checkpoints is not None:
+        if collectives.rank() == 0:
+            keeping = [*checkpoint_callbacks(spec, execution, checkpoints)]
+        if execution.checkpoint_minutes is not None:
+            # After the other callbacks, which then have seen the step that it keeps.
+            callbacks = [*callbacks, CheckpointOnStop(checkpoints.latest, link)]
     return L.Trainer(
         accelerator=execution.accelerator,
         devices=[torch.cuda.current_device()] if on_gpu(execution) else 1,
         # Inside a SLURM job Lightning would otherwise answer SLURM's signals and requeue the job itself.
-        plugins=[LightningEnvironment(), checkpoints],
+        plugins=[LightningEnvironment(), *([checkpoints] if checkpoints else [])],
         precision=_PRECISION[spec.training.precision],  # type: ignore[arg-type]
         max_epochs=1,  # the schedule of batches already holds every epoch
         logger=logger or False,

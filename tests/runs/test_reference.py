@@ -15,7 +15,9 @@ from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
+from repro.report.reference import ReferencePage
 from repro.runs.json_files import write_json
+from repro.runs.known_unmerged import Unmerged
 from repro.runs.measurements import (
     DEVICES,
     Card,
@@ -29,7 +31,7 @@ from repro.runs.norms import Norm, known_norm
 from repro.runs.reference import import_runs, reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
-from repro.runs.store import DIAGNOSTICS, PREDICTIONS, Store
+from repro.runs.store import DIAGNOSTICS, PREDICTIONS, UNMERGED, Store
 from repro.training.diagnostics import Diagnostics
 
 LAPTOP = load_profile("laptop")
@@ -109,6 +111,42 @@ def test_of_a_sweep_s_runs_the_norm_is_kept_and_curvatures_are_taken_over(
     assert not (target.directory(spec) / DIAGNOSTICS).exists()
     assert known_norm(spec, target) == Norm(update=3.0, weight=6.0)
     assert known_curvature(spec, tmp_path / "b") == curvature
+
+
+def test_tests_without_merging_are_taken_over_if_they_are_of_the_run_and_shown_once(
+    result: Result, tmp_path: Path
+) -> None:
+    source, target = Store(tmp_path / "a" / "runs"), Store(tmp_path / "b" / "runs")
+    good, foreign, dirty, *_ = _specs("table1")
+    for spec in (good, foreign, dirty):
+        _put(source, spec, result)
+        own = source.result(spec)
+        assert own is not None
+        uncommitted = own.environment.model_copy(update={"dirty": spec is dirty})
+        unmerged = Unmerged(
+            hash=good.hash if spec is foreign else spec.hash,
+            scores=own.scores,
+            scorer_version=own.evaluation.scorer_version,
+            seconds=1.0,
+            items=own.evaluation.items,
+            batch_tokens=1024,
+            finished="now",
+            model_revision=own.model_revision,
+            data_fingerprint=own.data_fingerprints["test"],
+            environment=uncommitted,
+        )
+        write_json(source.directory(spec) / UNMERGED, unmerged)
+    told = sorted(import_runs(LAPTOP, source, target))
+    lines = [line for line in told if not line.startswith("taken over: ")]
+    paths = [source.directory(spec) / UNMERGED for spec in (foreign, dirty)]
+    assert len(lines) == 2 and lines[0].startswith(f"damaged: {paths[0]}: of another run, {good.hash}; ")
+    assert lines[1] == f"refused: {paths[1]} was not executed from a clean checkout"
+    kept = [(target.directory(spec) / UNMERGED).exists() for spec in (good, foreign, dirty)]
+    assert kept == [True, False, False]
+    page = ReferencePage([LAPTOP], target)
+    rows = [line for line in page.parts()["merging"]() if line.startswith("| ")]
+    label = next(row.label for row in page.plans["table1"].rows if good in row.specs)
+    assert len(rows) == 2 and rows[1].startswith(f"| {label} | 1 | ")
 
 
 CARD = Card(name="NVIDIA H200", memory_gib=140.0)
