@@ -6,7 +6,7 @@ Sentences with numbers are generated from the data, so that they cannot become o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -302,12 +302,20 @@ def _readings() -> list[str]:
     return markdown_table(["where", "what is missing", "reading used here"], rows)
 
 
+def _in_docs(part: Callable[[], list[str]]) -> list[str]:
+    """A part with its links as seen from the docs folder."""
+    return [line.replace("](reference/", "](../results/reference/") for line in part()]
+
+
 def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:
     """The texts that `repro reference` writes, by path, for the results folder `folder`."""
     parts = page.parts()
-    texts = {
-        path: with_generated_parts(path.read_text(encoding="utf-8"), parts, "/".join(path.parts[-2:]))
-        for path in (folder / "README.md", folder.parent / "docs" / "report.md")
-    }
+    texts = {}
+    for path, seen in {
+        folder / "README.md": parts,
+        folder.parent / "docs" / "report.md": {name: partial(_in_docs, part) for name, part in parts.items()},
+    }.items():
+        source = "/".join(path.parts[-2:])
+        texts[path] = with_generated_parts(path.read_text(encoding="utf-8"), seen, source)
     tables = folder / "reference" / "tables"
     return texts | {tables / name: content for name, content in page.pages().items()}

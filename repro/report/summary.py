@@ -32,7 +32,9 @@ def summary(scored: Sequence[Scored], scales: Callable[[Claim], Sequence[str]]) 
     )
     by_id = {one.claim.id: one for one in scored}
     for about, ids in _TOLD.items():
-        found = [(by_id[name].claim, tested) for name in ids if name in by_id for tested in by_id[name].tested]
+        found = [
+            (by_id[name].claim, tested) for name in ids if name in by_id for tested in by_id[name].tested
+        ]
         told = [_difference(tested) for _, tested in found if tested.difference]
         if told:
             scale = ", ".join(dict.fromkeys(name for claim, _ in found for name in scales(claim)))
