@@ -310,12 +310,13 @@ def _in_docs(part: Callable[[], list[str]]) -> list[str]:
 def page_texts(page: ReferencePage, folder: Path) -> dict[Path, str]:
     """The texts that `repro reference` writes, by path, for the results folder `folder`."""
     parts = page.parts()
-    texts = {}
-    for path, seen in {
-        folder / "README.md": parts,
-        folder.parent / "docs" / "report.md": {name: partial(_in_docs, part) for name, part in parts.items()},
-    }.items():
-        source = "/".join(path.parts[-2:])
-        texts[path] = with_generated_parts(path.read_text(encoding="utf-8"), seen, source)
+    in_docs: Parts = {name: partial(_in_docs, part) for name, part in parts.items()}
+    texts = {
+        path: with_generated_parts(path.read_text(encoding="utf-8"), seen, "/".join(path.parts[-2:]))
+        for path, seen in (
+            (folder / "README.md", parts),
+            (folder.parent / "docs" / "report.md", in_docs),
+        )
+    }
     tables = folder / "reference" / "tables"
     return texts | {tables / name: content for name, content in page.pages().items()}

@@ -25,19 +25,17 @@ def summary(scored: Sequence[Scored], scales: Callable[[Claim], Sequence[str]]) 
     count = Counter(one.verdict for one in scored)
     tested = count["reproduced"] + count["contradicted"] + count["equal"] + count["undecided"]
     text = (
-        f"Of {len(scored)} statements of the paper {tested} were tested at this scale: "
-        f"{count['reproduced']} are reproduced, {count['contradicted']} contradicted, in {count['equal']} the "
-        f"rows are equal within a point, and {count['undecided']} are not decided; {count['by formula']} follow "
-        f"from a formula and {count['not tested']} were not tested. "
+        f"Of {len(scored)} statements of the paper {tested} were tested at this scale: {count['reproduced']} "
+        f"are reproduced, {count['contradicted']} contradicted, in {count['equal']} the rows are equal within a "
+        f"point, and {count['undecided']} are not decided; {count['by formula']} follow from a formula and "
+        f"{count['not tested']} were not tested. "
     )
     by_id = {one.claim.id: one for one in scored}
     for about, ids in _TOLD.items():
-        found = [
-            (by_id[name].claim, tested) for name in ids if name in by_id for tested in by_id[name].tested
-        ]
-        told = [_difference(tested) for _, tested in found if tested.difference]
+        found = [by_id[name] for name in ids if name in by_id]
+        told = [_difference(tested) for one in found for tested in one.tested if tested.difference]
         if told:
-            scale = ", ".join(dict.fromkeys(name for claim, _ in found for name in scales(claim)))
+            scale = ", ".join(dict.fromkeys(name for one in found for name in scales(one.claim)))
             text += f"{about} (`{scale}`) Dual LoRA differs from {'; from '.join(told)}. "
     return [markdown_prose(text.rstrip())]
 
