@@ -26,9 +26,9 @@ def summary(scored: Sequence[Scored], scales: Callable[[Claim], Sequence[str]]) 
     tested = count["reproduced"] + count["contradicted"] + count["equal"] + count["undecided"]
     text = (
         f"Of {len(scored)} statements of the paper {tested} were tested at this scale: {count['reproduced']} "
-        f"are reproduced, {count['contradicted']} contradicted, in {count['equal']} the rows are equal within a "
-        f"point, and {count['undecided']} are not decided; {count['by formula']} follow from a formula and "
-        f"{count['not tested']} were not tested. "
+        f"are reproduced, {count['contradicted']} contradicted, in {count['equal']} the rows are "
+        f"equal within a point, and {count['undecided']} are not decided; "
+        f"{count['by formula']} follow from a formula and {count['not tested']} were not tested. "
     )
     by_id = {one.claim.id: one for one in scored}
     for about, ids in _TOLD.items():
