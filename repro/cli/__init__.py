@@ -20,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # core for the thread they wait for if another program runs: two threads on two busy cores took 2.3 s
     # instead of 0.25 s. A shorter spin costs nothing on an idle machine (0.13 s either way).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Read by torch at its first tensor: pages of 2 MB for tensors that are larger, where Linux lets programs
+    # ask for them. See `repro.runs.allocator` for what pages of 4 kB cost.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # "?" for what an ASCII terminal or pipe cannot show
     try:

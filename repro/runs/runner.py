@@ -21,6 +21,7 @@ from repro.plans.execution import Execution, check_execution
 from repro.plans.fitting import fitted
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries
+from repro.runs.allocator import keep_freed_memory
 from repro.runs.bases import BaseModels
 from repro.runs.build import Built, build
 from repro.runs.callbacks import Probing, Progress
@@ -106,6 +107,8 @@ def _in_rank(spec: str, folder: Path, execution: Execution, group: str, scratch:
 
 def _run(job: Job) -> None:
     job = replace(job, execution=_fitted(job))
+    if job.spec.trains and not on_gpu(job.execution):
+        keep_freed_memory()
     usage, timer = Usage(on_gpu(job.execution)), Timer()
     # Before anything is built: a seed that is set after the adapter does not seed it.
     L.seed_everything(job.spec.seed, workers=True, verbose=False)
