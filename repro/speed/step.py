@@ -32,7 +32,7 @@ from repro.training.finetuning_data import FineTuningData
 CLAIMED = 1.05
 # Limit on peak memory relative to LoRA: no dense ΔW is kept, only one block of it exists at a time.
 MEMORY = 1.05
-# A round's ratio spreads by a tenth or more, so that five rounds, which is what ten minutes for all parts leave,
+# A round's ratio spreads by a tenth or more, so that five rounds, which ten minutes for all parts leave,
 # decide no claim. Longer benches (`--minutes 30`) take as many of these as their time allows.
 _ROUNDS = 30
 
