@@ -39,8 +39,13 @@ class Stand(NamedTuple):
 
     @property
     def presentable(self) -> bool:
-        """Whether at least half of the runs are finished. Fewer may be those that other experiments share."""
-        return 0 < len(self.states) <= 2 * len(self.results)
+        """Whether at least half of the rows have at least half of their runs; fewer may be those that other
+        experiments share.
+        """
+        finished = {state.spec.hash for state in self.states if state.result is not None}
+        rows = [row.specs for row in self.plan.rows]
+        ready = [specs for specs in rows if 2 * len(finished & {s.hash for s in specs}) >= len(specs)]
+        return bool(rows) and 2 * len(ready) >= len(rows)
 
 
 def stands(profile: Profile, store: Store) -> dict[str, Stand]:
