@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri, ndtr, stdtrit
 
-from repro.analysis.moderated import moderated, prior
+from repro.analysis.moderated import moderated, outlying, prior
 from repro.analysis.statistics import Part, Spread, mean_over_tasks
 
 TASKS = 8
@@ -185,12 +185,19 @@ def moderated_errors(
     for _ in range(trials):
         table = rng.normal(0, spreads[:, None], (rows, seeds)) + rng.normal(0, 1, seeds)
         table += rng.normal(0, _ITEMS_SD / np.sqrt(2), (rows, 1))
-        learned = prior([dict(enumerate(row)) for row in table.tolist()])
+        drawn = [dict(enumerate(row)) for row in table.tolist()]
+        left_out = outlying(drawn)
+        learned = prior([row for place, row in enumerate(drawn) if place not in left_out])
         for a, b in pairs:
             less = table[a] - table[b]
             own = Spread(_ITEMS_SD**2, 0.0, float(less.var(ddof=1)), seeds, 256, _MANY)
             means.append(float(less.mean()))
-            widths.append([(one.seeds, one.borrowed) for one in (own, moderated(own, learned))])
+            widths.append(
+                [
+                    (one.seeds, one.borrowed)
+                    for one in (own, moderated(own, None if {a, b} & {*left_out} else learned))
+                ]
+            )
     mean = np.array(means)[:, None]
     luck, borrowed = np.moveaxis(np.array(widths), 2, 0)
     of_first = np.tile([a == 0 for a, _ in pairs], trials)

@@ -369,12 +369,12 @@ def _compared(
                 _with_data(
                     tested,
                     paired_outcomes(one, other, columns),
-                    priors.of(planned, better, columns, "score"),
+                    priors.of(planned, (better, worse), columns, "score"),
                 ),
                 by_probability=_with_data(
                     tested,
                     paired_outcomes(one, other, sharp, "probability"),
-                    priors.of(planned, better, sharp, "probability"),
+                    priors.of(planned, (better, worse), sharp, "probability"),
                 )
                 if sharp
                 else None,

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import polygamma
+from scipy.special import fdtri, polygamma
 
 from repro.analysis.finished import ByColumn, runs_by_column
 from repro.analysis.measures import Measure, has_measure, measured
@@ -26,11 +26,15 @@ SeedMeans = Mapping[int, float]
 
 # Degrees of freedom that a comparison borrows at most, for each of its own.
 _MOST = 2.0
+# Of Cochran's test, as in ISO 5725-2 for laboratories whose variance is not that of the others.
+_OUTLYING = 0.01
 
 
 @dataclass(frozen=True)
 class Prior:
     """What rows say of the seeds' variance of the difference of any two, for one seed.
+
+    Rows that vary far more than the others are left out and borrow nothing, see `outlying`.
 
     Attributes:
         variance: its scale, s0^2, in squared units of the measure.
@@ -49,26 +53,55 @@ def prior(rows: Sequence[SeedMeans]) -> Prior | None:
     d0 is at most the degrees of freedom of all residuals without one row's. The scale is the pooled variance,
     which is above Smyth's geometric one, and less noisy with two or three seeds.
     """
-    table = _widest(rows)
+    table, _ = _widest(rows)
     count, seeds = table.shape
     if count < 3 or seeds < 2:
         return None
-    residuals = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    own = (residuals**2).sum(axis=1) / (seeds - 1) * count / (count - 1)
+    own = _variances(table)
     if own.min() < 1e-9:  # no more than rounding, of which the logarithm says nothing
         return None
     excess = float(np.log(own).var(ddof=1) - polygamma(1, (seeds - 1) / 2))
     return Prior(2 * float(own.mean()), _freedom(excess, (count - 2.0) * (seeds - 1)))
 
 
-def _widest(rows: Sequence[SeedMeans]) -> NDArray[np.float64]:
-    """The table (rows, seeds) without gaps that has most residuals."""
-    tables = [
-        np.array([[row[seed] for seed in sorted(seeds)] for row in rows if seeds <= row.keys()])
+def outlying(rows: Sequence[SeedMeans]) -> list[int]:
+    """Places of rows whose variance over seeds is no chance, the largest first, until none is.
+
+    Cochran's test at 1 %, of the largest variance against the others. Such is a row whose training goes
+    astray; in the prior it would widen the interval of every comparison.
+    """
+    table, places = _widest(rows)
+    found: list[int] = []
+    while len(table) > 3 and table.shape[1] > 1:
+        count, seeds = table.shape
+        own = _variances(table)
+        # Of the largest variance over the mean of the others.
+        quantile = fdtri(seeds - 1, (count - 1) * (seeds - 1), 1 - _OUTLYING / count)
+        largest = int(own.argmax())
+        if (count - 1) * own[largest] <= quantile * (own.sum() - own[largest]):
+            break
+        found.append(places[largest])
+        table, places = np.delete(table, largest, axis=0), places[:largest] + places[largest + 1 :]
+    return found
+
+
+def _variances(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row's residuals after the means of rows and of seeds."""
+    count, seeds = table.shape
+    residuals = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    variances: NDArray[np.float64] = (residuals**2).sum(axis=1) / (seeds - 1) * count / (count - 1)
+    return variances
+
+
+def _widest(rows: Sequence[SeedMeans]) -> tuple[NDArray[np.float64], list[int]]:
+    """The table (rows, seeds) without gaps that has most residuals, and the places of its rows."""
+    found = [
+        (np.array([[rows[place][seed] for seed in sorted(seeds)] for place in places]), places)
         for seeds in dict.fromkeys(frozenset(row) for row in rows)
-        if seeds
+        if seeds and (places := [place for place, row in enumerate(rows) if seeds <= row.keys()])
     ]
-    return max(tables, key=lambda t: (t.shape[0] - 2) * (t.shape[1] - 1), default=np.empty((0, 0)))
+    nothing: tuple[NDArray[np.float64], list[int]] = (np.empty((0, 0)), [])
+    return max(found, key=lambda one: (one[0].shape[0] - 2) * (one[0].shape[1] - 1), default=nothing)
 
 
 def _freedom(excess: float, most: float) -> float:
@@ -106,16 +139,32 @@ class Priors:
                 if row.specs[0].method.trains:
                     # Experiments share rows, which count once.
                     rows = self._rows.setdefault(_scale(planned, row), {})
-                    rows[tuple(spec.hash for spec in row.specs)] = runs_by_column(row, results)
+                    rows[_runs(row)] = runs_by_column(row, results)
         self._of = cache(self._prior)
 
-    def of(self, planned: Plan, row: PlannedRow, columns: Sequence[str], measure: Measure) -> Prior | None:
-        """The prior of comparisons of this plan's row, as the mean over columns."""
-        return self._of(_scale(planned, row), tuple(columns), measure)
+    def of(
+        self, planned: Plan, rows: Sequence[PlannedRow], columns: Sequence[str], measure: Measure
+    ) -> Prior | None:
+        """The prior of a comparison of this plan's rows, as the mean over columns; None if one of
+        them is outlying.
+        """
+        found, left_out = self._of(_scale(planned, rows[0]), tuple(columns), measure)
+        return None if left_out & {_runs(row) for row in rows} else found
 
-    def _prior(self, scale: tuple[str, str, str], columns: tuple[str, ...], measure: Measure) -> Prior | None:
-        means = [seed_means(row, columns, measure) for row in self._rows.get(scale, {}).values()]
-        return prior([row for row in means if len(row) > 1])
+    def _prior(
+        self, scale: tuple[str, str, str], columns: tuple[str, ...], measure: Measure
+    ) -> tuple[Prior | None, set[tuple[str, ...]]]:
+        means = {
+            runs: found
+            for runs, row in self._rows.get(scale, {}).items()
+            if len(found := seed_means(row, columns, measure)) > 1
+        }
+        left_out = {list(means)[place] for place in outlying(list(means.values()))}
+        return prior([found for runs, found in means.items() if runs not in left_out]), left_out
+
+
+def _runs(row: PlannedRow) -> tuple[str, ...]:
+    return tuple(spec.hash for spec in row.specs)
 
 
 def _scale(planned: Plan, row: PlannedRow) -> tuple[str, str, str]:

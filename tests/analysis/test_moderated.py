@@ -9,7 +9,7 @@ from scipy import stats
 from repro.analysis.claims import _compared, paired_difference
 from repro.analysis.finished import runs_by_column
 from repro.analysis.ledger import Claim, Comparison, Ledger
-from repro.analysis.moderated import Prior, Priors, moderated, prior, seed_means
+from repro.analysis.moderated import Prior, Priors, moderated, outlying, prior, seed_means
 from repro.analysis.statistics import ACCURACIES, Spread, spread
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
@@ -54,6 +54,20 @@ def test_too_little_to_learn_from_lends_nothing() -> None:
     assert prior([{0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0}, {0: 7.0, 1: 8.0}]) is None  # seeds do the same to all
     found = prior(rows)
     assert found is not None and found.freedom <= 1
+
+
+def test_a_row_that_varies_far_more_than_the_others_is_outlying() -> None:
+    """Cochran's test: one table in a hundred of equal rows has one by chance."""
+    rng = np.random.default_rng(0)
+
+    def found(largest: float) -> list[list[int]]:
+        tables = rng.normal(0, 1, (1500, 9, 3)) + rng.normal(0, 5, (1500, 1, 3))
+        tables[:, 4] += rng.normal(0, largest, (1500, 3))
+        return [outlying([dict(enumerate(row)) for row in table]) for table in tables.tolist()]
+
+    assert 0.004 < np.mean([bool(places) for places in found(0)]) < 0.02
+    assert np.mean([places[:1] == [4] for places in found(15)]) > 0.9
+    assert outlying([{0: 1.0, 1: 2.0}, {0: 4.0, 1: 3.0}, {0: 1.0, 1: 90.0}]) == []  # too few to tell
 
 
 def test_seeds_that_only_some_rows_have_count_where_they_say_more() -> None:
@@ -109,10 +123,10 @@ def test_rows_are_those_that_train_each_once_by_the_mean_of_columns() -> None:
     assert len(apart) == len(rows) - 1
     first = plans["table1"].rows[0]
     expected = prior(list(apart.values()))
-    found = Priors(plans, states).of(plans["table1"], first, list(first.columns), "score")
+    found = Priors(plans, states).of(plans["table1"], [first], list(first.columns), "score")
     assert found is not None and expected is not None
     assert (found.variance, found.freedom) == pytest.approx((expected.variance, expected.freedom))
-    assert Priors(plans, states).of(plans["table1"], first, list(first.columns), "probability") is None
+    assert Priors(plans, states).of(plans["table1"], [first], list(first.columns), "probability") is None
 
     # A comparison of the ledger uses it, the difference of a table does not.
     comparison = Comparison(experiment="table6", better=("relu",), worse=("abs",))
