@@ -139,7 +139,7 @@ class Priors:
                 if row.specs[0].method.trains:
                     # Experiments share rows, which count once.
                     rows = self._rows.setdefault(_scale(planned, row), {})
-                    rows[_runs(row)] = runs_by_column(row, results)
+                    rows[row.hashes] = runs_by_column(row, results)
         self._of = cache(self._prior)
 
     def of(
@@ -149,7 +149,7 @@ class Priors:
         them is outlying.
         """
         found, left_out = self._of(_scale(planned, rows[0]), tuple(columns), measure)
-        return None if left_out & {_runs(row) for row in rows} else found
+        return None if left_out & {row.hashes for row in rows} else found
 
     def _prior(
         self, scale: tuple[str, str, str], columns: tuple[str, ...], measure: Measure
@@ -161,10 +161,6 @@ class Priors:
         }
         left_out = {list(means)[place] for place in outlying(list(means.values()))}
         return prior([found for runs, found in means.items() if runs not in left_out]), left_out
-
-
-def _runs(row: PlannedRow) -> tuple[str, ...]:
-    return tuple(spec.hash for spec in row.specs)
 
 
 def _scale(planned: Plan, row: PlannedRow) -> tuple[str, str, str]:

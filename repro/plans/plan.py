@@ -50,6 +50,11 @@ class PlannedRow:
         return [spec for spec in self.specs if column in spec.benchmark.columns]
 
     @property
+    def hashes(self) -> tuple[str, ...]:
+        """Of its runs; rows of other experiments that share them have the same."""
+        return tuple(spec.hash for spec in self.specs)
+
+    @property
     def columns(self) -> dict[str, str]:
         """The columns that this row fills, with their headings."""
         return {name: heading for spec in self.specs for name, heading in spec.benchmark.columns.items()}

@@ -24,7 +24,7 @@ from repro.analysis.norms import NormPoint, norm_points
 from repro.analysis.paper import AVERAGE
 from repro.analysis.peaks import peaks
 from repro.analysis.statistics import Estimate
-from repro.plans.plan import Plan, PlannedRow
+from repro.plans.plan import Plan
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec, flatten
 from repro.report.claims import claims_page
@@ -243,8 +243,8 @@ class ReferencePage:
         for name in sorted(self.stands, key=lambda name: not name.startswith("table")):
             stand = self.stands[name]
             own = merging_costs(*stand, self.store)
-            new = [cost for cost in own if _runs_of(cost.row) not in shown]
-            shown.update(_runs_of(cost.row) for cost in own)
+            new = [cost for cost in own if cost.row.hashes not in shown]
+            shown.update(cost.row.hashes for cost in own)
             if new:
                 scale = f"`{name}`, profile `{stand.plan.profile.name}`:"
                 lines += [scale, "", *merging_lines(new), ""]
@@ -286,10 +286,6 @@ class ReferencePage:
 
 def _path(planned: Plan, end: str = "") -> str:
     return f"{planned.profile.name}/{planned.experiment.name}{end}.md"
-
-
-def _runs_of(row: PlannedRow) -> tuple[str, ...]:
-    return tuple(spec.hash for spec in row.specs)
 
 
 def _readings() -> list[str]:

@@ -43,8 +43,8 @@ class Stand(NamedTuple):
         experiments share.
         """
         finished = {state.spec.hash for state in self.states if state.result is not None}
-        rows = [row.specs for row in self.plan.rows]
-        ready = [specs for specs in rows if 2 * len(finished & {s.hash for s in specs}) >= len(specs)]
+        rows = [row.hashes for row in self.plan.rows]
+        ready = [hashes for hashes in rows if 2 * len(finished & {*hashes}) >= len(hashes)]
         return bool(rows) and 2 * len(ready) >= len(rows)
 
 
