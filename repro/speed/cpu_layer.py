@@ -26,8 +26,8 @@ from repro.speed.timing import by_clock, take_turns
 
 _ROUNDS = 15
 _POINT_ROUNDS = 5
-# Rounds of the merged and the plain layer for each of the others: 4 T d k where a round of all methods takes 33.
-# Fifteen rounds left an interval of 6 % in bf16, wider than the 5 % that the claim is tested at.
+# Rounds of the merged and the plain layer for each round of the methods: 4 T d k where that takes 33. Fifteen
+# rounds left an interval of 6 % in bf16, wider than the 5 % that the claim is tested at.
 _MERGED = 4
 _TARGETS = {("Dual LoRA", FLOOR): 1.12, ("Dual LoRA", "HiRA (peft)"): 1.0}
 
