@@ -23,10 +23,10 @@ them, the others can reproduce nothing. Holm's correction then covers the three 
 every claim with finished runs. A verdict is that of the score where it decides the claim, and else that by
 probability.
 
-A claim about time is tested on the rounds of `repro bench`, a GPU's where there is one among the results:
-claimed minus measured overhead, in percent, with one comparison for each reading of what the paper leaves
-open. Claims about sizes, ranks, zeros or bytes are
-counted, without p-values (`repro.analysis.facts`).
+A claim about time is tested on the rounds of `repro bench`, a GPU's where there is one among the results: how
+far the measured overhead is on the claimed side of its limit, in percent, with one comparison for each
+reading of what the paper leaves open. Claims about sizes, ranks, zeros or bytes are counted, without p-values
+(`repro.analysis.facts`).
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Tested:
         column: the compared column; None for the average.
         at_least, at_most: bounds of the claimed difference.
         margin: rows whose difference is smaller are equal.
-        difference: better minus worse, in points; None without a common seed. For times: claimed minus
-            measured overhead, in percent; its runs are rounds.
+        difference: better minus worse, in points; None without a common seed. For times: how far the measured
+            overhead is on the claimed side of the limit, in percent; its runs are rounds.
         spread: variance components of the difference, to project more seeds and items.
         collapsed: runs of the two rows that failed, or gave one answer to every item of some task.
         by_probability: the comparison by the probability of the gold answers; None if the column, of E2E or
@@ -416,18 +416,18 @@ def _timed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Teste
     """Comparisons of measurements with several rounds."""
     for figure in figures:
         if len(figure.ratio.rounds) > 1:
-            less = overhead.percent - 100 * (np.array([figure.ratio.rounds]) - 1)
+            gains = [overhead.as_claimed(100 * (one - 1)) for one in figure.ratio.rounds]
             # Rounds take the role of items.
             yield Tested(
                 block=figure.at,
                 better=figure.name,
-                worse=f"{overhead.percent:g} % more",
+                worse=f"{overhead.percent:g} % more" if overhead.percent else "no more",
                 column=None,
                 at_least=0.0,
                 at_most=None,
-                margin=overhead.percent / 2,
-                difference=replace(mean_over_tasks([less]), runs=less.shape[1]),
-                spread=spread([less]),
+                margin=overhead.equal_within,
+                difference=replace(mean_over_tasks([np.array([gains])]), runs=len(gains)),
+                spread=spread([np.array([gains])]),
             )
 
 
@@ -437,7 +437,7 @@ def _weighed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Fac
         if len(figure.ratio.rounds) == 1:
             more = 100 * (figure.ratio.median - 1)
             found = f"{more:+.2f} %, claimed limit {overhead.percent:g} %; {figure.note}"
-            yield Fact(figure.at, figure.name, found, more < overhead.percent)
+            yield Fact(figure.at, figure.name, found, overhead.as_claimed(more) > 0)
 
 
 def _figures(overhead: Overhead, speed: Measured) -> list[Measurement]:

@@ -104,10 +104,33 @@ class Overhead(Frozen):
     Attributes:
         percent: the limit, in percent of the other method.
         ratios: names of measurements of `repro bench`, one for each reading of the claim.
+        exceeded: the claim is that the method needs more than the limit, not less.
+        margin: percent that count as equal; None: half of the limit.
     """
 
-    percent: float
+    percent: float = Field(ge=0)
     ratios: tuple[str, ...] = Field(min_length=1)
+    exceeded: bool = False
+    margin: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _has_a_margin(self) -> Overhead:
+        if self.percent == 0 and self.margin is None:
+            raise ValueError("overhead: a limit of 0 percent needs a margin")
+        return self
+
+    @property
+    def equal_within(self) -> float:
+        """Percent that count as equal."""
+        return self.percent / 2 if self.margin is None else self.margin
+
+    def as_claimed(self, percent: float) -> float:
+        """How far a measured percentage is on the claimed side of the limit; below 0 it is on the other."""
+        return percent - self.percent if self.exceeded else self.percent - percent
+
+    def measured(self, as_claimed: float) -> float:
+        """The percentage that is so far on the claimed side."""
+        return self.percent + (as_claimed if self.exceeded else -as_claimed)
 
 
 class Claim(Frozen):

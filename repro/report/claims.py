@@ -166,9 +166,9 @@ def _notes(ledger: Ledger) -> list[str]:
         "- needed to decide: total seeds with the present items, or items per task with the present seeds, "
         "at the corrected level, if differences and spreads stay as they are; the fewest by either measure. "
         "With one seed this is a lower bound, since the spread between seeds is unknown.",
-        "- a claim about time is tested on the rounds of `make bench`: its difference is claimed minus "
-        "measured overhead, in percent of the other method, and its runs are rounds. A GPU's bench counts "
-        "where there is one among the results, and the verdict says what was measured.",
+        "- a claim about time is tested on the rounds of `make bench`: its difference is how far the "
+        "measured overhead is on the claimed side, in percent of the other method, and its runs are rounds. "
+        "A GPU's bench counts where there is one among the results, and the verdict says what was measured.",
         "- counts have no p-value: sizes of the paper's own models from their shapes; ranks and zeros in "
         "finished runs, as means over layers and seeds; bytes.",
         "- a claim about one base model is not tested on its stand-in; the general claim next to it is.",

@@ -86,7 +86,7 @@ def _timed(s: Scored) -> str:
     assert s.claim.overhead is not None
     measured = [
         f"{t.better}{f', {t.block}' if len(s.tested) > len(s.claim.overhead.ratios) else ''} "
-        f"{s.claim.overhead.percent - difference.mean:+.0f}"
+        f"{s.claim.overhead.measured(difference.mean):+.0f}"
         f"{'' if difference.half_width is None else f' ± {difference.half_width:.0f}'} percent"
         for t, difference in differences
     ]

@@ -18,6 +18,7 @@ from repro.speed import (
     generation,
     gpu_layer,
     gpu_step,
+    inference,
     ranks,
     startup,
     step,
@@ -41,6 +42,7 @@ PARTS: Mapping[Device, Mapping[str, Part]] = {
     "cpu": {
         "layer": Part(cpu_layer.figures, 150),
         "step": Part(step.figures, 120),
+        "inference": Part(inference.figures, 80),
         "training": Part(training.figures, 60),
         "evaluation": Part(evaluation.figures, 50),
         "startup": Part(startup.figures, 45),
@@ -52,6 +54,7 @@ PARTS: Mapping[Device, Mapping[str, Part]] = {
         "step": Part(gpu_step.figures, 110),
         "training": Part(training.figures, 40),
         "workstation": Part(workstation.figures, 50),
+        "inference": Part(inference.figures, 10),
         # Last, since a capture that fails can leave the process unfit for what follows.
         "graphs": Part(gpu_layer.captured_figures, 40),
     },

@@ -418,6 +418,34 @@ def test_a_claim_about_time_is_tested_on_the_benchmark_in_all_its_readings(
     assert scored["memory"].verdict == "reproduced" and not scored["memory"].tested
 
 
+@pytest.mark.parametrize(
+    ("prefix", "verdict"),
+    [
+        ((1.05, 1.06, 1.07, 1.06, 1.05), "reproduced"),
+        ((0.95, 0.94, 0.93, 0.94, 0.95), "contradicted"),
+        ((1.05, 0.9, 1.2, 0.97, 1.05), "undecided"),
+    ],
+)
+def test_a_claim_that_more_time_is_needed_is_tested_the_other_way(
+    prefix: tuple[float, ...], verdict: str, tmp_path: Path
+) -> None:
+    ledger = load_ledger()
+    (slower,) = (c for c in ledger.claims if c.id == "others-slow-inference")
+    assert slower.overhead is not None
+    rounds = [(1.11, 1.12, 1.13, 1.12, 1.11), (1.08, 1.07, 1.06, 1.07, 1.08), prefix]
+    pairs = zip(slower.overhead.ratios, rounds, strict=True)
+    figures = [Measurement(name=name, at="here", ratio=Ratio(rounds=r)) for name, r in pairs]
+    measured = Measured(figures=tuple(figures), points=(), environment=environment())
+    write_json(speed_file(tmp_path), measured)
+    scored = score_claims(ledger, _plans("laptop"), Store(tmp_path / "runs"))
+    (found,) = (s for s in scored if s.claim.id == slower.id)
+    assert found.verdict == verdict
+    reference = stats.ttest_1samp(100 * (np.array(prefix) - 1), 0, alternative="greater").pvalue
+    assert found.tested[2].p_holds() == pytest.approx(reference)
+    told = "\n".join(standing([found], lambda _: []))
+    assert f"Prefix / plain: a forward pass {100 * (np.mean(prefix) - 1):+.0f} ± " in told
+
+
 GPU, CPU = Card(name="NVIDIA H200", memory_gib=140.0), None
 ALONE = f"{environment().hardware}; no GPU's bench is among the results"
 

@@ -31,7 +31,9 @@ def measured() -> Measured:
         patch.setattr(suite, "card", lambda: CARD)
         patch.setattr(suite, "_IN_TORCH", {"gpu": "cpu"})
         patch.setattr(gpu_layer, "_LONG", 48)  # of the small shapes, the second
-        return suite.measure(["layer", "step", "workstation", "graphs"], small=True, device="gpu")
+        return suite.measure(
+            ["layer", "step", "workstation", "inference", "graphs"], small=True, device="gpu"
+        )
 
 
 def test_every_part_of_a_gpu_is_measured(measured: Measured) -> None:

@@ -53,14 +53,14 @@ def test_the_verb_writes_a_table_with_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("repro.paths.RESULTS", tmp_path)
-    assert main(["bench", "--small", "--device", "cpu", "--only", "layer,step"]) == 0
+    assert main(["bench", "--small", "--device", "cpu", "--only", "layer,step,inference"]) == 0
     table = capsys.readouterr().out
     assert "| Dual LoRA / three products | T 32, d = k = 64, R 4, fp32 |" in table
     assert "| Dual LoRA / LoRA: a training step |" in table
     content = json.loads((tmp_path / "bench" / "bench.json").read_text())
     named = {name for claim in load_ledger().claims if claim.overhead for name in claim.overhead.ratios}
     assert named <= {figure["name"] for figure in content["figures"]}
-    assert len(content["figures"]) == table.count("\n| Dual LoRA")
+    assert len(content["figures"]) == table.count("\n| Dual LoRA") + table.count(" / plain: a forward pass |")
     assert {point["name"] for point in content["points"]} >= {"LoRA", "DoRA", "Dual LoRA", "three products"}
     assert (tmp_path / "bench" / "bench.png").stat().st_size > 10_000
 
