@@ -56,7 +56,6 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
     Returns:
         The files; none if nothing is measured yet.
     """
-    plt = pyplot()
     shown = {column: label for column, label in _AXES.items() if column in table.columns} or table.columns
     groups = [
         (group.heading, [row for row in group.rows if any(row.values.get(column) for column in shown)])
@@ -66,6 +65,7 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
     groups = [(heading, rows) for heading, rows in groups if rows]
     if not groups:
         return []
+    plt = pyplot()  # takes half a second to import
     with plt.style.context(STYLE):
         heights = [len(rows) for _, rows in groups]
         figure, axes = plt.subplots(
