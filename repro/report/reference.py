@@ -6,7 +6,7 @@ Sentences with numbers are generated from the data, so that they cannot become o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from repro.report.readme import Parts, with_generated_parts
 from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
 from repro.report.summary import summary
-from repro.report.tables import Table, build_table
+from repro.report.tables import PROBABILITY, Table, build_table
 from repro.runs.measurements import usable_speeds
 from repro.runs.reference import largest, stands
 from repro.runs.store import Store
@@ -133,31 +133,42 @@ class ReferencePage:
         return ", ".join(links)
 
     def _points(self, name: str, table: Table) -> list[str]:
-        """The averages of a sweep, one line per curve, with its highest in bold."""
+        """The averages of a sweep and, where its runs have them, the probabilities: one line per curve."""
+        sweep = self.plans[name].experiment.sweep
+        assert sweep is not None
+        averages = self._curves(name, table, AVERAGE)
+        probabilities = self._curves(name, table, PROBABILITY)
+        label = markdown_text(sweep.label)
+        head = ["", f"average (%) at {label}", *([f"Prob. at {label}"] if probabilities else []), "seeds"]
+        rows = [
+            [
+                markdown_text(curve),
+                _highest_in_bold(points),
+                *([_highest_in_bold(probabilities.get(curve, {}))] if probabilities else []),
+                str(min(estimate.runs for estimate in points.values())),
+            ]
+            for curve, points in averages.items()
+        ]
+        shown = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
+        widths = [e.half_width for points in averages.values() for e in points.values() if e.half_width]
+        if widths:
+            shown += ["", f"95 % intervals of the averages: at most ± {max(widths):.1f}."]
+        return shown
+
+    def _curves(self, name: str, table: Table, column: str) -> dict[str, dict[str, Estimate]]:
+        """What a sweep found in a column: by the label of a curve, then by the value that varies."""
         sweep = self.plans[name].experiment.sweep
         assert sweep is not None
         rows = {row.id: row for group in table.groups if group.source == "measured" for row in group.rows}
         curves: dict[str, dict[str, Estimate]] = {}
         for row in self.plans[name].rows:
-            estimate = rows[row.id].values.get(AVERAGE)
+            estimate = rows[row.id].values.get(column)
             if estimate is not None:
                 # A point's label ends in a comma and the value that varies.
                 curve = row.label.rpartition(",")[0] if row.curve else row.label
                 place = flatten(row.specs[0].model_dump(mode="json"))[sweep.x] if row.curve else ""
                 curves.setdefault(curve, {})[f"{place:g}" if row.curve else ""] = estimate
-        widths = [e.half_width for points in curves.values() for e in points.values() if e.half_width]
-        lines = [f"| | average (%) at {markdown_text(sweep.label)} | seeds |", "|---|---|---|"]
-        for curve, points in curves.items():
-            best = max(points, key=lambda place: points[place].mean)
-            shown = [
-                f"{place}: **{e.mean:.1f}**" if place == best and place else f"{place}: {e.mean:.1f}"
-                for place, e in points.items()
-            ]
-            seeds = min(estimate.runs for estimate in points.values())
-            lines.append(f"| {markdown_text(curve)} | {', '.join(shown).removeprefix(': ')} | {seeds} |")
-        if widths:
-            lines += ["", f"95 % intervals of the averages: at most ± {max(widths):.1f}."]
-        return lines
+        return curves
 
     def _peaks(self, name: str) -> list[str]:
         """Where a sweep's curves are highest, and how far apart they are there."""
@@ -282,6 +293,15 @@ class ReferencePage:
             f"{len(every)} different runs, since tables share some; {hours:.1f} hours in total. Code: "
             f"{', '.join(map(markdown_text, commits))}. Versions: {'; '.join(map(markdown_text, versions))}.",
         ]
+
+
+def _highest_in_bold(points: Mapping[str, Estimate]) -> str:
+    """What was found at each value of a curve, the highest in bold; a row that does not vary has one."""
+    best = max(points, key=lambda place: points[place].mean, default="")
+    shown = {place: f"{estimate.mean:.1f}" for place, estimate in points.items()}
+    if best:
+        shown[best] = f"**{shown[best]}**"
+    return ", ".join(f"{place}: {mean}" if place else mean for place, mean in shown.items())
 
 
 def _path(planned: Plan, end: str = "") -> str:
