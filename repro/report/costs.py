@@ -96,6 +96,8 @@ def _cells(states: Sequence[RunState], estimates: Estimates, gpu: Gpu) -> list[s
 
 
 def _number(value: float) -> str:
+    if 0 < value < 1e-3:
+        return f"{value:.0e}"  # 0.00012 would touch the column to its left
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"
 
 
