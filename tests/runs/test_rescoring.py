@@ -21,11 +21,12 @@ Predictions = list[dict[str, Any]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[RunSpec, Result, Store, Predictions]:
-    """A committed run of RTE, whose predictions are made up anew."""
-    spec, result = read_run(next(REFERENCE.glob("runs/glue-rte--*--lora--seed0--*/result.json")))
-    items = result.scores["rte"].items
+    """A committed run of SST-2, whose predictions are made up anew, and with a score by another rule."""
+    spec, result = read_run(next(REFERENCE.glob("runs/glue-sst2--*--lora--seed0--*/result.json")))
+    result = result.model_copy(update={"other_scores": {"last": result.scores}})
+    items = result.scores["sst2"].items
     predictions = [
-        {"task": "rte", "id": f"rte/{i:04}", "gold": 1.0, "logits": [0.0, 1.0]} for i in range(items)
+        {"task": "sst2", "id": f"sst2/{i:04}", "gold": 1.0, "logits": [0.0, 1.0]} for i in range(items)
     ]
     store = Store(tmp_path)
     store.write_predictions(spec, predictions)
@@ -38,16 +39,16 @@ def test_warnings_of_others_and_other_scores_stay_or_are_renewed(
     spec, result, store, predictions = run
     notes: list[str] = []
     after = rescored(spec, result.model_copy(update={"warnings": ("out of memory",)}), store, notes.append)
-    assert after.scores["rte"].value == 100
+    assert after.scores["sst2"].value == 100
     # log softmax(0, 1)[1]
-    assert set(after.scores["rte"].log_probabilities) == {-0.313}
+    assert set(after.scores["sst2"].log_probabilities) == {-0.313}
     assert after.evaluation.scorer_version == spec.benchmark.scorer_version
     assert after.warnings == ("out of memory",)
     assert after.other_scores == result.other_scores and len(notes) == 1
     (rule,) = result.other_scores
     store.write_predictions(spec, predictions, rule)
     after = rescored(spec, result, store, notes.append)
-    assert after.other_scores[rule]["rte"].value == 100 and len(notes) == 1
+    assert after.other_scores[rule]["sst2"].value == 100 and len(notes) == 1
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_warnings_of_others_and_other_scores_stay_or_are_renewed(
         lambda p: p[:5],
         lambda p: p + p[:1],
         lambda p: p[:-1] + p[:1],
-        lambda p: [{**item, "task": "sst2"} for item in p],
+        lambda p: [{**item, "task": "rte"} for item in p],
         lambda p: [{**item, "task": "nothing"} for item in p],
         lambda p: [{**item, "gold": None} for item in p],
         lambda p: [{**item, "gold": True} for item in p],
