@@ -165,7 +165,7 @@ def _notes(ledger: Ledger) -> list[str]:
         "this page (Holm); p-values of comparisons are not.",
         "- needed to decide: total seeds with the present items, or items per task with the present seeds, "
         "at the corrected level, if differences and spreads stay as they are; the fewest by either measure. "
-        "With one seed this is a lower bound, since the spread between seeds is unknown.",
+        "One seed decides nothing; of one this is a lower bound, since the spread between seeds is unknown.",
         "- a claim about time is tested on the rounds of `make bench`: its difference is how far the "
         "measured overhead is on the claimed side, in percent of the other method, and its runs are rounds. "
         "A GPU's bench counts where there is one among the results, and the verdict says what was measured.",
