@@ -69,8 +69,8 @@ Verdict = Literal["reproduced", "contradicted", "equal", "undecided", "by formul
 
 
 FEWEST_RUNS = 2
-"""Of fewer seeds a comparison decides nothing, since its interval covers the choice of items alone: one seed of
-LoRA missed STS-B on a small encoder (a correlation of 0.00, Dual LoRA 0.78), which is 24 points of an average."""
+"""Of fewer seeds a comparison decides nothing: its interval covers the choice of items alone. One seed of
+LoRA missed STS-B on a small encoder (a correlation of 0.00, Dual LoRA 0.78), 24 points of an average."""
 
 
 @dataclass(frozen=True)
