@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from repro.analysis.claims import Scored, Tested
+from repro.analysis.claims import FEWEST_RUNS, Scored, Tested
 from repro.analysis.ledger import Claim
 from repro.report.escapes import markdown_prose
 
@@ -51,4 +51,5 @@ def _difference(tested: Tested) -> str:
     ]
     assert tested.difference is not None
     seeds = tested.difference.runs
-    return f"{tested.worse} by {' and '.join(means)} ({seeds} seed{'s' if seeds > 1 else ''})"
+    told = f"{seeds} seeds" if seeds >= FEWEST_RUNS else "one seed, which decides nothing"
+    return f"{tested.worse} by {' and '.join(means)} ({told})"
