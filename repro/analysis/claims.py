@@ -490,13 +490,13 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
         return None
 
     def decided(seeds: int | None, more_items: float) -> bool:
+        if seeds is None and any(s.runs < FEWEST_RUNS for s in spreads):
+            return False
         projected = [
             (t, t.spread.estimate(t.difference.mean, seeds or t.spread.runs, more_items))
             for t in tested
             if t.spread and t.difference
         ]
-        if seeds is None and any(s.runs < FEWEST_RUNS for s in spreads):
-            return False
         return (
             max(t.p_holds(e) for t, e in projected) <= level
             or len(projected) * min(t.p_fails(e) for t, e in projected) <= level

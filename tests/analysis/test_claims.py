@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from math import log
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.claims import LEVEL, Scored, Tested, _compared, paired_difference, score_claims, wanted
+from repro.analysis.claims import (
+    LEVEL,
+    Scored,
+    Tested,
+    Wanted,
+    _compared,
+    paired_difference,
+    score_claims,
+    wanted,
+)
 from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
 from repro.analysis.moderated import Priors
 from repro.analysis.statistics import Estimate, Spread, holm, mean_over_tasks
@@ -301,15 +311,18 @@ def test_comparisons_of_runs_are_made_by_both_measures(
 def test_what_would_decide_a_claim_is_the_least_by_either_measure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def spread(noise: float) -> Tested:
-        return replace(made(2.0, 2.0), spread=Spread(0, noise, 0, 1, 100, 1e6))
+    def needed(of: Callable[[float], Spread]) -> tuple[Wanted, Wanted]:
+        """By a blurred score alone, and with a probability of a quarter of its variance."""
+        blurred, sharp = (replace(made(2.0, 2.0), spread=of(noise)) for noise in (16.0, 4.0))
+        claims = ([blurred], [replace(blurred, by_probability=sharp)])
+        found = [simulated_claims({"one": one}, monkeypatch, tmp_path)[0].wanted for one in claims]
+        assert found[0] is not None and found[1] is not None
+        return found[0], found[1]
 
-    blurred = simulated_claims({"one": [spread(16.0)]}, monkeypatch, tmp_path)[0].wanted
-    both = replace(spread(16.0), by_probability=spread(4.0))
-    sharp = simulated_claims({"one": [both]}, monkeypatch, tmp_path)[0].wanted
-    assert blurred is not None and sharp is not None
+    blurred, sharp = needed(lambda noise: Spread(0, noise, 0, 1, 100, 1e6))  # of seeds
     assert sharp.seeds is not None and blurred.seeds is not None and sharp.seeds < blurred.seeds
-    assert sharp.both is not None and blurred.both is not None and sharp.both < blurred.both
+    blurred, sharp = needed(lambda noise: Spread(noise, 0, 0, 2, 100, 1e6))  # of items
+    assert sharp.items is not None and blurred.items is not None and sharp.items < blurred.items
 
 
 def test_one_seed_decides_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -359,7 +372,10 @@ def test_what_would_decide_a_claim() -> None:
     assert strict is not None and strict.seeds is not None and strict.seeds > 3
     fixed = Tested("m", "a", "b", None, 0.0, None, 1.0, one.difference, Spread(4.0, 0, 0, 2, 100, 1e6))
     assert wanted([fixed], LEVEL) == wanted([fixed, fixed], LEVEL)
-    assert wanted([fixed], LEVEL).seeds is None  # type: ignore[union-attr]
+    found = wanted([fixed], LEVEL)
+    assert found is not None and found.seeds is None
+    # 2 / sqrt(4 / m) > 1.645, so 2.7 times the items, in steps of a tenth.
+    assert found.items is not None and 270 < found.items < 300
     # Seeds and items each leave a part that the other does not touch. 3.09 is the quantile of 0.001.
     mixed = Tested("m", "a", "b", None, 0.0, None, 1.0, one.difference, Spread(2.0, 0, 4.0, 2, 100, 1e6))
     found = wanted([mixed], 0.001)
