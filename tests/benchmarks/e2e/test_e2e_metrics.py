@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -194,7 +195,11 @@ def test_a_java_with_a_fault_leaves_the_other_metrics(
     for column in ("meteor", "rouge_l", "cider"):
         assert found[column].value is None
         assert re.search(message, found[column].missing) and "\n" not in found[column].missing
-    assert not {*(tmp_path / "started").read_text().split()} & running_groups()
+    started, limit = {*(tmp_path / "started").read_text().split()}, time.monotonic() + 30
+    # A killed child is no longer ours to wait for, and a busy machine takes a moment to end it.
+    while started & running_groups() and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not started & running_groups()
 
 
 def test_a_java_that_cannot_be_started_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
