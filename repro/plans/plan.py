@@ -162,7 +162,10 @@ class Plan:
         """This plan with only the rows whose name, one for each row, matches one of the patterns."""
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"{self.experiment.name}: {one_of(kind, pattern, dict.fromkeys(names))}")
+                problem = f"{self.experiment.name}: {one_of(kind, pattern, dict.fromkeys(names))}"
+                if kind == "row" and self.profile.part(self.experiment.name).rows:
+                    problem += f"; profile {self.profile.name} leaves out the experiment's other rows"
+                raise ConfigError(problem)
         kept = (
             row
             for row, name in zip(self.rows, names, strict=True)

@@ -79,6 +79,10 @@ def test_a_profile_says_which_rows_it_runs_at_which_seeds() -> None:
     assert seeds == {"lora": (3, 4), "dora": (5,), "dual_lora": (5,)}
     given = expand(load_experiment("table1"), profile, [7])
     assert {spec.seed for row in given.rows for spec in row.specs} == {7}
+    with pytest.raises(
+        ConfigError, match=r"unknown row 'hira'; .*; profile laptop leaves out the experiment's other rows$"
+    ):
+        planned.only(["hira"])
     part = ExperimentProfile(seeds={"lroa": (3,)})
     profile = load_profile("laptop").model_copy(update={"experiments": {"table1": part}})
     with pytest.raises(ConfigError, match="did you mean 'lora'"):
