@@ -35,7 +35,7 @@ from repro.plans.profile import load_profile
 from repro.plans.settings import load_preset
 from repro.runs.checkpointing import CHECKPOINT_VERSION, Checkpoints
 from repro.runs.known_unmerged import Unmerged, known_unmerged
-from repro.runs.measurements import read_speed, speed_file
+from repro.runs.measurements import read_speed, speed_files
 from repro.runs.received import read_result
 from repro.runs.rescoring import rescored
 from repro.runs.result import Failure
@@ -44,6 +44,7 @@ from repro.text import one_line
 from repro.training.token_cache import cached_arrays, joined
 
 RUN = next(REFERENCE.glob("runs/commonsense--*--dual_lora--seed0--*/diagnostics.json")).parent
+BENCH = speed_files(REFERENCE)[0]
 SPEC, RESULT = read_result(RUN / "result.json", "") or pytest.fail("no committed result")
 WEIGHTS = {"A": torch.ones(2, 3), "B": torch.zeros(3, 2)}
 ASKED = (
@@ -153,10 +154,10 @@ READERS = {
         lambda folder: Store(folder).failure(SPEC),
     ),
     "benchmark": Reader(
-        speed_file(Path()).as_posix(),
-        speed_file(REFERENCE).read_bytes(),
-        read_speed,
-        json.loads(speed_file(REFERENCE).read_text()),
+        BENCH.name,
+        BENCH.read_bytes(),
+        lambda folder: read_speed(folder / BENCH.name),
+        json.loads(BENCH.read_text()),
     ),
     "adapter weights": Reader(
         "adapter_model.safetensors",

@@ -45,6 +45,7 @@ from repro.analysis.finished import ByColumn, are_accuracies, runs_by_column, sa
 from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
 from repro.analysis.measures import Measure, has_measure, measured
 from repro.analysis.moderated import Prior, Priors, moderated
+from repro.analysis.rounds import SignedRank, signed_rank
 from repro.analysis.statistics import (
     DIFFERENCES,
     Estimate,
@@ -64,6 +65,8 @@ from repro.runs.store import Store
 LEVEL = 0.05
 # Limits of what is proposed: number of seeds, and factor on the number of items.
 _MOST_SEEDS, _MOST_ITEMS = 100, 1000
+# Of what is proposed for a claim about time.
+_MOST_ROUNDS = 500
 
 Verdict = Literal["reproduced", "contradicted", "equal", "undecided", "by formula", "not tested"]
 
@@ -256,7 +259,8 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
     for place in dict.fromkeys(place for place, _, _ in tests):
         one = scored[place]
         if one.verdict == "undecided":
-            options = [wanted(one.by(measure), strictest) for measure in one.p_values]
+            needed = wanted_rounds if one.claim.overhead else wanted
+            options = [needed(one.by(measure), strictest) for measure in one.p_values]
             scored[place] = replace(one, wanted=_least([option for option in options if option is not None]))
     return scored
 
@@ -405,15 +409,20 @@ def _with_data(
 def _of_speed(claim: Claim, overhead: Overhead, speeds: Sequence[Measured]) -> Scored:
     """A claim about time or memory on the first benchmark that measured every reading of it.
 
-    The first is a GPU's: the paper trained on one. A reading without a measurement would make the claim
-    easier, so that a benchmark with some of them comes after one with all.
+    The first is a GPU's: the paper trained on one. Of several processors it is the one with the most rounds.
+    A reading without a measurement would make the claim easier, so that a benchmark with some of them comes
+    after one with all.
     """
-    measured = [(speed, _figures(overhead, speed)) for speed in speeds]
-    whole = [one for one in measured if {f.name for f in one[1]} == set(overhead.ratios)]
-    some = [one for one in measured if one[1]]
-    if not some:
+
+    def rank(one: tuple[Measured, list[Measurement]]) -> tuple[bool, bool, int]:
+        speed, figures = one
+        whole = {f.name for f in figures} == set(overhead.ratios)
+        return whole, speed.device == "gpu", min(len(f.ratio.rounds) for f in figures)
+
+    measured = [(speed, figures) for speed in speeds if (figures := _figures(overhead, speed))]
+    if not measured:
         return Scored(claim)
-    speed, figures = (whole or some)[0]
+    speed, figures = max(measured, key=rank)
     where = speed.hardware
     if speed.device != "gpu":
         on_gpu = any(one.device == "gpu" for one in speeds)
@@ -425,8 +434,6 @@ def _timed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Teste
     """Comparisons of measurements with several rounds."""
     for figure in figures:
         if len(figure.ratio.rounds) > 1:
-            gains = [overhead.as_claimed(100 * (one - 1)) for one in figure.ratio.rounds]
-            # Rounds take the role of items.
             yield Tested(
                 block=figure.at,
                 better=figure.name,
@@ -435,8 +442,7 @@ def _timed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Teste
                 at_least=0.0,
                 at_most=None,
                 margin=overhead.equal_within,
-                difference=replace(mean_over_tasks([np.array([gains])]), runs=len(gains)),
-                spread=spread([np.array([gains])]),
+                difference=signed_rank(figure.ratio.rounds, overhead.percent, overhead.exceeded),
             )
 
 
@@ -492,15 +498,13 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
     def decided(seeds: int | None, more_items: float) -> bool:
         if seeds is None and any(s.runs < FEWEST_RUNS for s in spreads):
             return False
-        projected = [
-            (t, t.spread.estimate(t.difference.mean, seeds or t.spread.runs, more_items))
-            for t in tested
-            if t.spread and t.difference
-        ]
-        return (
-            max(t.p_holds(e) for t, e in projected) <= level
-            or len(projected) * min(t.p_fails(e) for t, e in projected) <= level
-            or max(t.p_equal(e) for t, e in projected) <= level
+        return _decided(
+            [
+                (t, t.spread.estimate(t.difference.mean, seeds or t.spread.runs, more_items))
+                for t in tested
+                if t.spread and t.difference
+            ],
+            level,
         )
 
     choices = range(min(s.runs for s in spreads) + 1, _MOST_SEEDS + 1)
@@ -521,6 +525,25 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
         seeds=fewest_seeds(1.0),
         items=None if factor is None else ceil(factor * per_task),
         both=None if both is None else (both[0], ceil(both[1] * per_task)),
+    )
+
+
+def wanted_rounds(tested: Sequence[Tested], level: float) -> Wanted | None:
+    """The fewest rounds, as a multiple of the present ones, that would decide a claim about time."""
+    measured = [(t, t.difference) for t in tested if isinstance(t.difference, SignedRank)]
+    rounds = max((found.runs for _, found in measured), default=_MOST_ROUNDS)
+    for times in range(2, _MOST_ROUNDS // rounds + 1):
+        if _decided([(t, found.repeated(times)) for t, found in measured], level):
+            return Wanted(seeds=None, items=times * rounds, both=None)
+    return Wanted(seeds=None, items=None, both=None)
+
+
+def _decided(projected: Sequence[tuple[Tested, Estimate]], level: float) -> bool:
+    """Whether these estimates of the comparisons of a claim would decide it."""
+    return (
+        max(t.p_holds(e) for t, e in projected) <= level
+        or len(projected) * min(t.p_fails(e) for t, e in projected) <= level
+        or max(t.p_equal(e) for t, e in projected) <= level
     )
 
 

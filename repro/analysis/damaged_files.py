@@ -12,7 +12,7 @@ from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.plans.experiment import Experiment
 from repro.runs.json_files import DamagedFile
 from repro.runs.known_unmerged import known_unmerged
-from repro.runs.measurements import DEVICES, read_speed
+from repro.runs.measurements import read_speed, speed_files
 from repro.runs.norms import known_norm
 from repro.runs.states import RunState, State
 from repro.runs.store import Store
@@ -47,7 +47,7 @@ def damaged_files(states: Iterable[RunState], store: Store) -> list[str]:
 
 def damaged_speed(results: Path) -> list[str]:
     """A line for every benchmark that is damaged."""
-    return list(_lines(*(partial(read_speed, results, device) for device in DEVICES)))
+    return list(_lines(*(partial(read_speed, path) for path in speed_files(results))))
 
 
 def damaged_random_ranks(experiments: Iterable[Experiment], results: Path) -> list[str]:

@@ -96,7 +96,7 @@ def wanted_in_words(scored: Scored) -> str:
     if found is None:
         return ""
     if scored.claim.overhead:
-        return f"{found.items:,} rounds" if found.items else "more than 1,000 times the rounds"
+        return f"{found.items:,} rounds" if found.items else "more than 500 rounds"
     one_seed = any(t.spread is not None and t.spread.runs == 1 for t in scored.tested)
     options = [f"{found.seeds} seeds"] if found.seeds else []
     options += [f"{found.items:,} items per task"] if found.items else []
@@ -167,8 +167,9 @@ def _notes(ledger: Ledger) -> list[str]:
         "at the corrected level, if differences and spreads stay as they are; the fewest by either measure. "
         "One seed decides nothing; of one this is a lower bound, since the spread between seeds is unknown.",
         "- a claim about time is tested on the rounds of `make bench`: its difference is how far the "
-        "measured overhead is on the claimed side, in percent of the other method, and its runs are rounds. "
-        "A GPU's bench counts where there is one among the results, and the verdict says what was measured.",
+        "measured overhead is on the claimed side, in percent of the other method, by Wilcoxon's signed-rank "
+        "test on the logarithms of the ratios, and its runs are rounds. A GPU's bench counts where there is "
+        "one among the results, otherwise the one with the most rounds; the verdict says what was measured.",
         "- counts have no p-value: sizes of the paper's own models from their shapes; ranks and zeros in "
         "finished runs, as means over layers and seeds; bytes.",
         "- a claim about one base model is not tested on its stand-in; the general claim next to it is.",

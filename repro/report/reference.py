@@ -39,7 +39,7 @@ from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
 from repro.report.summary import summary
 from repro.report.tables import PROBABILITY, Table, build_table
-from repro.runs.measurements import usable_speeds
+from repro.runs.measurements import speed_file, usable_speeds
 from repro.runs.reference import largest, stands
 from repro.runs.store import Store
 
@@ -234,9 +234,15 @@ class ReferencePage:
         return (told or _NOT_APART) if found else None
 
     def _speed(self) -> list[str]:
-        """The bench of every device, a GPU's first."""
-        tables = [speed_table(speed).splitlines() for speed in self.speeds]
-        return [line for table in tables for line in [*table, ""]][:-1] or ["Not measured yet."]
+        """The bench of a GPU, or else that with the most rounds, and links to those of other devices."""
+        if not self.speeds:
+            return ["Not measured yet."]
+        first, *others = self.speeds
+        links = [f"[{one.hardware}](reference/bench/{speed_file(Path(), one).stem}.md)" for one in others]
+        return [
+            *speed_table(first).splitlines(),
+            *(["", f"Also measured on {', '.join(links)}."] if links else []),
+        ]
 
     @cached_property
     def norms(self) -> list[NormPoint]:

@@ -15,20 +15,20 @@ from repro.runs.measurements import Measured, Measurement, Point, speed_file
 
 def write_speed(measured: Measured, results: Path) -> list[Path]:
     """Write the measurements and their table to the results folder. Returns the files."""
-    path = speed_file(results, measured.device)
+    path = speed_file(results, measured)
     write_json(path, measured)
     return [path, write_speed_table(measured, results)]
 
 
 def write_speed_table(measured: Measured, results: Path) -> Path:
     """Write the table alone. Returns its file."""
-    path = speed_file(results, measured.device).with_suffix(".md")
+    path = speed_file(results, measured).with_suffix(".md")
     return write_text(path, speed_table(measured))
 
 
 def draw_speed(measured: Measured, results: Path) -> list[Path]:
     """Draw the points of the layers, if there are any. Returns the files."""
-    path = speed_file(results, measured.device)
+    path = speed_file(results, measured)
     return _draw(measured.points, path.stem, path.parent) if measured.points else []
 
 

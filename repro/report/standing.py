@@ -90,7 +90,9 @@ def _timed(s: Scored) -> str:
         f"{'' if difference.half_width is None else f' ± {difference.half_width:.0f}'} percent"
         for t, difference in differences
     ]
-    return f"{'; '.join(measured)}; {differences[0][1].runs} rounds of `make bench` on {s.where}."
+    decide = wanted_in_words(s)
+    needed = f"; needed to decide: {decide}" if decide else ""
+    return f"{'; '.join(measured)}; {differences[0][1].runs} rounds of `make bench` on {s.where}{needed}."
 
 
 def _compared(s: Scored) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -17,7 +18,8 @@ from repro.runs.result import Environment
 class Ratio(Frozen):
     """How many times as much one case takes as another, round by round: what disturbs one disturbs both."""
 
-    rounds: tuple[FiniteFloat, ...] = Field(min_length=1)
+    # A bench has at most a hundred rounds; their test takes memory with the square of their number.
+    rounds: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] = Field(min_length=1, max_length=1000)
 
     @property
     def median(self) -> float:
@@ -112,7 +114,6 @@ class Card(Frozen):
 BENCH_VERSION = 1
 
 Device = Literal["cpu", "gpu"]
-DEVICES: tuple[Device, ...] = get_args(Device)
 
 
 class Measured(Frozen):
@@ -140,31 +141,41 @@ class Measured(Frozen):
         return self.environment.hardware if self.card is None else f"one {self.card.name}"
 
 
-def speed_file(results: Path, device: Device = "cpu") -> Path:
-    """Where a results folder keeps the benchmark of each device: `bench.json` and `bench-gpu.json`."""
-    return results / "bench" / ("bench.json" if device == "cpu" else f"bench-{device}.json")
+def speed_file(results: Path, measured: Measured) -> Path:
+    """Where a results folder keeps the benchmark of each device: `bench/2-threads-of-amd-epyc.json`.
+
+    Ratios of one device need not be those of another, so that both stay.
+    """
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", measured.hardware.lower()))
+    return results / "bench" / f"{'-'.join(words)[:80] or 'unknown'}.json"
 
 
-def read_speed(results: Path, device: Device = "cpu") -> Measured | None:
-    """A device's benchmark in a results folder, or None.
+def speed_files(results: Path) -> list[Path]:
+    """The benchmarks of a results folder."""
+    return sorted((results / "bench").glob("*.json"))
+
+
+def read_speed(path: Path) -> Measured:
+    """A benchmark.
 
     Raises:
-        DamagedFile: there is a file, but it cannot be understood, or is of another device.
+        DamagedFile: it cannot be understood.
     """
-    path = speed_file(results, device)
     remedy = "`repro bench` writes it again"
     measured = read_json(path, Measured, remedy)
-    if measured is not None and measured.device != device:
-        raise DamagedFile(
-            f"{path}: measured on a {measured.device}, where one of a {device} belongs; {remedy}"
-        )
+    if measured is None:
+        raise DamagedFile(f"{path}: there is no such file; {remedy}")
     return measured
 
 
 def usable_speeds(results: Path) -> list[Measured]:
-    """The benchmarks of a results folder that can be used, that of a GPU first."""
-    found = []
-    for device in reversed(DEVICES):
+    """The benchmarks of a results folder that can be used: of GPUs first, then by their number of rounds."""
+    found: list[Measured] = []
+    for path in speed_files(results):
         with suppress(DamagedFile):
-            found.append(read_speed(results, device))
-    return [measured for measured in found if measured is not None]
+            found.append(read_speed(path))
+    return sorted(
+        found,
+        key=lambda one: (one.device == "gpu", sum(len(f.ratio.rounds) for f in one.figures)),
+        reverse=True,
+    )

@@ -20,7 +20,7 @@ from repro.plans.spec import RunSpec
 from repro.reading import read_regular
 from repro.runs.json_files import DamagedFile, write_json
 from repro.runs.known_unmerged import known_unmerged
-from repro.runs.measurements import DEVICES, Device, read_speed, speed_file
+from repro.runs.measurements import read_speed, speed_file, speed_files
 from repro.runs.norms import known_norm
 from repro.runs.result import Environment, Result
 from repro.runs.states import RunState, State, run_state, run_states
@@ -130,8 +130,8 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
     for pattern in ("random-ranks-*.json", "curvature/*.json"):
         for path in source.folder.parent.glob(pattern):
             write_whole(target.folder.parent / path.relative_to(source.folder.parent), path.read_bytes())
-    for device in DEVICES:
-        yield from _take_over_speed(source.folder.parent, target.folder.parent, device)
+    for path in speed_files(source.folder.parent):
+        yield from _take_over_speed(path, target.folder.parent)
 
 
 def _take_over_unmerged(spec: RunSpec, result: Result, source: Store, target: Store) -> Iterator[str]:
@@ -149,21 +149,19 @@ def _take_over_unmerged(spec: RunSpec, result: Result, source: Store, target: St
     write_json(target.directory(spec) / UNMERGED, unmerged)
 
 
-def _take_over_speed(source: Path, target: Path, device: Device) -> Iterator[str]:
-    """A benchmark, which renews an older one: times of another day are no result that could be repeated."""
-    path = speed_file(source, device)
+def _take_over_speed(path: Path, target: Path) -> Iterator[str]:
+    """A benchmark, which renews an older one of its device: times are no result that could be repeated."""
     try:
-        speed = read_speed(source, device)
+        speed = read_speed(path)
     except DamagedFile as error:
         yield f"damaged: {error}"
-        return
-    if speed is None:
         return
     if not _clean(speed.environment):
         yield f"refused: {path} was not measured from a clean checkout"
         return
-    write_whole(speed_file(target, device), path.read_bytes())
-    yield f"taken over: {path.name}"
+    taken = speed_file(target, speed)
+    write_whole(taken, path.read_bytes())
+    yield f"taken over: {taken.name}"
 
 
 def _clean(environment: Environment) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from repro.report.reference import ReferencePage
 from repro.runs.json_files import write_json
 from repro.runs.known_unmerged import Unmerged
 from repro.runs.measurements import (
-    DEVICES,
     Card,
     Measured,
     Measurement,
@@ -163,14 +163,17 @@ def test_benchmarks_are_taken_over_and_renewed_if_they_are_of_a_clean_checkout(
         for device, card in (("cpu", None), ("gpu", CARD)):
             measured = Measured(figures=(figure,), points=(), environment=where, card=card)
             assert measured.device == device
-            write_json(speed_file(source, measured.device), measured)
+            write_json(source / "bench" / f"{device}.json", measured)
         return list(import_runs(LAPTOP, Store(source / "runs"), Store(target / "runs")))
 
-    assert told(2.0, dirty=False) == ["taken over: bench.json", "taken over: bench-gpu.json"]
+    lines = told(2.0, dirty=False)
+    assert re.fullmatch(r"taken over: \d+-threads-of-[a-z0-9-]+\.json", lines[0])
+    assert lines[1:] == ["taken over: one-nvidia-h200.json"]
     kept = usable_speeds(target)
     assert [one.card for one in kept] == [CARD, None]
     assert told(3.0, dirty=True) == [
-        f"refused: {speed_file(source, device)} was not measured from a clean checkout" for device in DEVICES
+        f"refused: {source / 'bench' / device}.json was not measured from a clean checkout"
+        for device in ("cpu", "gpu")
     ]
     assert usable_speeds(target) == kept
     told(4.0, dirty=False)
@@ -182,14 +185,13 @@ def test_benchmarks_are_taken_over_and_renewed_if_they_are_of_a_clean_checkout(
     [
         ({"version": 2}, "not a valid measured of version 1 (version: Input should be 1"),
         ({"figures": "none"}, "not a valid measured of version 1 (figures: "),
-        ({"card": None}, "measured on a cpu, where one of a gpu belongs"),
     ],
 )
 def test_a_benchmark_that_cannot_be_used_is_named_in_one_line(
     change: dict[str, object], why: str, result: Result, tmp_path: Path
 ) -> None:
     measured = Measured(figures=(), points=(), environment=result.environment, card=CARD)
-    path = speed_file(tmp_path, "gpu")
+    path = speed_file(tmp_path, measured)
     path.parent.mkdir()
     path.write_text(json.dumps(measured.model_dump(mode="json") | change))
     (line,) = damaged_speed(tmp_path)

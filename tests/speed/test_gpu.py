@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 
 from repro.analysis.ledger import load_ledger
 from repro.report.speed import draw_speed, speed_table, write_speed
-from repro.runs.measurements import Card, Measured, Measurement, Point, read_speed
+from repro.runs.measurements import Card, Measured, Measurement, Point, read_speed, usable_speeds
 from repro.speed import card, gpu_layer, gpu_step, graphs, suite, timing
 from repro.speed.conditions import Conditions
 from repro.speed.layer import FLOOR, WITHOUT_KERNELS
@@ -73,8 +73,10 @@ def test_its_layers_are_read_twice_and_drawn(measured: Measured, tmp_path: Path)
     assert "| 64 x 96, T 32, R 4, captured |" in table
     assert "- step, Liger: not installed" in table
     written = [*write_speed(measured, tmp_path), *draw_speed(measured, tmp_path)]
-    assert [path.name for path in written] == [f"bench-gpu.{end}" for end in ("json", "md", "png", "svg")]
-    assert read_speed(tmp_path, "gpu") == measured and read_speed(tmp_path, "cpu") is None
+    assert [path.name for path in written] == [
+        f"one-nvidia-h200.{end}" for end in ("json", "md", "png", "svg")
+    ]
+    assert read_speed(written[0]) == measured and usable_speeds(tmp_path) == [measured]
 
 
 def test_what_cannot_be_captured_is_named_once_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from repro.cli import main
 from repro.config import ConfigError
 from repro.report.speed import speed_table
 from repro.runs.environment import environment
-from repro.runs.measurements import Measured, Measurement, Ratio
+from repro.runs.measurements import Measured, Measurement, Ratio, speed_files
 from repro.speed import cpu_layer, layer
 from repro.speed.budget import Budget
 from repro.speed.conditions import Conditions, Found
@@ -57,12 +57,13 @@ def test_the_verb_writes_a_table_with_targets(
     table = capsys.readouterr().out
     assert "| Dual LoRA / three products | T 32, d = k = 64, R 4, fp32 |" in table
     assert "| Dual LoRA / LoRA: a training step |" in table
-    content = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    (file,) = speed_files(tmp_path)
+    content = json.loads(file.read_text())
     named = {name for claim in load_ledger().claims if claim.overhead for name in claim.overhead.ratios}
     assert named <= {figure["name"] for figure in content["figures"]}
     assert len(content["figures"]) == table.count("\n| Dual LoRA") + table.count(" / plain: a forward pass |")
     assert {point["name"] for point in content["points"]} >= {"LoRA", "DoRA", "Dual LoRA", "three products"}
-    assert (tmp_path / "bench" / "bench.png").stat().st_size > 10_000
+    assert file.with_suffix(".png").stat().st_size > 10_000
 
 
 def test_a_part_that_something_is_missing_for_stops_no_other(
