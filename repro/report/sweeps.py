@@ -49,14 +49,16 @@ def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> l
     with plt.style.context(STYLE):
         count = len(blocks) + len(printed) + (not curved.empty)
         figure, axes = plt.subplots(1, count, figsize=(4.6 * count, 4.2), squeeze=False)
+        curves = {curve for block in blocks for curve in _looks([r for r in plan.rows if r.block == block])}
+        lines = _Lines(len(curves) or 1)
         for panel, block in zip(axes[0], blocks, strict=False):
             rows = {row.id: row for row in groups["measured", block].rows}
             planned = [row for row in plan.rows if row.block == block]
-            _measured(panel, planned, rows, sweep)
+            _measured(panel, planned, rows, sweep, lines)
             _plateaus(panel, planned, peaks)
             panel.set_title(figure_text(groups["measured", block].heading))
         for panel, group in zip(axes[0, len(blocks) :], printed, strict=False):
-            _printed(panel, group.rows)
+            _printed(panel, group.rows, lines)
             panel.set_title(figure_text(group.heading))
         if not curved.empty:
             _curvatures(axes[0, -1], plan.rows, curved)
@@ -67,7 +69,26 @@ def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> l
         return save_figure(figure, table.name, table.title, table.watermark, folder)
 
 
-def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], sweep: Sweep) -> None:
+class _Lines:
+    """Horizontal lines that look different from the curves, and alike in all panels where their label is."""
+
+    def __init__(self, curves: int) -> None:
+        self._curves = curves
+        self._labels: list[str] = []
+
+    def draw(self, panel: Any, height: float, label: str) -> str:
+        """Draw a line across the panel. Returns its colour."""
+        if label not in self._labels:
+            self._labels.append(label)
+        index = self._curves + self._labels.index(label)
+        color = str(_LOOKS[index % len(_LOOKS)]["color"])
+        panel.axhline(height, color=color, linestyle=_DASHES[index % len(_DASHES)], label=figure_text(label))
+        return color
+
+
+def _measured(
+    panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], sweep: Sweep, lines: _Lines
+) -> None:
     curves: dict[str | None, list[tuple[float, TableRow]]] = {}
     for plan in planned:
         place = flatten(plan.specs[0].model_dump(mode="json")).get(sweep.x, math.nan)
@@ -99,7 +120,7 @@ def _measured(panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], 
     for index, (_, row) in enumerate(flat):
         estimate = row.values[AVERAGE]
         assert estimate is not None
-        color = _line(panel, estimate.mean, row.label, len(curves) + index)
+        color = lines.draw(panel, estimate.mean, row.label)
         place = high + (high - low) * 0.03 * (1 + index)
         if panel.get_xscale() == "log":
             place = high * (high / low) ** (0.03 * (1 + index))
@@ -144,9 +165,8 @@ def _curvatures(panel: Any, planned: Sequence[PlannedRow], peaks: pd.DataFrame) 
     panel.set(xscale="log", yscale="log", xlabel=CURVATURE, title="best value, and those of single seeds")
 
 
-def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
+def _printed(panel: Any, rows: tuple[TableRow, ...], lines: _Lines) -> None:
     """Draw Dual LoRA's printed points at their rank, other rows as horizontal lines."""
-    others = 0
     for row in rows:
         estimate = row.values.get(AVERAGE)
         if estimate is None:
@@ -156,15 +176,7 @@ def _printed(panel: Any, rows: tuple[TableRow, ...]) -> None:
             panel.errorbar(place, estimate.mean, label=figure_text(row.label), **_LOOKS[0])
             panel.set_xlim(0, 2 * place)
         else:
-            others += 1
-            _line(panel, estimate.mean, row.label, 1 + others)
-
-
-def _line(panel: Any, height: float, label: str, index: int) -> str:
-    """Draw a horizontal line across the panel. Returns its colour."""
-    color = f"C{index}"
-    panel.axhline(height, color=color, linestyle=_DASHES[index % len(_DASHES)], label=figure_text(label))
-    return color
+            lines.draw(panel, estimate.mean, row.label)
 
 
 # Distinct without colour, by marker and dash. Table 1's learning-rate sweep has eight methods.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from repro.analysis.statistics import Estimate
 from repro.plans.experiment import load_experiment
@@ -56,3 +58,31 @@ def test_equal_results_give_an_equal_figure(planned: Plan, tmp_path: Path) -> No
 
 def test_nothing_measured_is_no_figure(planned: Plan, tmp_path: Path) -> None:
     assert draw_sweep(planned, table_of(planned, {}), NO_PEAKS, tmp_path) == []
+
+
+def test_a_line_has_one_colour_in_all_panels_and_no_curve_has_it(
+    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[tuple[str, str]]] = []
+
+    def look(figure: Figure, *_: object) -> list[Path]:
+        for panel in figure.axes:
+            handles, labels = panel.get_legend_handles_labels()
+            colours = [handle.lines[0] if hasattr(handle, "lines") else handle for handle in handles]
+            drawn.append([(label, line.get_color()) for label, line in zip(labels, colours, strict=True)])
+        return []
+
+    monkeypatch.setattr("repro.report.sweeps.save_figure", look)
+    heights = {"lora-r16": 40.0, "dora-r16": 41.0, "dual_lora-1": 42.0, "dual_lora-8": 43.0}
+    table = table_of(planned, heights)
+    printed = [
+        ("dora-r32", "DoRA (r=32)"),
+        ("lora-r16", "LoRA (r=16)"),
+        ("dual_lora-16", "Dual LoRA (r=16)"),
+    ]
+    rows = tuple(TableRow(i, label, "1", {"avg": Estimate(80.0, None, 1)}, None) for i, label in printed)
+    paper = TableGroup("Paper", "paper", "llama3-8b", rows)
+    draw_sweep(planned, replace(table, groups=(*table.groups, paper)), NO_PEAKS, tmp_path)
+    ours, theirs = map(dict, drawn)
+    assert ours["LoRA (r=16)"] == theirs["LoRA (r=16)"] and ours["Dual LoRA"] == theirs["Dual LoRA (r=16)"]
+    assert len({*ours.values(), *theirs.values()}) == 4
