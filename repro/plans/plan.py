@@ -264,7 +264,7 @@ def expand(
             point,
             seeds=given or part.seeds_of(point.id) or profile.seeds,
             curve=row.id if row.vary else None,
-            learning_rate=family.learning_rate(row),
+            rates=family.rates(row),
             local_data=local_data,
             source=None if data == "profile" else data,
         )
@@ -333,14 +333,13 @@ def _planned_row(
     *,
     seeds: Sequence[int],
     curve: str | None,
-    learning_rate: float | None,
+    rates: Settings,
     local_data: bool,
     source: str | None,
 ) -> PlannedRow:
     family = profile.family(experiment.family)
     where = f"experiments/{experiment.name}.yaml, row {row.id}, profile {profile.name}"
     data = Settings() if source is None else Settings(benchmark={"source": source})
-    found = Settings() if learning_rate is None else Settings(training={"learning_rate": learning_rate})
     method = METHODS[row.method["name"]]
     preset_name = row.preset or experiment.preset
     preset = load_preset(preset_name, block.model) if preset_name and family.model is None else Settings()
@@ -351,7 +350,7 @@ def _planned_row(
 
     def spec(task: str | None, seed: int, method: Mapping[str, Any]) -> RunSpec:
         local = family.local_data if local_data else Settings()
-        parts: list[Settings] = [experiment.defaults, preset, family, local, block, row, found, data]
+        parts: list[Settings] = [experiment.defaults, preset, family, local, block, row, rates, data]
         layers = [layer for part in parts for layer in part.layers(task)]
         alone = {"tasks": [task]} if task else {}
         content = {

@@ -28,7 +28,7 @@ from repro.paths import EXPERIMENTS
 from repro.plans.cluster import Cluster
 from repro.plans.execution import Execution
 from repro.plans.experiment import Row, list_experiments
-from repro.plans.settings import Settings
+from repro.plans.settings import Settings, TaskSettings
 
 UniqueSeeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(differ)]
 
@@ -39,31 +39,49 @@ class Seeds(Frozen):
     seeds: UniqueSeeds
 
 
+Rate = Annotated[float, Field(gt=0)]
+_OTHER_TASKS = "*"
+
+
 class FamilyProfile(Settings):
     """Settings of a profile for one benchmark family; they override the experiment's.
 
     Attributes:
         model: stand-in model that replaces all models of an experiment; None keeps the experiment's models.
         execution: overrides of the profile's `execution` for this family.
-        learning_rates: by method, as `sweeps/learning_rate` found them at this scale. They replace those of
-            an experiment's rows, unless a row varies the rate.
+        learning_rates: by method, as the family's search found them at this scale: one for all tasks, or by
+            task, with "*" for the others. They replace those of an experiment's rows, unless a row varies the
+            rate.
         local_data: settings that override these if there is a local data folder.
     """
 
     model: Name | None = None
     execution: dict[str, Any] = {}
-    learning_rates: dict[Name, Annotated[float, Field(gt=0)]] = {}
+    learning_rates: dict[Name, Rate | dict[Line, Rate]] = {}
     local_data: Settings = Settings()
 
-    def learning_rate(self, row: Row) -> float | None:
-        """The rate for a row of an experiment; None where the row has its own."""
+    def rates(self, row: Row) -> Settings:
+        """The rates for a row of an experiment; none where the row has its own."""
         varies = any("training.learning_rate" in axis for axis in row.vary)
-        return None if varies else self.learning_rates.get(row.method["name"])
+        return Settings() if varies else self._rates(row.method["name"])
 
     def problems(self, family: str) -> list[str]:
-        unknown = [name for name in self.learning_rates if name not in METHODS]
-        lines = [f"learning_rates: {one_of('method', name, METHODS)}" for name in unknown]
-        return super().problems(family) + lines
+        lines = super().problems(family)
+        for name in self.learning_rates:
+            if name not in METHODS:
+                lines.append(f"learning_rates: {one_of('method', name, METHODS)}")
+            found = self._rates(name).problems(family)
+            lines += [f"learning_rates.{name}: {line.removeprefix('tasks: ')}" for line in found]
+        return lines
+
+    def _rates(self, method: str) -> Settings:
+        rates = self.learning_rates.get(method, {})
+        by_task = dict(rates) if isinstance(rates, dict) else {_OTHER_TASKS: rates}
+        general = by_task.pop(_OTHER_TASKS, None)
+        return Settings(
+            training={} if general is None else {"learning_rate": general},
+            tasks={task: TaskSettings(training={"learning_rate": rate}) for task, rate in by_task.items()},
+        )
 
 
 class ExperimentProfile(Frozen):

@@ -56,6 +56,21 @@ def test_a_family_without_a_section_is_refused_when_its_experiment_is_planned() 
             "model: tiny-bert\n    learning_rates: {lroa: 1.0e-3}",
             "families.glue.learning_rates: .*did you mean 'lora'",
         ),
+        (
+            "model: tiny-bert",
+            "model: tiny-bert\n    learning_rates: {lora: {stbs: 1.0e-3}}",
+            "families.glue.learning_rates.lora: .*did you mean 'stsb'",
+        ),
+        (
+            "model: tiny-llama",
+            "model: tiny-llama\n    learning_rates: {lora: {piqa: 1.0e-3}}",
+            "families.commonsense.learning_rates.lora: commonsense trains on all of its tasks at once",
+        ),
+        (
+            "model: tiny-bert",
+            "model: tiny-bert\n    learning_rates: {lora: {stsb: -1.0}}",
+            "families.glue.learning_rates.lora",
+        ),
         ("micro_batch_size: 4", "micro_batch_size: '4'", "execution.micro_batch_size: .*got '4'"),
         ("purpose: a", 'purpose: "a\\nb" # a', "purpose: holds the character"),
     ],
@@ -104,3 +119,18 @@ def test_a_profile_s_learning_rates_replace_those_of_rows_that_do_not_vary_them(
     }
     assert rates("table1") == own | {"dual_lora": 0.5}
     assert 0.5 not in rates("sweeps/learning_rate").values()
+
+
+def test_a_profile_s_learning_rates_can_be_those_of_single_tasks() -> None:
+    whole = load_profile("laptop")
+
+    def rates(given: object) -> dict[str, float]:
+        family = whole.families["glue"].model_copy(update={"learning_rates": {"lora": given}})
+        profile = whole.model_copy(update={"families": {**whole.families, "glue": family}})
+        (row,) = expand(load_experiment("table2"), profile, data="local").only(["lora"]).rows
+        return {next(iter(spec.benchmark.columns)): spec.training.learning_rate for spec in row.specs}
+
+    assert rates({"*": 0.5, "stsb": 0.25}) == {"sst2": 0.5, "qnli": 0.5, "stsb": 0.25}
+    assert rates(0.5) == {"sst2": 0.5, "qnli": 0.5, "stsb": 0.5}
+    alone = rates({"stsb": 0.25})
+    assert alone["stsb"] == 0.25 and alone["sst2"] not in (0.25, 0.5)
