@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from repro.analysis.claims import Scored, Verdict
+from repro.analysis.claims import FEWEST_RUNS, Scored, Verdict
 from repro.analysis.claims_on_paper import OnPaper
 from repro.analysis.ledger import Claim
 from repro.report.claims import wanted_in_words
@@ -97,6 +97,11 @@ def _timed(s: Scored) -> str:
 
 def _compared(s: Scored) -> str:
     differences = [(t, t.difference) for t in s.by(s.decided_by) if t.difference]
+    of = ""
+    if s.verdict == "contradicted" and len(differences) > 1:  # by one comparison
+        of = f", the furthest from the claim of {len(differences)}"
+        many = [pair for pair in differences if pair[1].runs >= FEWEST_RUNS]
+        differences = [min(many, key=lambda pair: pair[0].p_fails())]
     seeds = min(difference.runs for _, difference in differences)
     counted = f"{seeds} seed" + ("s" if seeds > 1 else "")
     decide = wanted_in_words(s)
@@ -109,7 +114,8 @@ def _compared(s: Scored) -> str:
     if len(differences) == 1:
         t, difference = differences[0]
         width = "" if difference.half_width is None else f" ± {difference.half_width:.1f}"
-        found = f"{t.better} minus {t.worse}: {difference.mean:+.1f}{width} points{least}"
+        where = f" in {t.column}" if t.column else ""
+        found = f"{t.better} minus {t.worse}{where}: {difference.mean:+.1f}{width} points{least}{of}"
     else:
         means = [difference.mean for _, difference in differences]
         found = (
