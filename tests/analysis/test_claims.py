@@ -38,7 +38,7 @@ from repro.report.claims import claims_page
 from repro.report.standing import standing
 from repro.runs.environment import environment
 from repro.runs.json_files import write_json
-from repro.runs.measurements import Card, Measured, Measurement, Ratio, speed_file
+from repro.runs.measurements import Card, Measured, Measurement, Ratio, speed_file, usable_speeds
 from repro.runs.result import Result
 from repro.runs.states import RunState, State
 from repro.runs.store import Store
@@ -521,6 +521,23 @@ def test_a_gpus_bench_decides_where_there_is_one_and_the_verdict_says_so(
         assert f"15 rounds of `make bench` on {where}." in told
     else:
         assert "not tested: not measured by `make bench`" in page
+
+
+def test_of_two_processors_that_with_the_most_rounds_decides(tmp_path: Path) -> None:
+    ledger = load_ledger()
+    (time,) = (claim for claim in ledger.claims if claim.id == "time")
+    assert time.overhead is not None
+    for hardware, five, rounds in (("2 threads of A", (1.4,) * 5, 14), ("2 threads of Z", (1.0,) * 5, 7)):
+        ratio = Ratio(rounds=_rounds(five)[:rounds])
+        figures = [Measurement(name=name, at="here", ratio=ratio) for name in time.overhead.ratios]
+        where = environment().model_copy(update={"hardware": hardware})
+        measured = Measured(figures=tuple(figures), points=(), environment=where)
+        write_json(speed_file(tmp_path, measured), measured)
+    assert [one.hardware for one in usable_speeds(tmp_path)] == ["2 threads of A", "2 threads of Z"]
+    (found,) = (
+        s for s in score_claims(ledger, _plans("laptop"), Store(tmp_path / "runs")) if s.claim == time
+    )
+    assert found.verdict == "contradicted" and found.where.startswith("2 threads of A; ")
 
 
 def test_every_ratio_means_every_ratio(tmp_path: Path) -> None:
