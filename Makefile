@@ -55,7 +55,7 @@ fig2: run-fig2 ## Figure 2, the accuracy at every ratio r1 : r2
 fig2-sweep: fig2 ## the same as fig2
 fig3: run-fig3 ## Figure 3, the rank of the update
 
-sweep-%: run-sweep-% ## a sweep: alpha, init_std, warmup, rank, learning_rate and learning_rate_glue (held-out data), rate_curves
+sweep-%: run-sweep-% ## a sweep: alpha, init_std, warmup, rank, learning_rate, learning_rate_glue and learning_rate_e2e (held-out data), rate_curves
 	@:
 
 question-%: run-question-% ## a question that the paper raises: setting3, setting3_generate, direction

@@ -28,9 +28,9 @@ class Peak:
         label: the curve's label.
         row: the row at the peak.
         points: how many values of x have finished runs.
-        best: the value of x with the highest average.
-        score: that average, with its interval over items and seeds. As the highest of several it is biased
-            upwards.
+        best: the value of x with the highest average, or with the highest score in the sweep's column.
+        score: that average or score, with its interval over items and seeds. As the highest of several it is
+            biased upwards.
         seeds_best: the best value of x of each seed alone, by seed.
         plateau: lowest and highest value of x without a gap around the best at which the average is less than
             `PLATEAU` points, or one standard error of the paired difference if that is more, below the peak.
@@ -109,6 +109,8 @@ def _points(rows: Sequence[PlannedRow], plan: Plan, results: Mapping[str, Result
     found = []
     for row in rows:
         runs = runs_by_column(row, results)
+        if sweep.column is not None:
+            runs = {column: by_seed for column, by_seed in runs.items() if column == sweep.column}
         seeds = sorted(set.intersection(*map(set, runs.values()))) if runs else []
         shared = {column: [by_seed[seed] for seed in seeds] for column, by_seed in runs.items()}
         if not seeds or any(len(items_of(done, column)) > 1 for column, done in shared.items()):

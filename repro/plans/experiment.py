@@ -112,10 +112,12 @@ class Sweep(Frozen):
     Attributes:
         x: dotted spec key whose value is a point's x coordinate.
         label: label of the x axis.
+        column: the column that is drawn and whose peaks are found; None for the average.
     """
 
     x: Line
     label: Line
+    column: Name | None = None
 
 
 class RankAnalysis(Frozen):
@@ -191,9 +193,19 @@ class Experiment(Frozen):
             yield from ((f"{place}, row {row.id}", row) for row in group.rows)
 
     @model_validator(mode="after")
-    def _sweep_varies_x(self) -> Experiment:
+    def _sweep_is_of_a_column_and_varies_x(self) -> Experiment:
         if self.sweep is None:
             return self
+        family = benchmark_families()[self.family]
+        if self.sweep.column is not None:
+            known = family.headings()
+            if self.sweep.column not in known:
+                raise ValueError(f"sweep.column: {one_of('column', self.sweep.column, known)}")
+        elif not family.averaged:
+            raise ValueError(
+                f"sweep.column: missing, and {self.family} has no average; name one of "
+                + ", ".join(family.headings())
+            )
         for place, rows in [("stand_in", self.stand_in.rows), *((b.model, b.rows) for b in self.blocks)]:
             varied = {key for row in rows for axis in row.vary for key in axis}
             if rows and self.sweep.x not in varied:

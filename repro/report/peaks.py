@@ -60,12 +60,16 @@ def _mean_curvature(peak: Peak, curvature: Callable[[RunSpec], Curvature | None]
     return fmean(known) if known else None
 
 
-def peak_lines(table: pd.DataFrame) -> list[str]:
-    """The table as Markdown, with a note on its terms; nothing without a curve."""
+def peak_lines(table: pd.DataFrame, score: str = "average (%)") -> list[str]:
+    """The table as Markdown, with a note on its terms; nothing without a curve.
+
+    Args:
+        score: what the peaks are of, the heading of a column.
+    """
     if table.empty:
         return []
     other = table["curve"][table["difference"].isna()].iloc[0]
-    head = ["", "best at", "average (%)", "best of each seed", "plateau", f"minus {other} (points)"]
+    head = ["", "best at", score, "best of each seed", "plateau", f"minus {other} (points)"]
     with_curvature = bool(table["curvature"].notna().any())
     rows = [
         [
@@ -82,9 +86,9 @@ def peak_lines(table: pd.DataFrame) -> list[str]:
         for line in table.to_dict("records")
     ]
     note = (
-        f"Plateau: tried values without a gap around the best whose average is less than {PLATEAU:g} point, "
-        "or one standard error of the paired difference if that is more, below the highest; < and > mark an "
-        "end of the tried values."
+        f"Plateau: tried values without a gap around the best whose {score.removesuffix(' (%)')} is "
+        f"less than {PLATEAU:g} point, or one standard error of the paired difference if that is more, below "
+        "the highest; < and > mark an end of the tried values."
     )
     return [*markdown_table(head + ([CURVATURE] if with_curvature else []), rows), "", note]
 

@@ -24,6 +24,7 @@ from repro.analysis.norms import NormPoint, norm_points
 from repro.analysis.paper import AVERAGE
 from repro.analysis.peaks import peaks
 from repro.analysis.statistics import Estimate
+from repro.plans.experiment import Sweep
 from repro.plans.plan import Plan
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec, flatten
@@ -103,7 +104,7 @@ class ReferencePage:
         scale, figure = f"Profile `{profile}`.", f"![{table.title}](reference/figures/{profile}/{name}.png)"
         if stand.plan.experiment.sweep:
             note = f"All tasks and settings: {self._links(name)}."
-            return [scale, "", figure, "", *self._points(name, table), "", *self._peaks(name), note]
+            return [scale, "", figure, "", *self._points(name, table), "", *self._peaks(name, table), note]
         groups = tuple(
             replace(group, rows=tuple(row for row in group.rows if row.runs and row.runs[0]))
             for group in table.groups
@@ -136,10 +137,15 @@ class ReferencePage:
         """The averages of a sweep and, where its runs have them, the probabilities: one line per curve."""
         sweep = self.plans[name].experiment.sweep
         assert sweep is not None
-        averages = self._curves(name, table, AVERAGE)
+        averages = self._curves(name, table, sweep.column or AVERAGE)
         probabilities = self._curves(name, table, PROBABILITY)
         label = markdown_text(sweep.label)
-        head = ["", f"average (%) at {label}", *([f"Prob. at {label}"] if probabilities else []), "seeds"]
+        head = [
+            "",
+            f"{_swept(sweep, table)} at {label}",
+            *([f"Prob. at {label}"] if probabilities else []),
+            "seeds",
+        ]
         rows = [
             [
                 markdown_text(curve),
@@ -152,7 +158,7 @@ class ReferencePage:
         shown = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
         widths = [e.half_width for points in averages.values() for e in points.values() if e.half_width]
         if widths:
-            shown += ["", f"95 % intervals of the averages: at most ± {max(widths):.1f}."]
+            shown += ["", f"95 % intervals of these scores: at most ± {max(widths):.1f}."]
         return shown
 
     def _curves(self, name: str, table: Table, column: str) -> dict[str, dict[str, Estimate]]:
@@ -170,13 +176,15 @@ class ReferencePage:
                 curves.setdefault(curve, {})[f"{place:g}" if row.curve else ""] = estimate
         return curves
 
-    def _peaks(self, name: str) -> list[str]:
+    def _peaks(self, name: str, table: Table) -> list[str]:
         """Where a sweep's curves are highest, and how far apart they are there."""
 
         def curvature(spec: RunSpec) -> Curvature | None:
             return usable(partial(known_curvature, spec, self.folder))
 
-        lines = peak_lines(peak_table(peaks(*self.stands[name]), curvature))
+        sweep = self.plans[name].experiment.sweep
+        assert sweep is not None
+        lines = peak_lines(peak_table(peaks(*self.stands[name]), curvature), _swept(sweep, table))
         return [*lines, ""] if lines else []
 
     def _place(self, name: str, table: Table) -> list[str]:
@@ -299,6 +307,11 @@ class ReferencePage:
             f"{len(every)} different runs, since tables share some; {hours:.1f} hours in total. Code: "
             f"{', '.join(map(markdown_text, commits))}. Versions: {'; '.join(map(markdown_text, versions))}.",
         ]
+
+
+def _swept(sweep: Sweep, table: Table) -> str:
+    """The heading of what a sweep's curves show."""
+    return "average (%)" if sweep.column is None else table.columns[sweep.column]
 
 
 def _highest_in_bold(points: Mapping[str, Estimate]) -> str:

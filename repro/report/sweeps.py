@@ -31,6 +31,8 @@ _MOST_TICKS = 7
 def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the measured averages with their intervals, one panel per block, then the paper's values.
 
+    Where the sweep names a column, its scores are drawn instead of averages.
+
     Args:
         peaks: from `repro.report.peaks.peak_table`.
 
@@ -40,8 +42,9 @@ def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> l
     sweep = plan.experiment.sweep
     assert sweep is not None
     blocks = list(dict.fromkeys(row.block for row in plan.rows))
+    column = sweep.column or AVERAGE
     groups = {(group.source, group.block): group for group in table.groups}
-    if not any(row.values.get(AVERAGE) for block in blocks for row in groups["measured", block].rows):
+    if not any(row.values.get(column) for block in blocks for row in groups["measured", block].rows):
         return []
     printed = [group for group in table.groups if group.source == "paper"]
     curved = peaks[peaks["curvature"].notna()] if len(peaks) else peaks
@@ -65,7 +68,8 @@ def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> l
         for panel in axes[0]:
             panel.set_xlabel(figure_text(panel.get_xlabel() or sweep.label))
             panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
-        axes[0, 0].set_ylabel("mean accuracy (%), 95 % interval")
+        score = "mean accuracy (%)" if sweep.column is None else table.columns[sweep.column]
+        axes[0, 0].set_ylabel(figure_text(f"{score}, 95 % interval"))
         return save_figure(figure, table.name, table.title, table.watermark, folder)
 
 
@@ -89,10 +93,11 @@ class _Lines:
 def _measured(
     panel: Any, planned: list[PlannedRow], rows: dict[str, TableRow], sweep: Sweep, lines: _Lines
 ) -> None:
+    column = sweep.column or AVERAGE
     curves: dict[str | None, list[tuple[float, TableRow]]] = {}
     for plan in planned:
         place = flatten(plan.specs[0].model_dump(mode="json")).get(sweep.x, math.nan)
-        if rows[plan.id].values.get(AVERAGE) is not None:
+        if rows[plan.id].values.get(column) is not None:
             curves.setdefault(plan.curve, []).append((place, rows[plan.id]))
     flat = curves.pop(None, [])
     places = [place for points in curves.values() for place, _ in points]
@@ -106,7 +111,7 @@ def _measured(
     for curve in (curve for curve in looks if curve in curves):
         points = curves[curve]
         points.sort(key=lambda point: point[0])
-        estimates = [row.values[AVERAGE] for _, row in points]
+        estimates = [row.values[column] for _, row in points]
         panel.errorbar(
             [place for place, _ in points],
             [e.mean for e in estimates if e],
@@ -118,7 +123,7 @@ def _measured(
     # The intervals of horizontal lines are drawn to the right of the curves.
     low, high = panel.get_xlim()
     for index, (_, row) in enumerate(flat):
-        estimate = row.values[AVERAGE]
+        estimate = row.values[column]
         assert estimate is not None
         color = lines.draw(panel, estimate.mean, row.label)
         place = high + (high - low) * 0.03 * (1 + index)

@@ -17,7 +17,7 @@ from repro.benchmarks.base import (
     of_nearest_vocabulary,
 )
 from repro.benchmarks.e2e.records import Record, grouped, pairs
-from repro.benchmarks.e2e.sources import SOURCES
+from repro.benchmarks.e2e.sources import SOURCES, Split
 from repro.benchmarks.gold_probability import stored
 from repro.benchmarks.hub_sets import hub_size
 from repro.benchmarks.overlap import ALLOWED, overlap_warnings
@@ -47,8 +47,8 @@ _MEAN_TOKENS = {
     50_257: {"official": (53.5, 25.0), "synthetic": (63.2, 33.6)},
     49_152: {"official": (56.6, 26.4), "synthetic": (65.7, 34.9)},
 }
-# Meaning representations of the official test set.
-_TESTED = 630
+# Meaning representations of the official sets.
+_EVALUATED = {"test": 630, "development": 547}
 # Mean references of a test representation: of the official set 4,693 / 630.
 _REFERENCES = {"official": 7.45, "synthetic": 5.0}
 
@@ -86,9 +86,10 @@ class E2E(Benchmark):
 
     Attributes:
         source: where the records come from; see `sources`.
+        evaluated: what is scored: the `test` set, or the `development` set, to choose settings on.
         train_size: training sentences, None for all.
         validation_size: development sentences for the validation loss.
-        test_size: test representations, None for all.
+        test_size: representations that are scored, None for all.
         max_tokens: longest training text.
         beams, length_penalty, no_repeat_ngram, max_new_tokens: of the beam search; see
             `repro.training.causal_lm.generate`. The defaults are the LoRA paper's (Table 11).
@@ -104,6 +105,7 @@ class E2E(Benchmark):
 
     family: Literal["e2e"] = "e2e"
     source: Literal["local", "hub", "synthetic"]
+    evaluated: Literal["test", "development"] = added("test")
     train_size: int | None = Field(default=None, ge=1)
     validation_size: int = Field(default=0, ge=0)
     test_size: int | None = Field(default=None, ge=1)
@@ -141,11 +143,16 @@ class E2E(Benchmark):
         trained = "all" if self.train_size is None else str(self.train_size)
         tested = "all" if self.test_size is None else str(self.test_size)
         return (
-            f"{trained} training sentences and {tested} test representations with all their references, from "
-            f"the source '{self.source}' ({SOURCES.get(self.source).note}); {self.beams} beams, length "
-            f"penalty {self.length_penalty:g}, no repeated {self.no_repeat_ngram}-grams, "
+            f"{trained} training sentences and {tested} {self.evaluated} representations with all their "
+            f"references, from the source '{self.source}' ({SOURCES.get(self.source).note}); "
+            f"{self.beams} beams, length penalty {self.length_penalty:g}, "
+            f"no repeated {self.no_repeat_ngram}-grams, "
             f"up to {self.max_new_tokens} new tokens."
         )
+
+    @property
+    def _split(self) -> Split:
+        return "test" if self.evaluated == "test" else "validation"
 
     @property
     def _set(self) -> str:
@@ -163,7 +170,8 @@ class E2E(Benchmark):
 
     def evaluation_size(self, vocabulary: int) -> EvaluationSize:
         text, completion = self._mean_tokens(vocabulary)
-        items, prompt = min(self.test_size or _TESTED, _TESTED), text - completion
+        available = _EVALUATED[self.evaluated]
+        items, prompt = min(self.test_size or available, available), text - completion
         counted = self.beams * (prompt + self.max_new_tokens)
         sentences = _REFERENCES[self._set] * completion
         return EvaluationSize(
@@ -178,7 +186,7 @@ class E2E(Benchmark):
 
         tokenizer, training = context.tokenizer, context.training
         source = SOURCES.get(self.source)
-        trained, tested = pairs(source.load("train")), grouped(source.load("test"))
+        trained, tested = pairs(source.load("train")), grouped(source.load(self._split))
         warnings = overlap_warnings(
             "e2e",
             (frozenset(record.slots) for record in trained),
@@ -222,7 +230,7 @@ class E2E(Benchmark):
         return E2EModule(model, context, steps, decoding)
 
     def test_records(self) -> list[Record]:
-        return self._some(grouped(SOURCES.get(self.source).load("test")), self.test_size)
+        return self._some(grouped(SOURCES.get(self.source).load(self._split)), self.test_size)
 
     def item(self, record: Record) -> Item:
         return Item(record.id, self.family, record.prompt, wanted=record.references)
