@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -93,6 +94,23 @@ def test_every_seed_has_its_own_best(plan: Plan) -> None:
     tops = found(plan, {"hira": {1e-3: (100, 200), 3e-3: (220, 150), 1e-2: (190, 190)}})
     assert tops["hira"].best == 1e-2
     assert tops["hira"].seeds_best == {0: 3e-3, 1: 1e-3}
+
+
+def test_the_peak_of_a_column_is_its_own(plan: Plan) -> None:
+    """Of the items of boolq as many are right as of the other tasks; a column without runs has no peaks."""
+    assert plan.experiment.sweep is not None
+    right = {"lora": dict(zip(RATES, same(200, 236, 237, 240, 237, 239), strict=True))}
+
+    def of(column: str) -> dict[str, Peak]:
+        sweep = plan.experiment.sweep.model_copy(update={"column": column})  # type: ignore[union-attr]
+        experiment = plan.experiment.model_copy(update={"sweep": sweep})
+        return found(replace(plan, experiment=experiment), right)
+
+    (average,), (boolq,) = found(plan, right).values(), of("boolq").values()
+    assert boolq.best == average.best == 3e-3 and boolq.score.mean == pytest.approx(60)
+    # One task's items are fewer than eight tasks'.
+    assert (boolq.score.half_width or 0) > 2 * (average.score.half_width or 0)
+    assert of("none") == {}
 
 
 def test_the_table_shows_what_is_open_and_curvatures_where_they_are_known(plan: Plan) -> None:

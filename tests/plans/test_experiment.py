@@ -222,6 +222,11 @@ def _edited(content: dict, key: str, value: object) -> None:
         ("blocks.0.rows.0.training", {"epochs": "3"}, "epochs: .*got '3'"),
         ("title", "a\nb", "title: holds the character"),
         ("sweep", {"x": "method.rnak", "label": "rank"}, "stand_in: no row varies sweep.x, 'method.rnak'"),
+        (
+            "sweep",
+            {"x": "method.rank", "label": "rank", "column": "boolk"},
+            "sweep.column: unknown column 'boolk'; .*did you mean 'boolq'",
+        ),
         ("family", "comonsense", "did you mean 'commonsense'"),
         ("name", "../../x", "name: not a name"),
         ("name", "other", "name: must equal the name of the file, 'table1'"),
@@ -236,6 +241,15 @@ def test_a_slip_is_refused_when_planning(
     (tmp_path / "table1.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=message):
         expand(load_experiment("table1", tmp_path), load_profile("smoke"))
+
+
+def test_a_sweep_of_a_family_without_an_average_names_a_column() -> None:
+    content = load_experiment("sweeps/learning_rate_e2e").model_dump()
+    content["sweep"]["column"] = None
+    with pytest.raises(
+        ValueError, match="sweep.column: missing, and e2e has no average; name one of bleu"
+    ):
+        Experiment.model_validate(content)
 
 
 def test_defaults_in_a_circle_are_refused(tmp_path: Path, content: dict) -> None:

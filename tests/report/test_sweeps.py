@@ -50,6 +50,17 @@ def test_curves_and_lines_are_named_and_missing_points_left_out(planned: Plan, t
     assert planned.experiment.sweep is not None and planned.experiment.sweep.label in texts
 
 
+def test_a_sweep_of_a_column_draws_that_column(tmp_path: Path) -> None:
+    planned = expand(load_experiment("sweeps/learning_rate_e2e"), load_profile("smoke"))
+    table = table_of(planned, {row.id: 40.0 for row in planned.rows})
+    assert draw_sweep(planned, table, NO_PEAKS, tmp_path) == []
+    (group,) = table.groups
+    rows = tuple(replace(row, values={"bleu": row.values["avg"]}) for row in group.rows)
+    swept = replace(table, columns={"bleu": "BLEU"}, groups=(replace(group, rows=rows),))
+    _, svg = draw_sweep(planned, swept, NO_PEAKS, tmp_path)
+    assert "BLEU, 95 % interval" in "".join(ElementTree.parse(svg).getroot().itertext())
+
+
 def test_equal_results_give_an_equal_figure(planned: Plan, tmp_path: Path) -> None:
     table = table_of(planned, {"dual_lora-3": 41.0})
     first, second = (draw_sweep(planned, table, NO_PEAKS, tmp_path / name) for name in ("one", "two"))

@@ -114,6 +114,14 @@ def test_the_grammar_says_what_the_representation_does() -> None:
     assert synthetic_rows("train") == synthetic_rows("train")
 
 
+def test_settings_are_chosen_on_the_development_set() -> None:
+    test, development = E2E(source="synthetic"), E2E(source="synthetic", evaluated="development")
+    assert development.test_records() == test._some(grouped(synthetic_rows("validation")), None)
+    assert not {r.slots for r in development.test_records()} & {r.slots for r in test.test_records()}
+    assert "all development representations" in development.note
+    assert development.evaluation_size(49_152).items < test.evaluation_size(49_152).items
+
+
 def test_a_training_text_is_context_end_token_and_sentence(tokenizer: PreTrainedTokenizerBase) -> None:
     (record,) = pairs(rows(("name[B]", "B is it.")))
     prompt, completion, _ = training_text(record, tokenizer)
