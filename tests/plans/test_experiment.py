@@ -246,9 +246,7 @@ def test_a_slip_is_refused_when_planning(
 def test_a_sweep_of_a_family_without_an_average_names_a_column() -> None:
     content = load_experiment("sweeps/learning_rate_e2e").model_dump()
     content["sweep"]["column"] = None
-    with pytest.raises(
-        ValueError, match="sweep.column: missing, and e2e has no average; name one of bleu"
-    ):
+    with pytest.raises(ValueError, match=r"sweep\.column: missing, and e2e has no average; name one of bleu"):
         Experiment.model_validate(content)
 
 
