@@ -18,7 +18,7 @@ from repro.runs.result import Environment
 class Ratio(Frozen):
     """How many times as much one case takes as another, round by round: what disturbs one disturbs both."""
 
-    # A bench has 120 rounds at most. What tests them takes memory with the square of their number.
+    # A bench has 350 rounds at most. What tests them takes memory with the square of their number.
     rounds: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] = Field(min_length=1, max_length=1000)
 
     @property

@@ -31,7 +31,10 @@ from repro.speed.conditions import Conditions, Found, failed, release
 
 
 class Part(NamedTuple):
-    """A part and its share of the time: about the seconds that it takes where all rounds fit."""
+    """A part and its share of the time: about the seconds that it takes where all rounds fit.
+
+    Inference takes three times its share for all of its rounds, which only a longer bench has time for.
+    """
 
     figures: Callable[[Conditions], Iterator[Found]]
     share: float
@@ -42,7 +45,7 @@ PARTS: Mapping[Device, Mapping[str, Part]] = {
     "cpu": {
         "layer": Part(cpu_layer.figures, 150),
         "step": Part(step.figures, 120),
-        "inference": Part(inference.figures, 80),
+        "inference": Part(inference.figures, 160),
         "training": Part(training.figures, 60),
         "evaluation": Part(evaluation.figures, 50),
         "startup": Part(startup.figures, 45),
