@@ -117,7 +117,7 @@ def _rerun(options: argparse.Namespace) -> int:
     from repro.report.rerun import describe_rerun
     from repro.runs.rerun import executed_as, read_run
     from repro.runs.states import run_state
-    from repro.runs.store import RESULT, Store
+    from repro.runs.store import Store
 
     spec, before = read_run(options.file)
 
@@ -125,10 +125,11 @@ def _rerun(options: argparse.Namespace) -> int:
         return executed_as(before, execution) if run == spec else execution
 
     store = Store(RESULTS / "runs")
-    if options.file.resolve() == (store.directory(spec) / RESULT).resolve():
+    there = run_state(spec, store).result
+    if there is not None and (there.finished, there.total_seconds) == (before.finished, before.total_seconds):
         raise ConfigError(
-            f"{options.file} is the file that its own rerun would overwrite; copy it elsewhere, or set "
-            "REPRO_RESULTS_DIR to another folder"
+            f"{store.directory(spec)} has the very run of {options.file}, which would be compared with "
+            "itself; set REPRO_RESULTS_DIR to another folder"
         )
     specs = [needed for needed in (*spec.needed, spec) if not store.is_done(needed)]
     print(f"{spec.slug}: {'executing' if specs else 'already done here, comparing'}", file=sys.stderr)
