@@ -489,10 +489,12 @@ def fits(size: str, better: float, worse: float) -> bool:
 def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
     """The fewest seeds, and the fewest items per task, that would decide a claim at this level.
 
-    None if one of its comparisons has no spread to project from.
+    Of comparisons without data it is supposed that they decide nothing else, so that more may be needed.
+    None if none has data, or one with data has no spread to project from.
     """
-    spreads = [t.spread for t in tested if t.spread]
-    if len(spreads) < len(tested):
+    measured = [t for t in tested if t.difference]
+    spreads = [t.spread for t in measured if t.spread]
+    if not spreads or len(spreads) < len(measured):
         return None
 
     def decided(seeds: int | None, more_items: float) -> bool:
@@ -501,10 +503,11 @@ def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
         return _decided(
             [
                 (t, t.spread.estimate(t.difference.mean, seeds or t.spread.runs, more_items))
-                for t in tested
+                for t in measured
                 if t.spread and t.difference
             ],
             level,
+            len(tested),
         )
 
     choices = range(min(s.runs for s in spreads) + 1, _MOST_SEEDS + 1)
@@ -533,16 +536,16 @@ def wanted_rounds(tested: Sequence[Tested], level: float) -> Wanted | None:
     measured = [(t, t.difference) for t in tested if isinstance(t.difference, SignedRank)]
     rounds = max((found.runs for _, found in measured), default=_MOST_ROUNDS)
     for times in range(2, _MOST_ROUNDS // rounds + 1):
-        if _decided([(t, found.repeated(times)) for t, found in measured], level):
+        if _decided([(t, found.repeated(times)) for t, found in measured], level, len(tested)):
             return Wanted(seeds=None, items=times * rounds, both=None)
     return Wanted(seeds=None, items=None, both=None)
 
 
-def _decided(projected: Sequence[tuple[Tested, Estimate]], level: float) -> bool:
-    """Whether these estimates of the comparisons of a claim would decide it."""
+def _decided(projected: Sequence[tuple[Tested, Estimate]], level: float, comparisons: int) -> bool:
+    """Whether these estimates would decide a claim with so many comparisons."""
     return (
         max(t.p_holds(e) for t, e in projected) <= level
-        or len(projected) * min(t.p_fails(e) for t, e in projected) <= level
+        or comparisons * min(t.p_fails(e) for t, e in projected) <= level
         or max(t.p_equal(e) for t, e in projected) <= level
     )
 

@@ -91,10 +91,12 @@ def verdict_in_words(scored: Scored) -> str:
 
 
 def wanted_in_words(scored: Scored) -> str:
-    """The seeds or items that would decide an undecided claim."""
+    """What would decide an undecided claim: seeds or items, and runs for comparisons that have none."""
+    lacking = sum(t.difference is None for t in scored.tested) if scored.verdict == "undecided" else 0
+    runs = f"runs for {lacking} of its {len(scored.tested)} comparisons" if lacking else ""
     found = scored.wanted
     if found is None:
-        return ""
+        return runs
     if scored.claim.overhead:
         return f"{found.items:,} rounds" if found.items else "more than 500 rounds"
     one_seed = any(t.spread is not None and t.spread.runs == 1 for t in scored.tested)
@@ -103,8 +105,10 @@ def wanted_in_words(scored: Scored) -> str:
     if len(options) < 2 and found.both:
         options.append(f"{found.both[0]} seeds and {found.both[1]:,} items per task")
     if not options:
-        return "more than 100 seeds and 1,000 times the items"
-    return ("at least " if one_seed else "") + ", or ".join(options)
+        data = "more than 100 seeds and 1,000 times the items"
+    else:
+        data = ("at least " if one_seed or lacking else "") + ", or ".join(options)
+    return f"{data}; and {runs}" if runs else data
 
 
 def _ps(scored: Scored) -> list[str]:
@@ -165,7 +169,8 @@ def _notes(ledger: Ledger) -> list[str]:
         "this page (Holm); p-values of comparisons are not.",
         "- needed to decide: total seeds with the present items, or items per task with the present seeds, "
         "at the corrected level, if differences and spreads stay as they are; the fewest by either measure. "
-        "One seed decides nothing; of one this is a lower bound, since the spread between seeds is unknown.",
+        "One seed decides nothing; of one this is a lower bound, since the spread between seeds is unknown. "
+        "So it is where comparisons have no runs: it is for the others.",
         "- a claim about time is tested on the rounds of `make bench`: its difference is how far the "
         "measured overhead is on the claimed side, in percent of the other method, by Wilcoxon's signed-rank "
         "test on the logarithms of the ratios, and its runs are rounds. A GPU's bench counts where there is "

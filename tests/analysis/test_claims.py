@@ -386,6 +386,24 @@ def test_what_would_decide_a_claim() -> None:
     assert wanted([made(2.0)], LEVEL) is None
 
 
+def test_comparisons_without_runs_are_told_beside_what_would_decide_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """2 / sqrt(4 / n) > 2.13, the quantile of the first of three corrected levels, 0.0167; so n > 4.5."""
+    spread = Spread(0, 4.0, 0, 3, 100, 1e6, borrowed=1e6)
+    faint = Tested("m", "a", "b", None, 0.0, None, 1.0, made(2.0, 2.0).difference, spread)
+    nothing = replace(faint, difference=None, spread=None)
+    for comparisons, told in (
+        ([faint], "needed to decide: 5 seeds, or "),
+        ([faint, nothing], "needed to decide: at least 5 seeds, or "),
+        ([made(0.5), nothing], "needed to decide: runs for 1 of its 2 comparisons. (x)"),
+    ):
+        scored = simulated_claims({"one": comparisons}, monkeypatch, tmp_path)
+        page = "\n".join(standing(scored, lambda _: []))
+        assert told in page
+        assert ("runs for 1 of its 2 comparisons" in page) == (nothing in comparisons)
+
+
 @pytest.mark.parametrize("profile", list_profiles())
 def test_every_claim_finds_its_rows_where_nothing_has_run(profile: str, tmp_path: Path) -> None:
     ledger = load_ledger()
