@@ -254,9 +254,11 @@ class ReferencePage:
 
     @cached_property
     def norms(self) -> list[NormPoint]:
-        """The gain of every row against the size of its update."""
-        states = {name: stand.states for name, stand in self.stands.items()}
-        return norm_points(self.plans, states, self.store)
+        """The gain of every row at Table 1's scale against the size of its update."""
+        scale = self.plans["table1"].profile.name
+        own = {name: stand for name, stand in self.stands.items() if stand.plan.profile.name == scale}
+        states = {name: stand.states for name, stand in own.items()}
+        return norm_points({name: stand.plan for name, stand in own.items()}, states, self.store)
 
     def _norm(self) -> list[str]:
         return [*self._drawn("norm", "Gain against the size of the update"), *norm_lines(self.norms)]

@@ -44,6 +44,13 @@ def test_local_data_is_shown_without_having_it(page: ReferencePage) -> None:
     assert {run.spec["benchmark"]["source"] for run in runs} == {"local"}
 
 
+def test_gains_and_norms_are_of_one_scale(page: ReferencePage) -> None:
+    """Some experiments are shown at a smaller scale, where fewer steps leave a smaller update."""
+    assert len({stand.plan.profile.name for stand in page.stands.values()}) > 1
+    budgets = {point.planned.specs[0].training.warmup_steps for point in page.norms}
+    assert budgets == {page.plans["table1"].rows[0].specs[0].training.warmup_steps}
+
+
 def test_every_verdict_of_the_ledger_is_on_the_page_once(page: ReferencePage) -> None:
     """Except for claims about models that the profile does not run: these are counted."""
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
