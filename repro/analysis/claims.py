@@ -489,7 +489,7 @@ def fits(size: str, better: float, worse: float) -> bool:
 def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
     """The fewest seeds, and the fewest items per task, that would decide a claim at this level.
 
-    Of comparisons without data it is supposed that they decide nothing else, so that more may be needed.
+    Comparisons without data are left out, so that more may be needed.
     None if none has data, or one with data has no spread to project from.
     """
     measured = [t for t in tested if t.difference]

@@ -170,7 +170,7 @@ def _notes(ledger: Ledger) -> list[str]:
         "- needed to decide: total seeds with the present items, or items per task with the present seeds, "
         "at the corrected level, if differences and spreads stay as they are; the fewest by either measure. "
         "One seed decides nothing; of one this is a lower bound, since the spread between seeds is unknown. "
-        "So it is where comparisons have no runs: it is for the others.",
+        "Where comparisons have no runs, it is a lower bound too, since it is for the others.",
         "- a claim about time is tested on the rounds of `make bench`: its difference is how far the "
         "measured overhead is on the claimed side, in percent of the other method, by Wilcoxon's signed-rank "
         "test on the logarithms of the ratios, and its runs are rounds. A GPU's bench counts where there is "
