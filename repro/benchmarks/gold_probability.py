@@ -1,7 +1,8 @@
 """The log-probability of a gold answer: a sharper measure of an item than right or wrong.
 
 A test item that gains a little moves it, while an accuracy waits until the item flips. So intervals of
-differences are about three fifths as wide. Families say what the probability is of; all store it as here.
+differences are a quarter to a half as wide on commonsense reasoning. Families say what the probability is of;
+all store it as here.
 """
 
 from __future__ import annotations
