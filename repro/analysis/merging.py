@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+import numpy as np
+
 from repro.analysis.claims import paired_difference
 from repro.analysis.damaged_files import usable
 from repro.analysis.finished import ByColumn, runs_by_column
@@ -25,11 +27,13 @@ class Pair:
     """A measure with and without merging, as means over the same tasks, items and seeds.
 
     `difference` is merged minus unmerged, paired by item and seed: negative where merging costs something.
+    `identical` says that no item of any seed changed.
     """
 
     merged: float
     unmerged: float
     difference: Estimate
+    identical: bool
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,15 @@ def _pair(one: ByColumn, other: ByColumn, columns: Sequence[str], measure: Measu
         return None
     seeds = sorted(set.intersection(*(set(runs[column]) for runs in (one, other) for column in columns)))
     merged, unmerged = (
-        fmean(float(measured([runs[column][s] for s in seeds], column, measure).mean()) for column in columns)
+        [measured([runs[column][seed] for seed in seeds], column, measure) for column in columns]
         for runs in (one, other)
     )
-    return Pair(merged, unmerged, difference)
+    return Pair(
+        merged=fmean(float(values.mean()) for values in merged),
+        unmerged=fmean(float(values.mean()) for values in unmerged),
+        difference=difference,
+        identical=all(map(np.array_equal, merged, unmerged)),
+    )
 
 
 def _shares_lost(row: PlannedRow, merged: dict[str, Result], store: Store) -> list[float]:

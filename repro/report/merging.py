@@ -15,9 +15,9 @@ from repro.report.formats import MISSING, markdown_table
 MERGING_NOTE = (
     "Each adapter was tested twice on the same items: merged into the base in the run's precision, as all "
     "other tables show it, and beside the base's weights. Differences are merged minus unmerged, below 0 "
-    "where merging costs something, paired by item and seed, with 95 % intervals over both. Share lost: "
-    "‖round(W0 + ΔW) - (W0 + ΔW)‖ / ‖ΔW‖ of a layer in the run's precision, as the mean over layers and "
-    "seeds, and the largest."
+    "where merging costs something, paired by item and seed, with 95 % intervals over both; none where no "
+    "item changed. Share lost: ‖round(W0 + ΔW) - (W0 + ΔW)‖ / ‖ΔW‖ of a layer in the run's precision, as the "
+    "mean over layers and seeds, and the largest."
 )
 
 
@@ -87,5 +87,7 @@ def _texts(pair: Pair | None) -> list[str]:
     if pair is None:
         return [MISSING] * 3
     width = pair.difference.half_width
-    change = f"{pair.difference.mean:+.2f}" + ("" if width is None else f" ± {width:.2f}")
+    change = "none" if pair.identical else f"{pair.difference.mean:+.2f}"
+    if width is not None and not pair.identical:
+        change += f" ± {width:.2f}"
     return [f"{pair.merged:.1f}", f"{pair.unmerged:.1f}", change]

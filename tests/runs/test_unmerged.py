@@ -192,8 +192,10 @@ def test_differences_are_paired_and_the_lost_share_is_that_of_the_runs_precision
     # In one of 8 tasks -100 once and 0 three times: a variance of 2500 over 4 items.
     assert cost.score.difference.error == pytest.approx((2500 / 4 / 64) ** 0.5)
     assert cost.probability is not None and cost.probability.difference.mean == 0
+    assert cost.probability.identical and not cost.score.identical
     assert (cost.lost, cost.most_lost) == (pytest.approx(0.2), 0.3)
-    assert "| LoRA (r=16) | 1 | 46.9 | 50.0 | -3.12 ± " in merging_page(planned, [cost])
+    page = merging_page(planned, [cost])
+    assert "| LoRA (r=16) | 1 | 46.9 | 50.0 | -3.12 ± " in page and "| 36.8 | 36.8 | none | 20 | 30 |" in page
     (own.directory(plain) / UNMERGED).write_text("{")
     assert merging_costs(planned, states, own) == []
     (line,) = damaged_files(states, own)
