@@ -24,8 +24,12 @@ _PANELS = {
     "relative_norm": "||ΔW|| / ||W0||",
 }
 _SHARES = ("unchanged", "dead", "zero", "flipped", "flipped_in_step")
-_GROUPS = {"A, B": ("dual_lora_A", "dual_lora_B"), "C, D": ("dual_lora_C", "dual_lora_D")}
+# By line style, the factors of the magnitude and of the direction group.
+_FACTORS = {"-": ("dual_lora_A", "dual_lora_B"), "--": ("dual_lora_C", "dual_lora_D")}
 _MARKERS = "oDs^vP*X<>hd"
+_LEGEND_COLUMNS = 6
+# Of the legend's small type, in the figure's width, the marks counted as 8 characters.
+_LEGEND_CHARACTERS = 190
 
 
 def diagnostics_table(found: Mapping[str, Iterable[Diagnostics]]) -> pd.DataFrame:
@@ -82,7 +86,7 @@ def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path
             for panel, measure in zip(panels, _PANELS, strict=True):
                 if measure in own:
                     panel.plot(own[measure].index, own[measure], label=figure_text(row), **look)
-            _draw_gradients(gradients, own, row, look)
+            _draw_gradients(gradients, own, look)
             errors = own[own.index.get_level_values("measure").str.startswith("merge_error/")]
             dtypes = [measure.partition("/")[2] for measure, _ in errors.index]
             merging.plot(dtypes, 100 * errors.to_numpy(), linestyle="none", label=figure_text(row), **look)
@@ -91,20 +95,20 @@ def draw_diagnostics(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path
             panel.set_xlabel("optimiser step")
         # Rows differ by orders of magnitude; 0, where LoRA starts, is not on a log axis.
         panels[list(_PANELS).index("relative_norm")].set_yscale("log", nonpositive="mask")
-        gradients.set(title="norm of the loss's gradient", xlabel="optimiser step", yscale="log")
+        gradients.set(title="gradient norm (of C, D dashed)", xlabel="optimiser step", yscale="log")
         merging.set(title="share of ΔW lost by merging (%)", xlabel="dtype of the weight", yscale="log")
-        figure.legend(*merging.get_legend_handles_labels(), loc="outside lower left", ncols=6, fontsize=7)
+        handles, labels = merging.get_legend_handles_labels()
+        columns = min(_LEGEND_COLUMNS, _LEGEND_CHARACTERS // (8 + max(map(len, labels)))) or 1
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=7)
         experiment = plan.experiment
         title = f"{experiment.title}: inside the adapters (means over layers)"
         return save_figure(figure, f"{experiment.name}-diagnostics", title, plan.profile.watermark, folder)
 
 
-def _draw_gradients(panel: Any, own: pd.Series, row: str, look: dict[str, Any]) -> None:
+def _draw_gradients(panel: Any, own: pd.Series, look: dict[str, Any]) -> None:
     """Draw Dual LoRA's gradients: solid for the magnitude group, dashed for the direction group."""
-    for (name, factors), dashes in zip(_GROUPS.items(), ("-", "--"), strict=True):
+    for dashes, factors in _FACTORS.items():
         known = [own[f"gradient/{factor}"] for factor in factors if f"gradient/{factor}" in own]
         if known:
             total = sum(series**2 for series in known) ** 0.5
-            panel.plot(total.index, total, linestyle=dashes, label=figure_text(f"{row}: {name}"), **look)
-            panel.annotate(name, (total.index[-1], total.iloc[-1]), fontsize=7, xytext=(3, 0),
-                           textcoords="offset points")  # fmt: skip
+            panel.plot(total.index, total, linestyle=dashes, **look)
