@@ -37,6 +37,8 @@ class NormPoint:
         norm, spread: mean of ||dW|| / ||W0|| over the seeds, and the smallest and largest of them.
         gain: average over tasks less the untrained model's, in points, paired by item.
         runs: finished runs by column and seed.
+        turned: of Dual LoRA, the share of signs that differ from step 0 after training, a mean over layers
+            and seeds; None without diagnostics.
         near: of a row that is not LoRA, the LoRA point with the nearest norm on the same items, if it is
             `NEAR`; its gain subtracted from this one's, paired by item and seed, is `difference`.
     """
@@ -48,6 +50,7 @@ class NormPoint:
     spread: tuple[float, float]
     gain: Estimate
     runs: ByColumn
+    turned: float | None = None
     near: NormPoint | None = None
     difference: Estimate | None = None
 
@@ -116,8 +119,21 @@ def _point(
         gain = paired_difference(runs, before, columns)  # None where the items are others
         if gain is not None:
             curve = None if row.curve is None else (name, row.block, row.curve)
-            return NormPoint(name, row, curve, fmean(norms), (min(norms), max(norms)), gain, runs)
+            spread = min(norms), max(norms)
+            return NormPoint(name, row, curve, fmean(norms), spread, gain, runs, _turned(row, results, store))
     return None
+
+
+def _turned(row: PlannedRow, results: Mapping[str, Result | None], store: Store) -> float | None:
+    shares = [
+        share
+        for spec in row.specs
+        if results.get(spec.hash) is not None
+        and (diagnostics := usable(partial(store.diagnostics, spec))) is not None
+        for series in diagnostics.layers.values()
+        if (share := series.get("flipped", (None,))[-1]) is not None
+    ]
+    return fmean(shares) if shares else None
 
 
 def _beside(point: NormPoint, lora: Sequence[NormPoint]) -> NormPoint:

@@ -1,9 +1,10 @@
-"""Figure and table of the gain over the untrained model against the size of the update."""
+"""Figure and table of the gain over the untrained model against the size of the update, and signs turned."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +15,12 @@ from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.report.formats import MISSING, markdown_table
 
+_FREEZES = ("freeze_direction_after", "freeze_magnitude")
 TITLE = "Gain over the untrained model against the size of the update"
+_MEASURES = {
+    "norm": "||ΔW|| / ||W0|| after training, all adapted layers",
+    "turned": "signs of D C that differ from step 0 (%), mean over layers",
+}
 _LOOKS = [
     ("C1", "D"),
     ("C0", "o"),
@@ -33,7 +39,8 @@ def norm_table(points: Sequence[NormPoint]) -> pd.DataFrame:
     Returns:
         Columns `experiment`, `block`, `kind` (see `kind_of`), `row`, `seeds`, `norm`, `norm_low` and
         `norm_high` (over the seeds), `gain` and `half_width` (points), `near` (label of the LoRA row with the
-        nearest norm), `near_norm`, `difference` and `difference_half_width` (points, from that row).
+        nearest norm), `near_norm`, `difference` and `difference_half_width` (points, from that row), and
+        `turned` (of Dual LoRA, signs that differ from step 0, in percent).
     """
     lines = pd.DataFrame(
         {
@@ -51,6 +58,7 @@ def norm_table(points: Sequence[NormPoint]) -> pd.DataFrame:
             "near_norm": point.near.norm if point.near else None,
             "difference": point.difference.mean if point.difference else None,
             "difference_half_width": point.difference.half_width if point.difference else None,
+            "turned": None if point.turned is None else 100 * point.turned,
         }
         for point in points
     )
@@ -62,8 +70,8 @@ def kind_of(point: NormPoint) -> str:
     method = point.planned.specs[0].method
     if isinstance(method, DualLoRA):
         default = DualLoRA()
-        names = ("magnitude_activation", "direction", "sign_estimator", "clip", "warmup")
-        if any(getattr(method, name) != getattr(default, name) for name in names):
+        form = ("magnitude_activation", "direction", "sign_estimator", "clip", "warmup")
+        if any(getattr(method, name) != getattr(default, name) for name in (*form, *_FREEZES)):
             return f"{method.label}, variants"
     return method.label
 
@@ -83,6 +91,7 @@ def norm_lines(points: Sequence[NormPoint]) -> list[str]:
             ""
             if pd.isna(line["difference"])
             else _with_width(line["difference"], line["difference_half_width"]),
+            "" if pd.isna(line["turned"]) else f"{line['turned']:.1f}",
         ]
         for line in table.to_dict("records")
     ]
@@ -93,10 +102,12 @@ def norm_lines(points: Sequence[NormPoint]) -> list[str]:
         "seeds",
         "LoRA row of the nearest norm",
         "minus it (points)",
+        "signs turned (%)",
     ]
     note = (
         "Frobenius norms over all adapted layers after training, mean over seeds; gains over the untrained "
-        f"model, paired by item. A LoRA row is compared where its norm is within a factor of {NEAR:g}."
+        f"model, paired by item. A LoRA row is compared where its norm is within a factor of {NEAR:g}. "
+        "Signs turned: of D C, since step 0, mean over layers and seeds."
     )
     return [*markdown_table(head, rows), "", note]
 
@@ -106,50 +117,57 @@ def _with_width(value: float, half_width: float | None) -> str:
 
 
 def draw_norms(points: Sequence[NormPoint], profile: Profile, folder: Path) -> list[Path]:
-    """Draw a panel per model; the points of a sweep's curve are connected in the order of its values.
+    """Draw a panel per model, and one more against the share of signs turned if a row has one.
+
+    The points of a sweep's curve are connected in the order of its values.
 
     Returns:
         The files; none without a point.
     """
     if not points:
         return []
-    blocks = list(dict.fromkeys(point.planned.block for point in points))
     kinds = sorted(dict.fromkeys(map(kind_of, points)), key=lambda kind: kind != DualLoRA.label)
     looks = {kind: _LOOKS[index % len(_LOOKS)] for index, kind in enumerate(kinds)}
+    panels: list[tuple[str, str, list[NormPoint]]] = []
+    for block in dict.fromkeys(point.planned.block for point in points):
+        own = [point for point in points if point.planned.block == block]
+        turned = [point for point in own if point.turned is not None]
+        panels += [(block, "norm", own)] + ([(block, "turned", turned)] if turned else [])
     plt = pyplot()
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, len(blocks), figsize=(6.4 * len(blocks), 4.6), squeeze=False)
-        for panel, block in zip(axes[0], blocks, strict=True):
-            own = [point for point in points if point.planned.block == block]
-            for kind in kinds:
-                color, marker = looks[kind]
-                some = [point for point in own if kind_of(point) == kind]
-                for line in _curves(some):
-                    panel.plot(
-                        [p.norm for p in line],
-                        [p.gain.mean for p in line],
-                        color=color,
-                        linewidth=0.7,
-                        alpha=0.6,
-                    )
-                panel.errorbar(
-                    [point.norm for point in some],
-                    [point.gain.mean for point in some],
-                    xerr=_ends(some),
-                    yerr=[point.gain.half_width or 0 for point in some],
-                    color=color,
-                    marker=marker,
-                    linestyle="none",
-                    markersize=4,
-                    elinewidth=0.5,
-                    label=figure_text(kind),
-                )
-            panel.axhline(0, color="0.4", linestyle="--", linewidth=1, zorder=1)
-            panel.set_xscale("log")
-            panel.set(title=figure_text(block), xlabel="||ΔW|| / ||W0|| after training, all adapted layers")
-            panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4)
+        figure, axes = plt.subplots(1, len(panels), figsize=(6.4 * len(panels), 4.6), squeeze=False)
+        for axis, (block, measure, own) in zip(axes[0], panels, strict=True):
+            for kind, look in looks.items():
+                _draw_kind(axis, measure, [point for point in own if kind_of(point) == kind], kind, look)
+            axis.axhline(0, color="0.4", linestyle="--", linewidth=1, zorder=1)
+            axis.set(title=figure_text(block), xlabel=_MEASURES[measure])
+            if measure == "norm":
+                axis.set_xscale("log")
+            axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4)
         axes[0, 0].set_ylabel("gain over Base (points), paired, 95 % interval")
         return save_figure(figure, "norm", TITLE, profile.watermark, folder)
+
+
+def _draw_kind(axis: Any, measure: str, points: list[NormPoint], kind: str, look: tuple[str, str]) -> None:
+    if not points:
+        return
+    color, marker = look
+    if measure == "norm":
+        for line in _curves(points):
+            norms, gains = [point.norm for point in line], [point.gain.mean for point in line]
+            axis.plot(norms, gains, color=color, linewidth=0.7, alpha=0.6)
+    axis.errorbar(
+        [point.norm if measure == "norm" else 100 * (point.turned or 0) for point in points],
+        [point.gain.mean for point in points],
+        xerr=_ends(points) if measure == "norm" else None,
+        yerr=[point.gain.half_width or 0 for point in points],
+        color=color,
+        marker=marker,
+        linestyle="none",
+        markersize=4,
+        elinewidth=0.5,
+        label=figure_text(kind),
+    )
 
 
 def _curves(points: Iterable[NormPoint]) -> Iterable[list[NormPoint]]:

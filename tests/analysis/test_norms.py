@@ -91,9 +91,10 @@ def found(tmp_path: Path) -> list[NormPoint]:
                     states[name].append(RunState(spec, State.MISSING))
                 else:
                     states[name].append(done(spec, right + spec.seed))
-                    write_json(
-                        store.directory(spec) / DIAGNOSTICS, snapshots((size * (1 + 0.1 * spec.seed), 1.0))
-                    )
+                    taken = snapshots((size * (1 + 0.1 * spec.seed), 1.0))
+                    if row.id.startswith("dual_lora"):
+                        taken.layers["0"]["flipped"] = (0.0, 0.2 + 0.1 * spec.seed)
+                    write_json(store.directory(spec) / DIAGNOSTICS, taken)
     return norm_points(plans, states, store)
 
 
@@ -117,6 +118,18 @@ def test_equal_norm_is_the_nearest_lora_row_within_the_factor(found: list[NormPo
     )
 
 
+def test_signs_turned_are_those_of_dual_lora_at_the_end(found: list[NormPoint], tmp_path: Path) -> None:
+    table = norm_table(found)
+    assert table["turned"].notna().sum() == 1
+    assert table.set_index("row").loc["Dual LoRA, learning_rate 0.003", "turned"] == pytest.approx(25.0)
+    (line,) = [line for line in norm_lines(found) if line.startswith("| Dual LoRA")]
+    assert line.endswith("| 25.0 |")
+    _, svg = draw_norms(found, load_profile("smoke"), tmp_path)
+    assert "signs of D C that differ" in svg.read_text(encoding="utf-8")
+    _, svg = draw_norms([point for point in found if point.turned is None], load_profile("smoke"), tmp_path)
+    assert "signs of D C that differ" not in svg.read_text(encoding="utf-8")
+
+
 def test_the_figure_and_the_lines(found: list[NormPoint], tmp_path: Path) -> None:
     png, svg = draw_norms(found, load_profile("smoke"), tmp_path)
     assert png.stat().st_size > 1000 and "Dual LoRA" in svg.read_text(encoding="utf-8")
@@ -134,6 +147,9 @@ def test_another_form_of_dual_lora_is_a_variant(found: list[NormPoint]) -> None:
         kinds.append(kind_of(NormPoint("table5", row, None, 1.0, (1.0, 1.0), point.gain, point.runs)))
     assert kinds[0] == "Dual LoRA"
     assert set(kinds[1:]) == {"Dual LoRA, variants"}
+    plan = expand(load_experiment("questions/direction"), load_profile("smoke"), [0])
+    kinds = [kind_of(NormPoint("", row, None, 1.0, (1.0, 1.0), point.gain, point.runs)) for row in plan.rows]
+    assert kinds == ["Dual LoRA"] + ["Dual LoRA, variants"] * (len(plan.rows) - 1)
 
 
 def test_a_kept_norm_stands_for_the_diagnostics(tmp_path: Path) -> None:
