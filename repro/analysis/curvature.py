@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from repro.adapters.dual_lora.layer import DualLoraLayer
-from repro.analysis.known_curvature import Curvature, curvature_file, known_curvature, start_of
 from repro.config import ConfigError
 from repro.models.loading import load_tokenizer
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
 from repro.runs.build import context_of
 from repro.runs.json_files import write_json
+from repro.runs.known_curvature import Curvature, curvature_file, known_curvature, start_of
 from repro.runs.starting import untrained_model
 from repro.runs.store import Store
 

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from repro.analysis.known_curvature import known_curvature
-from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.plans.experiment import Experiment
 from repro.runs.json_files import DamagedFile
+from repro.runs.known_curvature import known_curvature
+from repro.runs.known_ranks import known_random_ranks, known_run_ranks
 from repro.runs.known_unmerged import known_unmerged
 from repro.runs.measurements import read_speed, speed_files
 from repro.runs.norms import known_norm

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 
-from repro.analysis.known_ranks import Rank, known_run_ranks
 from repro.analysis.ledger import Claim, Ranks, Sizes, Unchanged
 from repro.config import ConfigError
 from repro.plans.experiment import load_experiment
@@ -16,6 +15,7 @@ from repro.plans.plan import Plan, PlannedRow, expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.json_files import DamagedFile
+from repro.runs.known_ranks import Rank, known_run_ranks
 from repro.runs.store import Store
 
 # Sizes that differ by less than 0.5 % count as equal, since the paper prints three digits.

@@ -21,8 +21,8 @@ from repro.adapters.dual_lora import Rule, Update
 from repro.adapters.dual_lora.layer import DualLoraLayer
 from repro.adapters.dual_lora.update import magnitude_and_direction
 from repro.adapters.weight_update import updated_layers, weight_update
-from repro.analysis.known_ranks import Rank
 from repro.config import ConfigError
+from repro.runs.known_ranks import Rank
 
 # Number of evenly spaced points, from the first to the last singular value, in a stored spectrum.
 _SPECTRUM = 17

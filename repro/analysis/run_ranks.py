@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from repro.analysis.known_ranks import RandomRanks, RunRanks, known_random_ranks, known_run_ranks
 from repro.analysis.rank import random_update, ranks
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
 from repro.runs.json_files import write_json
+from repro.runs.known_ranks import (
+    RandomRanks,
+    RunRanks,
+    known_random_ranks,
+    known_run_ranks,
+    random_ranks_file,
+)
 from repro.runs.starting import trained_model, untrained_model
 from repro.runs.store import RANKS, Store
 
@@ -35,5 +41,5 @@ def random_ranks(size: int, r: int, folder: Path) -> RandomRanks:
     known = known_random_ranks(size, r, folder)
     if known is None:
         known = RandomRanks(size=size, factors=r, ranks=tuple(random_update(size, r)))
-        write_json(folder / f"random-ranks-{size}-{r}.json", known)
+        write_json(random_ranks_file(size, r, folder), known)
     return known

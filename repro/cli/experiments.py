@@ -185,9 +185,9 @@ def render(options: argparse.Namespace) -> int:
 def measure_curvature(options: argparse.Namespace) -> int:
     """`curvature`: the curvature where runs start, once for runs that differ in their learning rate alone."""
     from repro.analysis.curvature import run_curvature
-    from repro.analysis.known_curvature import curvature_file, start_of
     from repro.quiet import quiet_libraries
     from repro.runs.bases import BaseModels
+    from repro.runs.known_curvature import curvature_file, start_of
     from repro.runs.store import RunWaits
 
     whole, store = load(options)

@@ -9,8 +9,6 @@ from typing import TypeVar
 
 import pandas as pd
 
-from repro.analysis.known_curvature import Curvature, known_curvature
-from repro.analysis.known_ranks import known_random_ranks, known_run_ranks
 from repro.analysis.merging import merging_costs
 from repro.analysis.norms import NormPoint
 from repro.analysis.peaks import peaks
@@ -30,6 +28,8 @@ from repro.report.peaks import peak_table
 from repro.report.ranks import draw_ranks, rank_table
 from repro.report.sweeps import draw_sweep
 from repro.report.tables import Table, build_table
+from repro.runs.known_curvature import Curvature, known_curvature
+from repro.runs.known_ranks import known_random_ranks, known_run_ranks
 from repro.runs.states import RunState
 from repro.runs.store import Store
 from repro.text import one_line

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from repro.analysis.known_curvature import Curvature
 from repro.analysis.peaks import PLATEAU, Peak
 from repro.plans.spec import RunSpec
 from repro.report.formats import MISSING, markdown_table
+from repro.runs.known_curvature import Curvature
 
 CURVATURE = "largest Hessian eigenvalue at the start"
 """What the number is: see `repro.analysis.curvature`."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
 from repro.plans.plan import Plan
 from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
+from repro.runs.known_ranks import RandomRanks, Rank, RunRanks
 
 _MEASURES = {
     "numerical": "numerical rank",

@@ -16,7 +16,6 @@ from repro.analysis.claims import paired_difference, score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.damaged_files import usable
 from repro.analysis.finished import runs_by_column
-from repro.analysis.known_curvature import Curvature, known_curvature
 from repro.analysis.ledger import Claim, load_ledger
 from repro.analysis.measures import Measure
 from repro.analysis.merging import merging_costs
@@ -40,6 +39,7 @@ from repro.report.speed import speed_table
 from repro.report.standing import on_paper, standing
 from repro.report.summary import summary
 from repro.report.tables import PROBABILITY, Table, build_table
+from repro.runs.known_curvature import Curvature, known_curvature
 from repro.runs.measurements import speed_file, usable_speeds
 from repro.runs.reference import largest, stands
 from repro.runs.store import Store

@@ -7,7 +7,8 @@ the data of its committed runs, not those of the machine that renders it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,21 @@ from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
 from repro.reading import read_regular
 from repro.runs.json_files import DamagedFile, write_json
+from repro.runs.known_curvature import Curvature, curvature_file, known_curvature
+from repro.runs.known_ranks import RandomRanks, known_random_ranks, known_run_ranks, random_ranks_file
 from repro.runs.known_unmerged import known_unmerged
 from repro.runs.measurements import read_speed, speed_file, speed_files
 from repro.runs.norms import known_norm
 from repro.runs.result import Environment, Result
 from repro.runs.states import RunState, State, run_state, run_states
 from repro.runs.store import DIAGNOSTICS, NORM, RANKS, RESULT, UNMERGED, Store
+
+# Of the files that are copied as they are: what reads them, and raises DamagedFile.
+_READERS: Mapping[str, Callable[[Store, RunSpec], object]] = {
+    RESULT: Store.result,
+    DIAGNOSTICS: Store.diagnostics,
+    RANKS: lambda store, spec: known_run_ranks(spec, store),
+}
 
 
 class Stand(NamedTuple):
@@ -111,7 +121,11 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
         for name in sorted(names):
             path = source.directory(spec) / name
             try:
+                _READERS[name](source, spec)
                 content = read_regular(path)
+            except DamagedFile as error:
+                yield f"damaged: {error}"
+                continue
             except ValueError as error:
                 yield f"damaged: {path}: {error}"
                 continue
@@ -127,11 +141,24 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
                 write_json(target.directory(spec) / NORM, norm)
         yield f"taken over: {spec.slug}"
         yield from _take_over_unmerged(spec, result, source, target)
-    for pattern in ("random-ranks-*.json", "curvature/*.json"):
-        for path in source.folder.parent.glob(pattern):
-            write_whole(target.folder.parent / path.relative_to(source.folder.parent), path.read_bytes())
-    for path in speed_files(source.folder.parent):
-        yield from _take_over_speed(path, target.folder.parent)
+    here, there = source.folder.parent, target.folder.parent
+    shared: dict[Path, Callable[[], Curvature | RandomRanks | None]] = {
+        curvature_file(spec, there): partial(known_curvature, spec, here) for spec, _ in wanted.values()
+    }
+    for name in list_experiments():
+        if (shown := load_experiment(name).ranks) is not None:
+            sizes = shown.random_size, shown.random_rank
+            shared[random_ranks_file(*sizes, there)] = partial(known_random_ranks, *sizes, here)
+    for taken, read in shared.items():
+        try:
+            found = read()
+        except DamagedFile as error:
+            yield f"damaged: {error}"
+            continue
+        if found is not None:
+            write_json(taken, found)
+    for path in speed_files(here):
+        yield from _take_over_speed(path, there)
 
 
 def _take_over_unmerged(spec: RunSpec, result: Result, source: Store, target: Store) -> Iterator[str]:

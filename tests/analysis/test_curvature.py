@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from repro.adapters.dual_lora import DualLoraConfig
 from repro.analysis.curvature import differentiable, hessian_product, largest_eigenvalue, run_curvature
-from repro.analysis.known_curvature import known_curvature
 from repro.cli import main
 from repro.config import ConfigError
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.runs.bases import BaseModels
+from repro.runs.known_curvature import known_curvature
 from repro.runs.store import Store
 
 X = torch.randn(7, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -8,12 +8,12 @@ import pytest
 
 from repro.analysis.claims import score_claims
 from repro.analysis.facts import size_holds
-from repro.analysis.known_ranks import Rank, RunRanks
 from repro.analysis.ledger import load_ledger
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.runs.json_files import write_json
+from repro.runs.known_ranks import Rank, RunRanks
 from repro.runs.store import DIAGNOSTICS, RANKS, Store
 from repro.training.diagnostics import Diagnostics
 

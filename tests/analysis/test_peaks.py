@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from repro.analysis.known_curvature import Curvature
 from repro.analysis.peaks import Peak, peaks
 from repro.benchmarks.base import TaskScore
 from repro.plans.experiment import load_experiment
@@ -15,6 +14,7 @@ from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.report.peaks import peak_lines, peak_table
+from repro.runs.known_curvature import Curvature
 from repro.runs.result import Result
 from repro.runs.states import RunState, State
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro.analysis.known_ranks import known_run_ranks
 from repro.analysis.run_ranks import random_ranks, run_ranks
 from repro.config import ConfigError
 from repro.plans.execution import Execution
@@ -17,6 +16,7 @@ from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.runs.bases import BaseModels
+from repro.runs.known_ranks import known_run_ranks
 from repro.runs.runner import execute
 from repro.runs.starting import untrained_model
 from repro.runs.store import RunWaits, Store

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from repro.analysis.known_ranks import RandomRanks, Rank, RunRanks
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand
 from repro.plans.profile import load_profile
 from repro.report.ranks import draw_ranks, rank_table
+from repro.runs.known_ranks import RandomRanks, Rank, RunRanks
 
 
 def made(layer: str, numerical: int, part: str = "update", ceiling: int = 10) -> Rank:

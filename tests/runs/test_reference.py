@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from repro.analysis.damaged_files import damaged_speed
-from repro.analysis.known_curvature import Curvature, curvature_file, known_curvature
 from repro.config import ConfigError
 from repro.paths import REFERENCE
 from repro.plans.experiment import load_experiment
@@ -18,6 +17,8 @@ from repro.plans.profile import load_profile
 from repro.plans.spec import RunSpec
 from repro.report.reference import ReferencePage
 from repro.runs.json_files import write_json
+from repro.runs.known_curvature import Curvature, curvature_file, known_curvature
+from repro.runs.known_ranks import RandomRanks, random_ranks_file
 from repro.runs.known_unmerged import Unmerged
 from repro.runs.measurements import (
     Card,
@@ -31,7 +32,7 @@ from repro.runs.norms import Norm, known_norm
 from repro.runs.reference import import_runs, reference_plans
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
-from repro.runs.store import DIAGNOSTICS, PREDICTIONS, UNMERGED, Store
+from repro.runs.store import DIAGNOSTICS, PREDICTIONS, RANKS, UNMERGED, Store
 from repro.training.diagnostics import Diagnostics
 
 LAPTOP = load_profile("laptop")
@@ -103,14 +104,39 @@ def test_of_a_sweep_s_runs_the_norm_is_kept_and_curvatures_are_taken_over(
     layer = {"update_norm": (0.0, 3.0), "relative_norm": (0.0, 0.5)}
     diagnostics = Diagnostics(steps=(0, 9), layers={"0.q_proj": layer}, merge_errors={})
     write_json(source.directory(spec) / DIAGNOSTICS, diagnostics)
+    file = curvature_file(spec, tmp_path / "a")
     curvature = Curvature(
-        start="s", largest=2.5, parameters=1, examples=1, targets=1, products=1, seconds=1.0
+        start=file.stem, largest=2.5, parameters=1, examples=1, targets=1, products=1, seconds=1.0
     )
-    write_json(curvature_file(spec, tmp_path / "a"), curvature)
+    write_json(file, curvature)
     list(import_runs(LAPTOP, source, target))
     assert not (target.directory(spec) / DIAGNOSTICS).exists()
     assert known_norm(spec, target) == Norm(update=3.0, weight=6.0)
     assert known_curvature(spec, tmp_path / "b") == curvature
+
+
+def test_what_was_measured_of_runs_is_read_before_it_is_taken_over(result: Result, tmp_path: Path) -> None:
+    source, target = Store(tmp_path / "a" / "runs"), Store(tmp_path / "b" / "runs")
+    spec = _specs("fig3")[0]
+    _put(source, spec, result)
+    file = curvature_file(spec, tmp_path / "a")
+    foreign = Curvature(start="s", largest=2.5, parameters=1, examples=1, targets=1, products=1, seconds=1.0)
+    write_json(file, foreign)
+    shown = load_experiment("fig3").ranks
+    assert shown is not None
+    random = random_ranks_file(shown.random_size, shown.random_rank, tmp_path / "a")
+    write_json(random, RandomRanks(size=8, factors=2, ranks=()))
+    for name in (DIAGNOSTICS, RANKS):
+        (source.directory(spec) / name).write_text("{}")
+    told = [line for line in import_runs(LAPTOP, source, target) if not line.startswith("taken over: ")]
+    assert [line.partition(": ")[2].partition(": ")[0] for line in told] == [
+        str(source.directory(spec) / DIAGNOSTICS),
+        str(source.directory(spec) / RANKS),
+        str(file),
+        str(random),
+    ]
+    assert "of another start, s; " in told[2] and "of size 8 with 2 factors; " in told[3]
+    assert [path.name for path in (tmp_path / "b").rglob("*") if path.is_file()] == ["result.json"]
 
 
 def test_tests_without_merging_are_taken_over_if_they_are_of_the_run_and_shown_once(

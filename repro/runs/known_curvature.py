@@ -9,7 +9,10 @@ from pydantic import Field, FiniteFloat
 
 from repro.config import Frozen
 from repro.plans.spec import RunSpec
-from repro.runs.json_files import read_json
+from repro.reading import excerpt
+from repro.runs.json_files import DamagedFile, read_json
+
+_REMEDY = "delete it to work it out again"
 
 
 class Curvature(Frozen):
@@ -50,6 +53,10 @@ def known_curvature(spec: RunSpec, folder: Path) -> Curvature | None:
     """The stored curvature of a run's start; None if it is not computed yet.
 
     Raises:
-        DamagedFile: there is a file, but it cannot be understood.
+        DamagedFile: there is a file, but it cannot be understood, or is of another start.
     """
-    return read_json(curvature_file(spec, folder), Curvature, "delete it to work it out again")
+    path = curvature_file(spec, folder)
+    found = read_json(path, Curvature, _REMEDY)
+    if found is not None and found.start != path.stem:
+        raise DamagedFile(f"{path}: of another start, {excerpt(found.start)}; {_REMEDY}")
+    return found

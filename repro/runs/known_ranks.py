@@ -7,8 +7,10 @@ from typing import Literal
 
 from repro.config import Frozen
 from repro.plans.spec import RunSpec
-from repro.runs.json_files import read_json
+from repro.runs.json_files import DamagedFile, read_json
 from repro.runs.store import RANKS, Store
+
+_REMEDY = "delete it to work them out again"
 
 
 class Rank(Frozen):
@@ -61,10 +63,22 @@ class RandomRanks(Frozen):
 
 def known_run_ranks(spec: RunSpec, store: Store) -> RunRanks | None:
     """Stored ranks of a run, from the folder of its result; None if they are not computed yet."""
-    return read_json(store.directory(spec) / RANKS, RunRanks, "delete it to work them out again")
+    return read_json(store.directory(spec) / RANKS, RunRanks, _REMEDY)
+
+
+def random_ranks_file(size: int, r: int, folder: Path) -> Path:
+    """Where the ranks of a random update are stored in the results folder `folder`."""
+    return folder / f"random-ranks-{size}-{r}.json"
 
 
 def known_random_ranks(size: int, r: int, folder: Path) -> RandomRanks | None:
-    """Stored ranks of a random update; None if they are not computed yet."""
-    path = folder / f"random-ranks-{size}-{r}.json"
-    return read_json(path, RandomRanks, "delete it to work them out again")
+    """Stored ranks of a random update; None if they are not computed yet.
+
+    Raises:
+        DamagedFile: there is a file, but it cannot be understood, or is of another update.
+    """
+    path = random_ranks_file(size, r, folder)
+    found = read_json(path, RandomRanks, _REMEDY)
+    if found is not None and (found.size, found.factors) != (size, r):
+        raise DamagedFile(f"{path}: of size {found.size} with {found.factors} factors; {_REMEDY}")
+    return found
