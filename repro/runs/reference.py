@@ -118,6 +118,8 @@ def import_runs(profile: Profile, source: Store, target: Store) -> Iterator[str]
         if committed is not None and committed != result:
             yield f"kept: {spec.slug} has another result already; delete its folder to renew it"
             continue
+        if (source.directory(spec) / UNMERGED).exists():
+            names = {*names, DIAGNOSTICS}  # the share of dW that merging loses, shown beside its cost
         for name in sorted(names):
             path = source.directory(spec) / name
             try:

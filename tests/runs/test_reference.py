@@ -94,6 +94,22 @@ def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
     assert target.result(spec) == before
 
 
+def _unmerged(own: Result) -> Unmerged:
+    """The same scores as with merging."""
+    return Unmerged(
+        hash=own.hash,
+        scores=own.scores,
+        scorer_version=own.evaluation.scorer_version,
+        seconds=1.0,
+        items=own.evaluation.items,
+        batch_tokens=1024,
+        finished="now",
+        model_revision=own.model_revision,
+        data_fingerprint=own.data_fingerprints["test"],
+        environment=own.environment,
+    )
+
+
 def test_of_a_sweep_s_runs_the_norm_is_kept_and_curvatures_are_taken_over(
     result: Result, tmp_path: Path
 ) -> None:
@@ -113,6 +129,12 @@ def test_of_a_sweep_s_runs_the_norm_is_kept_and_curvatures_are_taken_over(
     assert not (target.directory(spec) / DIAGNOSTICS).exists()
     assert known_norm(spec, target) == Norm(update=3.0, weight=6.0)
     assert known_curvature(spec, tmp_path / "b") == curvature
+    # Beside what merging costs, the share of dW that it loses is shown.
+    own = source.result(spec)
+    assert own is not None
+    write_json(source.directory(spec) / UNMERGED, _unmerged(own))
+    list(import_runs(LAPTOP, source, target))
+    assert (target.directory(spec) / DIAGNOSTICS).exists() and (target.directory(spec) / UNMERGED).exists()
 
 
 def test_what_was_measured_of_runs_is_read_before_it_is_taken_over(result: Result, tmp_path: Path) -> None:
@@ -149,17 +171,8 @@ def test_tests_without_merging_are_taken_over_if_they_are_of_the_run_and_shown_o
         own = source.result(spec)
         assert own is not None
         uncommitted = own.environment.model_copy(update={"dirty": spec is dirty})
-        unmerged = Unmerged(
-            hash=good.hash if spec is foreign else spec.hash,
-            scores=own.scores,
-            scorer_version=own.evaluation.scorer_version,
-            seconds=1.0,
-            items=own.evaluation.items,
-            batch_tokens=1024,
-            finished="now",
-            model_revision=own.model_revision,
-            data_fingerprint=own.data_fingerprints["test"],
-            environment=uncommitted,
+        unmerged = _unmerged(own).model_copy(
+            update={"hash": good.hash if spec is foreign else spec.hash, "environment": uncommitted}
         )
         write_json(source.directory(spec) / UNMERGED, unmerged)
     told = sorted(import_runs(LAPTOP, source, target))
