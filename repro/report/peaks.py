@@ -88,7 +88,8 @@ def peak_lines(table: pd.DataFrame, score: str = "average (%)") -> list[str]:
     note = (
         f"Plateau: tried values without a gap around the best whose {score.removesuffix(' (%)')} is "
         f"less than {PLATEAU:g} point, or one standard error of the paired difference if that is more, below "
-        "the highest; < and > mark an end of the tried values."
+        "the highest; < and > mark an end of the tried values. The figure has it as a bar below the "
+        "curves, with a mark at the best value."
     )
     return [*markdown_table(head + ([CURVATURE] if with_curvature else []), rows), "", note]
 
