@@ -74,6 +74,9 @@ def test_a_reference_run_can_be_rebuilt_from_its_file(path: Path) -> None:
 # Runs of E2E of whose 4 probed texts 3 changed with the batch, where 2 may: in bf16 beams part at near ties.
 # Each one's adapter was tried in fp32 on the 4 longest items: no text changed.
 PARTED_BEAMS = {"22a488ffbfe5", "02a0a4625dae", "67c6f20ddea4"}
+# HiRA at the rate 0.3, where training diverged: log-likelihoods near -1,200 nats, which merging changes by up to
+# 0.016, 0.005 being allowed. The page says so.
+DIVERGED = {"9f663599352c"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
@@ -84,7 +87,8 @@ def test_a_reference_result_can_be_believed(path: Path) -> None:
     assert result.environment.dirty is False
     assert result.spec["model"]["source"] != "random"
     broken = {probe.name for probe in result.probes if probe.warning}
-    assert broken == ({"batch of 1 = batch of N"} if result.hash in PARTED_BEAMS else set())
+    expected = {"batch of 1 = batch of N"} if result.hash in PARTED_BEAMS else set()
+    assert broken == ({"merged = unmerged"} if result.hash in DIVERGED else expected)
     for score in result.scores.values():
         assert len(score.outcomes) == score.items
         if isinstance(score.outcomes, str):

@@ -40,7 +40,8 @@ LAPTOP = load_profile("laptop")
 
 @pytest.fixture(scope="module")
 def result() -> Result:
-    return read_run(min(REFERENCE.glob("runs/commonsense--*--lora--*/result.json")))[1]
+    """A committed run of the first scorer, whose scores stand for those of any family."""
+    return read_run(next(REFERENCE.glob("runs/commonsense--*--lora--seed0--c684ed8a0107/result.json")))[1]
 
 
 def _put(store: Store, spec: RunSpec, result: Result, **environment: object) -> None:
