@@ -74,8 +74,8 @@ def test_a_reference_run_can_be_rebuilt_from_its_file(path: Path) -> None:
 # Runs of E2E of whose 4 probed texts 3 changed with the batch, where 2 may: in bf16 beams part at near ties.
 # Each one's adapter was tried in fp32 on the 4 longest items: no text changed.
 PARTED_BEAMS = {"22a488ffbfe5", "02a0a4625dae", "67c6f20ddea4"}
-# HiRA at the rate 0.3, where training diverged: log-likelihoods near -1,200 nats, which merging changes by up to
-# 0.016, 0.005 being allowed. The page says so.
+# HiRA at the rate 0.3, where training diverged: log-likelihoods near -1,200 nats, which merging changes by up
+# to 0.016, 0.005 being allowed. The page says so.
 DIVERGED = {"9f663599352c"}
 
 
