@@ -34,7 +34,7 @@ from repro.plans.experiment import load_experiment
 from repro.plans.profile import load_profile
 from repro.plans.settings import load_preset
 from repro.runs.checkpointing import CHECKPOINT_VERSION, Checkpoints
-from repro.runs.known_unmerged import Unmerged, known_unmerged
+from repro.runs.known_unmerged import known_unmerged
 from repro.runs.measurements import read_speed, speed_files
 from repro.runs.received import read_result
 from repro.runs.rescoring import rescored
@@ -42,6 +42,7 @@ from repro.runs.result import Failure
 from repro.runs.store import UNMERGED, Store
 from repro.text import one_line
 from repro.training.token_cache import cached_arrays, joined
+from tests.runs.unmerged import unmerged_as
 
 RUN = next(REFERENCE.glob("runs/commonsense--*--dual_lora--seed0--*/diagnostics.json")).parent
 BENCH = speed_files(REFERENCE)[0]
@@ -126,18 +127,7 @@ READERS = {
     ),
     "test without merging": _json(
         f"{SPEC.slug}/{UNMERGED}",
-        Unmerged(
-            hash=SPEC.hash,
-            scores=RESULT.scores,
-            scorer_version=RESULT.evaluation.scorer_version,
-            seconds=1.0,
-            items=RESULT.evaluation.items,
-            batch_tokens=1024,
-            finished="now",
-            model_revision=RESULT.model_revision,
-            data_fingerprint=RESULT.data_fingerprints["test"],
-            environment=RESULT.environment,
-        ).model_dump(mode="json"),
+        unmerged_as(RESULT).model_dump(mode="json"),
         lambda folder: known_unmerged(SPEC, RESULT, Store(folder)),
     ),
     "failure": _json(

@@ -15,8 +15,17 @@ from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
 from repro.report.formats import MISSING, markdown_table
 
-_FREEZES = ("freeze_direction_after", "freeze_magnitude")
 TITLE = "Gain over the untrained model against the size of the update"
+# Settings of Dual LoRA that change its form or what is trained, not its size.
+_FORM = (
+    "magnitude_activation",
+    "direction",
+    "sign_estimator",
+    "clip",
+    "warmup",
+    "freeze_direction_after",
+    "freeze_magnitude",
+)
 _MEASURES = {
     "norm": "||ΔW|| / ||W0|| after training, all adapted layers",
     "turned": "signs of D C that differ from step 0 (%), mean over layers",
@@ -70,8 +79,7 @@ def kind_of(point: NormPoint) -> str:
     method = point.planned.specs[0].method
     if isinstance(method, DualLoRA):
         default = DualLoRA()
-        form = ("magnitude_activation", "direction", "sign_estimator", "clip", "warmup")
-        if any(getattr(method, name) != getattr(default, name) for name in (*form, *_FREEZES)):
+        if any(getattr(method, name) != getattr(default, name) for name in _FORM):
             return f"{method.label}, variants"
     return method.label
 

@@ -19,7 +19,6 @@ from repro.report.reference import ReferencePage
 from repro.runs.json_files import write_json
 from repro.runs.known_curvature import Curvature, curvature_file, known_curvature
 from repro.runs.known_ranks import RandomRanks, random_ranks_file
-from repro.runs.known_unmerged import Unmerged
 from repro.runs.measurements import (
     Card,
     Measured,
@@ -34,6 +33,7 @@ from repro.runs.rerun import read_run
 from repro.runs.result import Result
 from repro.runs.store import DIAGNOSTICS, PREDICTIONS, RANKS, UNMERGED, Store
 from repro.training.diagnostics import Diagnostics
+from tests.runs.unmerged import unmerged_as
 
 LAPTOP = load_profile("laptop")
 
@@ -95,22 +95,6 @@ def test_a_result_that_is_there_is_kept(result: Result, tmp_path: Path) -> None:
     assert target.result(spec) == before
 
 
-def _unmerged(own: Result) -> Unmerged:
-    """The same scores as with merging."""
-    return Unmerged(
-        hash=own.hash,
-        scores=own.scores,
-        scorer_version=own.evaluation.scorer_version,
-        seconds=1.0,
-        items=own.evaluation.items,
-        batch_tokens=1024,
-        finished="now",
-        model_revision=own.model_revision,
-        data_fingerprint=own.data_fingerprints["test"],
-        environment=own.environment,
-    )
-
-
 def test_of_a_sweep_s_runs_the_norm_is_kept_and_curvatures_are_taken_over(
     result: Result, tmp_path: Path
 ) -> None:
@@ -133,7 +117,7 @@ def test_of_a_sweep_s_runs_the_norm_is_kept_and_curvatures_are_taken_over(
     # Beside what merging costs, the share of dW that it loses is shown.
     own = source.result(spec)
     assert own is not None
-    write_json(source.directory(spec) / UNMERGED, _unmerged(own))
+    write_json(source.directory(spec) / UNMERGED, unmerged_as(own))
     list(import_runs(LAPTOP, source, target))
     assert (target.directory(spec) / DIAGNOSTICS).exists() and (target.directory(spec) / UNMERGED).exists()
 
@@ -172,7 +156,7 @@ def test_tests_without_merging_are_taken_over_if_they_are_of_the_run_and_shown_o
         own = source.result(spec)
         assert own is not None
         uncommitted = own.environment.model_copy(update={"dirty": spec is dirty})
-        unmerged = _unmerged(own).model_copy(
+        unmerged = unmerged_as(own).model_copy(
             update={"hash": good.hash if spec is foreign else spec.hash, "environment": uncommitted}
         )
         write_json(source.directory(spec) / UNMERGED, unmerged)
