@@ -66,12 +66,14 @@ def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
         return []
     plt = pyplot()
     modules = list(dict.fromkeys(table["module"]))
+    parts = table.groupby("row")["part"].nunique()
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, len(_MEASURES), figsize=(3.6 * len(_MEASURES), 4.2), sharey=True)
         for panel, (measure, title) in zip(axes, _MEASURES.items(), strict=True):
             for row, part, state in table[["row", "part", "state"]].drop_duplicates().itertuples(index=False):
                 group = table[(table.row == row) & (table.part == part) & (table.state == state)]
-                _points(panel, group, measure, modules, figure_text(f"{row}: {part}, {state}"))
+                look = _LOOK_OF_ONE_PART if parts[row] == 1 else _LOOKS.get(part, _OTHER_LOOK)
+                _points(panel, group, measure, modules, look, figure_text(f"{row}: {part}, {state}"))
             panel.set_title(title)
             panel.set_xlabel("% of the largest possible, mean over layers")
             panel.set_xlim(-3, 103)
@@ -82,25 +84,30 @@ def draw_ranks(plan: Plan, table: pd.DataFrame, folder: Path) -> list[Path]:
         return save_figure(figure, experiment.name, experiment.title, plan.profile.watermark, folder)
 
 
-def _points(panel: Any, group: pd.DataFrame, measure: str, modules: list[str], label: str) -> None:
-    """Draw filled markers for trained, hollow ones for untrained; parts have slightly different heights."""
-    first = group.iloc[0]
-    marker, part_color, height = _LOOKS.get(first["part"], _OTHER_LOOK)
-    lora = first["row"] == "LoRA"
-    color = "C0" if lora else part_color
-    offset = -0.3 if lora else height
+def _points(
+    panel: Any,
+    group: pd.DataFrame,
+    measure: str,
+    modules: list[str],
+    look: tuple[str, str, float],
+    label: str,
+) -> None:
+    """Draw filled markers for trained, hollow ones for untrained; looks have slightly different heights."""
+    marker, color, offset = look
+    trained = group.iloc[0]["state"] == "trained"
     panel.plot(
         100 * group[measure] / group["ceiling"],
         [modules.index(module) + offset for module in group["module"]],
         linestyle="none",
         marker=marker,
         color=color,
-        markerfacecolor=color if first["state"] == "trained" else "none",
-        markersize=5 if first["state"] == "trained" else 8,
+        markerfacecolor=color if trained else "none",
+        markersize=5 if trained else 8,
         label=label,
     )
 
 
-# Marker, colour and vertical offset of each part.
+# Marker, colour and vertical offset: of an update that is not a product of parts (LoRA's), and of each part.
+_LOOK_OF_ONE_PART = ("o", "C0", -0.3)
 _LOOKS = {"update": ("o", "C1", -0.1), "magnitude": ("^", "C2", 0.1), "direction": ("s", "C3", 0.3)}
 _OTHER_LOOK = ("x", "C4", 0.4)

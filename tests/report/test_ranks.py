@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +49,18 @@ def test_ranks_are_averaged_over_layers_and_seeds_and_zeros_are_no_ranks(tmp_pat
 def test_nothing_analysed_is_no_figure(found: dict, tmp_path: Path) -> None:
     planned = expand(load_experiment("fig3"), load_profile("smoke"))
     assert draw_ranks(planned, rank_table(found, None), tmp_path) == []
+
+
+def test_updates_of_two_rows_look_different(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("repro.report.ranks.save_figure", lambda figure, *rest: drawn.append(figure) or [])
+    planned = expand(load_experiment("fig3"), load_profile("smoke"))
+    draw_ranks(planned, rank_table({"LoRA (r=16)": [LORA], "Dual LoRA (r=8)": [DUAL]}, None), tmp_path)
+    trained = [
+        line
+        for line in drawn[0].axes[0].get_lines()
+        if line.get_label() in ("LoRA (r=16): update, trained", "Dual LoRA (r=8): update, trained")
+    ]
+    assert (
+        len({line.get_color() for line in trained}) == len({tuple(line.get_ydata()) for line in trained}) == 2
+    )
