@@ -26,6 +26,8 @@ from repro.report.tables import Table, TableRow
 _LOGARITHMIC = 15
 # With more values than this their tick labels would overlap; the ticks are then powers of ten.
 _MOST_TICKS = 7
+# Best values are among the few that were tried: curves are drawn apart by this factor, so that all are seen.
+_APART = 1.06
 
 
 def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> list[Path]:
@@ -64,7 +66,7 @@ def draw_sweep(plan: Plan, table: Table, peaks: pd.DataFrame, folder: Path) -> l
             _printed(panel, group.rows, lines)
             panel.set_title(figure_text(group.heading))
         if not curved.empty:
-            _curvatures(axes[0, -1], plan.rows, curved)
+            _curvatures(axes[0, -1], plan.rows, curved, sweep.label)
         for panel in axes[0]:
             panel.set_xlabel(figure_text(panel.get_xlabel() or sweep.label))
             panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
@@ -153,21 +155,28 @@ def _plateaus(panel: Any, planned: Sequence[PlannedRow], peaks: pd.DataFrame) ->
         panel.plot(peak["best"], height, color=look["color"], marker=look["marker"], markersize=5)
 
 
-def _curvatures(panel: Any, planned: Sequence[PlannedRow], peaks: pd.DataFrame) -> None:
+def _curvatures(panel: Any, planned: Sequence[PlannedRow], peaks: pd.DataFrame, label: str) -> None:
     """The best value of x, between those of single seeds, against the curvature of the start."""
     looks = _looks(planned)
-    for peak in peaks.to_dict("records"):
+    places: set[float] = set()
+    for index, peak in enumerate(peaks.to_dict("records")):
         # The best of the mean need not be between those of the seeds.
         seeds = [float(x) for x in peak["seeds_best"].split(", ") if x] or [peak["best"]]
+        places |= {peak["best"], *seeds}
         below, above = max(0.0, peak["best"] - min(seeds)), max(0.0, max(seeds) - peak["best"])
+        apart = _APART ** (index - (len(peaks) - 1) / 2)
         panel.errorbar(
             peak["curvature"],
-            peak["best"],
-            yerr=[[below], [above]],
+            peak["best"] * apart,
+            yerr=[[below * apart], [above * apart]],
             label=figure_text(peak["curve"]),
             **looks[peak["row"]] | {"linestyle": "none"},
         )
-    panel.set(xscale="log", yscale="log", xlabel=CURVATURE, title="best value, and those of single seeds")
+    panel.set(xscale="log", yscale="log", xlabel=CURVATURE, title="the best, and the best of single seeds")
+    panel.set_ylabel(figure_text(label))
+    panel.set_yticks(sorted(places), [f"{place:g}" for place in sorted(places)])
+    panel.set_yticks([], minor=True)
+    panel.set_ylim(min(places) / 2, max(places) * 2)
 
 
 def _printed(panel: Any, rows: tuple[TableRow, ...], lines: _Lines) -> None:
