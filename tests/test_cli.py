@@ -191,6 +191,7 @@ def test_an_unreadable_result_is_reported_and_the_rest_rendered(
         (["plan", "tabel1"], "unknown experiment 'tabel1'"),
         (["plan", "table1", "--profile", "labtop"], "unknown profile 'labtop'"),
         (["plan", "table1", "--gpu", "h10"], "unknown GPU 'h10'; known: a100, h100, h200, l40s, rtx4090"),
+        (["reference", "--add", "nowhere"], "--add nowhere: no results folder"),
     ],
 )
 def test_a_wrong_name_is_one_line_and_status_2(

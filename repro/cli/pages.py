@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from repro.cli.shared import short, tell
+from repro.config import ConfigError
 
 
 def draw_fig1(options: argparse.Namespace) -> int:
@@ -138,6 +139,10 @@ def write_reference(options: argparse.Namespace) -> int:
     profiles, store = [load_profile(name) for name in options.profile], Store(REFERENCE / "runs")
     problems: list[str] = []
     if options.add is not None:
+        if not any((options.add / name).is_dir() for name in ("runs", "bench")):
+            raise ConfigError(
+                f"--add {options.add}: no results folder; give a folder that has runs/ or bench/ in it"
+            )
         for profile in profiles:
             for line in import_runs(profile, Store(options.add / "runs"), store):
                 print(line)

@@ -27,6 +27,9 @@ from repro.paths import EXPERIMENTS
 from repro.plans.grid import check_axes, nested, points
 from repro.plans.settings import Settings, deep_merge
 
+LEARNING_RATE = "training.learning_rate"
+"""The spec key that a search or a sweep of the learning rate varies."""
+
 # Keys of an experiment's file that were renamed, old to new. Files with the old key are still read.
 RENAMED = {"collapsed": "stand_in"}
 

@@ -27,7 +27,7 @@ from repro.models.spec import list_models
 from repro.paths import EXPERIMENTS
 from repro.plans.cluster import Cluster
 from repro.plans.execution import Execution
-from repro.plans.experiment import Row, list_experiments
+from repro.plans.experiment import LEARNING_RATE, Row, list_experiments
 from repro.plans.settings import Settings, TaskSettings
 
 UniqueSeeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(differ)]
@@ -62,7 +62,7 @@ class FamilyProfile(Settings):
 
     def rates(self, row: Row) -> Settings:
         """The rates for a row of an experiment; none where the row has its own."""
-        varies = any("training.learning_rate" in axis for axis in row.vary)
+        varies = any(LEARNING_RATE in axis for axis in row.vary)
         return Settings() if varies else self._rates(row.method["name"])
 
     def problems(self, family: str) -> list[str]:

@@ -14,6 +14,7 @@ from repro.analysis.norms import NormPoint
 from repro.analysis.peaks import peaks
 from repro.config import ConfigError, Frozen
 from repro.files import write_whole
+from repro.plans.experiment import LEARNING_RATE
 from repro.plans.plan import Plan
 from repro.plans.profile import Profile
 from repro.plans.spec import RunSpec
@@ -86,12 +87,18 @@ def _frames(plan: Plan, store: Store, problems: list[str]) -> tuple[pd.DataFrame
 
 
 def _peaks(plan: Plan, states: Sequence[RunState], store: Store, problems: list[str]) -> pd.DataFrame:
-    """The peaks of a sweep's curves; empty for another experiment."""
+    """The peaks of a sweep's curves; empty for another experiment.
+
+    Curvature is what may predict the best learning rate, so that peaks over anything else have none.
+    """
+    sweep = plan.experiment.sweep
 
     def curvature(spec: RunSpec) -> Curvature | None:
+        if sweep is None or sweep.x != LEARNING_RATE:
+            return None
         return _readable(partial(known_curvature, spec, store.folder.parent), problems)
 
-    return peak_table(peaks(plan, states) if plan.experiment.sweep else [], curvature)
+    return peak_table(peaks(plan, states) if sweep else [], curvature)
 
 
 def _draw(

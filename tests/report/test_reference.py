@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from repro.paths import REFERENCE, ROOT
 from repro.plans.profile import load_profile
+from repro.report.output import write_experiment
 from repro.report.reference import ReferencePage, page_texts
 from repro.runs.rerun import read_run
 from repro.runs.result import Result
@@ -49,6 +51,17 @@ def test_gains_and_norms_are_of_one_scale(page: ReferencePage) -> None:
     assert len({stand.plan.profile.name for stand in page.stands.values()}) > 1
     budgets = {point.planned.specs[0].training.warmup_steps for point in page.norms}
     assert budgets == {page.plans["table1"].rows[0].specs[0].training.warmup_steps}
+
+
+@pytest.mark.parametrize(("name", "shown"), [("fig2", False), ("sweeps/rate_curves", True)])
+def test_curvature_is_shown_where_the_learning_rate_varies(
+    name: str, shown: bool, page: ReferencePage, tmp_path: Path
+) -> None:
+    """Figure 2 at the scale `laptop` shares a run whose curvature is known."""
+    stand = page.scales[1][name]
+    write_experiment(stand.plan, stand.states, Store(REFERENCE / "runs"), tmp_path)
+    (peaks,) = tmp_path.rglob("*-peaks.csv")
+    assert pd.read_csv(peaks)["curvature"].notna().any() == shown
 
 
 def test_every_verdict_of_the_ledger_is_on_the_page_once(page: ReferencePage) -> None:

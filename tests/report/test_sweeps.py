@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -65,6 +66,23 @@ def test_equal_results_give_an_equal_figure(planned: Plan, tmp_path: Path) -> No
     table = table_of(planned, {"dual_lora-3": 41.0})
     first, second = (draw_sweep(planned, table, NO_PEAKS, tmp_path / name) for name in ("one", "two"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_equal_best_rates_do_not_hide_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("repro.report.sweeps.save_figure", lambda figure, *rest: drawn.append(figure) or [])
+    planned = expand(load_experiment("sweeps/rate_curves"), load_profile("smoke"))
+    table = table_of(planned, {row.id: 40.0 for row in planned.rows})
+    plateau = {"block": planned.rows[0].block, "plateau_low": 0.001, "plateau_high": 0.003, "curvature": 10.0}
+    peaks = pd.DataFrame(
+        {"row": row, "curve": row, "best": 0.003, "seeds_best": seeds} | plateau
+        for row, seeds in (("lora", "0.003, 0.01"), ("dora", "0.003, 0.003"))
+    )
+    draw_sweep(planned, table, peaks, tmp_path)
+    panel = drawn[0].axes[-1]
+    assert len({line.get_ydata()[0] for line in panel.get_lines() if line.get_marker() in ("o", "s")}) == 2
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["0.003", "0.01"]
+    assert panel.get_ylabel() == "learning rate"
 
 
 def test_nothing_measured_is_no_figure(planned: Plan, tmp_path: Path) -> None:
