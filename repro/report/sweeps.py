@@ -24,7 +24,7 @@ from repro.report.tables import Table, TableRow
 
 # The x axis is logarithmic if its largest value exceeds its smallest by more than this factor.
 _LOGARITHMIC = 15
-# With more values than this their tick labels would overlap; the ticks are then powers of ten.
+# With more values than this their tick labels would overlap; matplotlib chooses the ticks then.
 _MOST_TICKS = 7
 # Best values are among the few that were tried: curves are drawn apart by this factor, so that all are seen.
 _APART = 1.06
@@ -105,10 +105,10 @@ def _measured(
     places = [place for points in curves.values() for place, _ in points]
     if places and 0 < _LOGARITHMIC * min(places) < max(places):
         panel.set_xscale("log")
-        ticks = sorted(set(places))
-        if len(ticks) <= _MOST_TICKS:
-            panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
-            panel.set_xticks([], minor=True)
+    ticks = sorted(set(places))
+    if len(ticks) <= _MOST_TICKS:
+        panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
+        panel.set_xticks([], minor=True)
     looks = _looks(planned)
     for curve in (curve for curve in looks if curve in curves):
         points = curves[curve]
