@@ -31,199 +31,26 @@ reading of what the paper leaves open. Claims about sizes, ranks, zeros or bytes
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import ceil, log
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.analysis.facts import Fact, facts, matches
-from repro.analysis.finished import ByColumn, are_accuracies, runs_by_column, same_items
-from repro.analysis.ledger import Claim, Comparison, Ledger, Overhead
-from repro.analysis.measures import Measure, has_measure, measured
+from repro.analysis.facts import facts, matches
+from repro.analysis.finished import runs_by_column
+from repro.analysis.ledger import Claim, Comparison, Ledger
 from repro.analysis.moderated import Prior, Priors, moderated
-from repro.analysis.rounds import SignedRank, signed_rank
-from repro.analysis.statistics import (
-    DIFFERENCES,
-    Estimate,
-    Span,
-    Spread,
-    holm,
-    mean_over_tasks,
-    spread,
-)
+from repro.analysis.paired import paired_outcomes
+from repro.analysis.speed_claims import of_speed
+from repro.analysis.statistics import Span, holm, mean_over_tasks, spread
+from repro.analysis.verdicts import FEWEST_RUNS, LEVEL, PValues, Scored, Tested
+from repro.analysis.wanted import least, wanted, wanted_rounds
 from repro.config import ConfigError
 from repro.plans.plan import Plan, PlannedRow
-from repro.runs.measurements import Measured, Measurement, usable_speeds
+from repro.runs.measurements import Measured, usable_speeds
 from repro.runs.states import RunState, State, run_states
 from repro.runs.store import Store
-
-# Significance level of a verdict, after correction.
-LEVEL = 0.05
-# Limits of what is proposed: number of seeds, and factor on the number of items.
-_MOST_SEEDS, _MOST_ITEMS = 100, 1000
-# Of what is proposed for a claim about time.
-_MOST_ROUNDS = 500
-
-Verdict = Literal["reproduced", "contradicted", "equal", "undecided", "by formula", "not tested"]
-
-
-FEWEST_RUNS = 2
-"""Of fewer seeds a comparison decides nothing: its interval covers the choice of items alone. One seed of
-LoRA missed STS-B on a small encoder (a correlation of 0.00, Dual LoRA 0.78), 24 points of an average."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """One comparison of two rows, or of a time with the claimed one.
-
-    Attributes:
-        column: the compared column; None for the average.
-        at_least, at_most: bounds of the claimed difference.
-        margin: rows whose difference is smaller are equal.
-        difference: better minus worse, in points; None without a common seed. For times: how far the measured
-            overhead is on the claimed side of the limit, in percent; its runs are rounds.
-        spread: variance components of the difference, to project more seeds and items.
-        collapsed: runs of the two rows that failed, or gave one answer to every item of some task.
-        by_probability: the comparison by the probability of the gold answers; None if the column, of E2E or
-            of a regression, has none.
-    """
-
-    block: str
-    better: str
-    worse: str
-    column: str | None
-    at_least: float
-    at_most: float | None
-    margin: float
-    difference: Estimate | None
-    spread: Spread | None = None
-    collapsed: int = 0
-    by_probability: Tested | None = None
-
-    def p_holds(self, difference: Estimate | None = None) -> float:
-        """p-value of the null "not as claimed", for `difference` or the measured one; 1 without data."""
-        found = difference or self.difference
-        if found is None:
-            return 1.0
-        above = found.p_above(self.at_most) if self.at_most is not None else 0.0
-        return max(found.p_below(self.at_least), above)
-
-    def p_fails(self, difference: Estimate | None = None) -> float:
-        """p-value of the null "as claimed"."""
-        found = difference or self.difference
-        if found is None:
-            return 1.0
-        if self.at_most is None:
-            return found.p_above(self.at_least)
-        return min(1.0, 2 * min(found.p_above(self.at_least), found.p_below(self.at_most)))
-
-    def p_equal(self, difference: Estimate | None = None) -> float:
-        """p-value of the null "apart by at least the margin, either way"."""
-        found = difference or self.difference
-        return 1.0 if found is None else max(found.p_below(-self.margin), found.p_above(self.margin))
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Data that would decide a claim if differences and spreads stay as they are; None if no amount would.
-
-    Attributes:
-        seeds: total number of seeds, with the present items.
-        items: items per task, with the present seeds; for a claim about time, rounds.
-        both: seeds and items per task, the pair with the smallest product.
-    """
-
-    seeds: int | None
-    items: int | None
-    both: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class PValues:
-    """Of a claim by one measure, corrected."""
-
-    holds: float
-    fails: float
-    equal: float
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.holds <= LEVEL:
-            return "reproduced"
-        if self.fails <= LEVEL:
-            return "contradicted"
-        return "equal" if self.equal <= LEVEL else "undecided"
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A claim with its results.
-
-    Attributes:
-        tested, facts: its comparisons by score, and its counts.
-        untouched: why the profile cannot test it; empty if it can.
-        where: the device of the benchmark that a claim about time or memory is tested on, in words.
-        p_values: by the measures that it is tested by.
-        wanted: data that would decide it by one of them, if it is undecided.
-    """
-
-    claim: Claim
-    tested: tuple[Tested, ...] = ()
-    facts: tuple[Fact, ...] = ()
-    untouched: str = ""
-    where: str = ""
-    p_values: Mapping[Measure, PValues] = field(default_factory=dict)
-    wanted: Wanted | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        if self.claim.by_formula:
-            return "by formula"
-        if self.untouched or self.claim.unmeasured or not self.has_data:
-            return "not tested"
-        if any(fact.holds is False for fact in self.facts):
-            return "contradicted"
-        if not self.tested:
-            return "reproduced" if self.complete else "undecided"
-        return self.p_values[self.decided_by].verdict if self.p_values else "undecided"
-
-    @property
-    def decided_by(self) -> Measure:
-        """The measure of the verdict: probability only where it decides and the score does not."""
-        by = {measure: found.verdict for measure, found in self.p_values.items()}
-        undecided = by.get("score", "undecided") == "undecided"
-        return "probability" if undecided and by.get("probability", "undecided") != "undecided" else "score"
-
-    @property
-    def disagreement(self) -> Verdict | None:
-        """The verdict by probability where both measures decide, and differ."""
-        other = self.p_values.get("probability")
-        differs = other is not None and other.verdict not in ("undecided", self.verdict)
-        return other.verdict if other is not None and differs and self.decided_by == "score" else None
-
-    def by(self, measure: Measure) -> tuple[Tested, ...]:
-        """The comparisons by a measure; those without a probability by their score."""
-        return self.tested if measure == "score" else tuple(t.by_probability or t for t in self.tested)
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """What its comparisons have data of."""
-        probable = any(t.by_probability and t.by_probability.difference for t in self.tested)
-        return ("score", "probability") if probable else ("score",)
-
-    @property
-    def has_data(self) -> bool:
-        """Whether at least one comparison or count has data."""
-        return any(t.difference for t in self.tested) or any(f.holds is not None for f in self.facts)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every comparison and count has data."""
-        return all(t.difference for t in self.tested) and all(f.holds is not None for f in self.facts)
 
 
 def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> list[Scored]:
@@ -261,7 +88,7 @@ def score_claims(ledger: Ledger, plans: Mapping[str, Plan], store: Store) -> lis
         if one.verdict == "undecided":
             needed = wanted_rounds if one.claim.overhead else wanted
             options = [needed(one.by(measure), strictest) for measure in one.p_values]
-            scored[place] = replace(one, wanted=_least([option for option in options if option is not None]))
+            scored[place] = replace(one, wanted=least([option for option in options if option is not None]))
     return scored
 
 
@@ -288,7 +115,7 @@ def _scored(
     speeds: Sequence[Measured],
 ) -> Scored:
     if claim.overhead:
-        return _of_speed(claim, claim.overhead, speeds)
+        return of_speed(claim, claim.overhead, speeds)
     blocks = dict.fromkeys(row.block for name in claim.experiments for row in plans[name].rows)
     if claim.models and not blocks.keys() & set(claim.models):
         profile = plans[next(claim.experiments)].profile.name
@@ -306,40 +133,6 @@ def _scored(
     if claim.sizes or claim.ranks or claim.unchanged:
         return Scored(claim, facts=facts(claim, plans, store))
     return Scored(claim)
-
-
-def paired_difference(
-    better: ByColumn, worse: ByColumn, columns: Sequence[str], measure: Measure = "score"
-) -> Estimate | None:
-    """Mean paired difference over columns, on common items and on seeds that both rows have in all columns.
-
-    None without a common seed, or if the test items differ, or if a run lacks the measure's numbers.
-    """
-    found = paired_outcomes(better, worse, columns, measure)
-    return None if found is None else mean_over_tasks(*found)
-
-
-def paired_outcomes(
-    better: ByColumn, worse: ByColumn, columns: Sequence[str], measure: Measure = "score"
-) -> tuple[list[NDArray[np.float64]], Span | None] | None:
-    """The paired differences of a measure, an array (seeds, items) per column, and their limits if any.
-
-    None as in `paired_difference`.
-    """
-    shared = [better[column].keys() & worse[column].keys() for column in columns]
-    seeds = sorted(set.intersection(*map(set, shared))) if shared else []
-    if not seeds:
-        return None
-    differences, bounded = [], True
-    for column in columns:
-        one, other = ([row[column][seed] for seed in seeds] for row in (better, worse))
-        if not same_items([*one, *other], column):
-            return None
-        if not has_measure([*one, *other], column, measure):
-            return None
-        differences.append(measured(one, column, measure) - measured(other, column, measure))
-        bounded = bounded and (measure == "probability" or are_accuracies([*one, *other], column))
-    return differences, DIFFERENCES if bounded else None
 
 
 def _compared(
@@ -361,10 +154,10 @@ def _compared(
     for better, worse in pairs:
         one, other = (runs_by_column(row, results) for row in (better, worse))
         both = [column for column in better.columns if column in worse.columns]
-        wanted = [column for column in comparison.columns if column in both]
+        named = [column for column in comparison.columns if column in both]
         collapsed = sum(_collapsed(states[spec.hash]) for spec in (*better.specs, *worse.specs))
         family = type(better.specs[0].benchmark)
-        for column, columns in [(c, [c]) for c in wanted] if comparison.columns else [(None, both)]:
+        for column, columns in [(c, [c]) for c in named] if comparison.columns else [(None, both)]:
             tested = Tested(
                 block=better.block,
                 better=better.label,
@@ -406,59 +199,6 @@ def _with_data(
     return replace(tested, difference=shared.estimate(found.mean, found.runs), spread=shared)
 
 
-def _of_speed(claim: Claim, overhead: Overhead, speeds: Sequence[Measured]) -> Scored:
-    """A claim about time or memory on the first benchmark that measured every reading of it.
-
-    The first is a GPU's: the paper trained on one. Of several processors it is the one with the most rounds.
-    A reading without a measurement would make the claim easier, so that a benchmark with some of them comes
-    after one with all.
-    """
-
-    def rank(one: tuple[Measured, list[Measurement]]) -> tuple[bool, bool, int]:
-        speed, figures = one
-        whole = {f.name for f in figures} == set(overhead.ratios)
-        return whole, speed.device == "gpu", min(len(f.ratio.rounds) for f in figures)
-
-    measured = [(speed, figures) for speed in speeds if (figures := _figures(overhead, speed))]
-    if not measured:
-        return Scored(claim)
-    speed, figures = max(measured, key=rank)
-    where = speed.hardware
-    if speed.device != "gpu":
-        on_gpu = any(one.device == "gpu" for one in speeds)
-        where += "; " + ("the GPU's bench lacks it" if on_gpu else "no GPU's bench is among the results")
-    return Scored(claim, tuple(_timed(overhead, figures)), tuple(_weighed(overhead, figures)), where=where)
-
-
-def _timed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Tested]:
-    """Comparisons of measurements with several rounds."""
-    for figure in figures:
-        if len(figure.ratio.rounds) > 1:
-            yield Tested(
-                block=figure.at,
-                better=figure.name,
-                worse=f"{overhead.percent:g} % more" if overhead.percent else "no more",
-                column=None,
-                at_least=0.0,
-                at_most=None,
-                margin=overhead.equal_within,
-                difference=signed_rank(figure.ratio.rounds, overhead.percent, overhead.exceeded),
-            )
-
-
-def _weighed(overhead: Overhead, figures: Iterable[Measurement]) -> Iterator[Fact]:
-    """Facts from measurements with a single round, such as bytes, which do not vary."""
-    for figure in figures:
-        if len(figure.ratio.rounds) == 1:
-            more = 100 * (figure.ratio.median - 1)
-            found = f"{more:+.2f} %, claimed limit {overhead.percent:g} %; {figure.note}"
-            yield Fact(figure.at, figure.name, found, overhead.as_claimed(more) > 0)
-
-
-def _figures(overhead: Overhead, speed: Measured) -> list[Measurement]:
-    return [figure for name in overhead.ratios for figure in speed.figures if figure.name == name]
-
-
 def _collapsed(state: RunState) -> bool:
     if state.result is None:
         return state.state is State.FAILED
@@ -475,92 +215,5 @@ def _pairs(claim: Claim, comparison: Comparison, planned: Plan) -> Iterator[tupl
         for worse in (row for row in rows if matches(row.id, comparison.worse)):
             same_block = better.block == worse.block and better.id != worse.id
             sizes = (better.trainable_parameters, worse.trainable_parameters)
-            if same_block and fits(comparison.size, *sizes):
+            if same_block and comparison.admits(*sizes):
                 yield better, worse
-
-
-def fits(size: str, better: float, worse: float) -> bool:
-    """Whether `Comparison.size` admits two rows with these numbers of trained parameters."""
-    if size == "equal":
-        return max(better, worse) <= 1.1 * min(better, worse)
-    return size == "any" or better <= 1.1 * worse
-
-
-def wanted(tested: Sequence[Tested], level: float) -> Wanted | None:
-    """The fewest seeds, and the fewest items per task, that would decide a claim at this level.
-
-    Comparisons without data are left out, so that more may be needed.
-    None if none has data, or one with data has no spread to project from.
-    """
-    measured = [t for t in tested if t.difference]
-    spreads = [t.spread for t in measured if t.spread]
-    if not spreads or len(spreads) < len(measured):
-        return None
-
-    def decided(seeds: int | None, more_items: float) -> bool:
-        if seeds is None and any(s.runs < FEWEST_RUNS for s in spreads):
-            return False
-        return _decided(
-            [
-                (t, t.spread.estimate(t.difference.mean, seeds or t.spread.runs, more_items))
-                for t in measured
-                if t.spread and t.difference
-            ],
-            level,
-            len(tested),
-        )
-
-    choices = range(min(s.runs for s in spreads) + 1, _MOST_SEEDS + 1)
-    per_task = max(s.per_task for s in spreads)
-
-    # More of either never undecides a claim, so that both are found by bisection.
-    def fewest_seeds(more_items: float) -> int | None:
-        place = bisect_left(choices, True, key=lambda seeds: decided(seeds, more_items))
-        return choices[place] if place < len(choices) else None
-
-    # Steps of 10 % for items alone, of a factor of 2 together with seeds: fine enough for planning.
-    factors = _steps(1.1)
-    enough = bisect_left(factors, True, key=lambda factor: decided(None, factor))
-    factor = factors[enough] if enough < len(factors) else None
-    together = [(seeds, f) for f in _steps(2.0) if (seeds := fewest_seeds(f)) is not None]
-    both = min(together, key=lambda pair: pair[0] * pair[1], default=None)
-    return Wanted(
-        seeds=fewest_seeds(1.0),
-        items=None if factor is None else ceil(factor * per_task),
-        both=None if both is None else (both[0], ceil(both[1] * per_task)),
-    )
-
-
-def wanted_rounds(tested: Sequence[Tested], level: float) -> Wanted | None:
-    """The fewest rounds, as a multiple of the present ones, that would decide a claim about time."""
-    measured = [(t, t.difference) for t in tested if isinstance(t.difference, SignedRank)]
-    rounds = max((found.runs for _, found in measured), default=_MOST_ROUNDS)
-    for times in range(2, _MOST_ROUNDS // rounds + 1):
-        if _decided([(t, found.repeated(times)) for t, found in measured], level, len(tested)):
-            return Wanted(seeds=None, items=times * rounds, both=None)
-    return Wanted(seeds=None, items=None, both=None)
-
-
-def _decided(projected: Sequence[tuple[Tested, Estimate]], level: float, comparisons: int) -> bool:
-    """Whether these estimates would decide a claim with so many comparisons."""
-    return (
-        max(t.p_holds(e) for t, e in projected) <= level
-        or comparisons * min(t.p_fails(e) for t, e in projected) <= level
-        or max(t.p_equal(e) for t, e in projected) <= level
-    )
-
-
-def _least(options: Sequence[Wanted]) -> Wanted | None:
-    """The least of what would decide a claim by one measure or the other."""
-    if not options:
-        return None
-    return Wanted(
-        seeds=min((o.seeds for o in options if o.seeds), default=None),
-        items=min((o.items for o in options if o.items), default=None),
-        both=min((o.both for o in options if o.both), key=lambda pair: pair[0] * pair[1], default=None),
-    )
-
-
-def _steps(factor: float) -> list[float]:
-    """Powers of `factor` up to `_MOST_ITEMS`."""
-    return [factor**step for step in range(1, int(log(_MOST_ITEMS) / log(factor)) + 1)]

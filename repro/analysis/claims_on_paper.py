@@ -8,7 +8,6 @@ from decimal import Decimal
 from math import sqrt
 from typing import Literal
 
-from repro.analysis.claims import fits
 from repro.analysis.facts import matches, size_holds
 from repro.analysis.ledger import Claim, Comparison, Ledger, Sizes
 from repro.analysis.paper import AVERAGE, PaperRow, paper_rows, published_spreads
@@ -96,7 +95,7 @@ def _compared(
         for worse in (row for row in rows if matches(row.row, comparison.worse)):
             if better.block != worse.block or better.row == worse.row:
                 continue
-            if comparison.size != "any" and not fits(comparison.size, *map(float, _params(better, worse))):
+            if comparison.size != "any" and not comparison.admits(*map(float, _params(better, worse))):
                 continue
             for column in comparison.columns or (AVERAGE,):
                 difference = printed_difference(better, worse, column)

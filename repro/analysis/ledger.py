@@ -39,6 +39,12 @@ class Comparison(Frozen):
             raise ValueError(f"at_most is {self.at_most:g}, not above at_least, {self.at_least:g}")
         return self
 
+    def admits(self, better: float, worse: float) -> bool:
+        """Whether `size` admits two rows with these numbers of trained parameters."""
+        if self.size == "equal":
+            return max(better, worse) <= 1.1 * min(better, worse)
+        return self.size == "any" or better <= 1.1 * worse
+
 
 class Sizes(Frozen):
     """A claim about trained parameters, counted on the paper's own models without any run.

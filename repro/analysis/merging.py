@@ -9,10 +9,10 @@ from statistics import fmean
 
 import numpy as np
 
-from repro.analysis.claims import paired_difference
 from repro.analysis.damaged_files import usable
 from repro.analysis.finished import ByColumn, runs_by_column
 from repro.analysis.measures import Measure, measured
+from repro.analysis.paired import paired_difference
 from repro.analysis.paper import AVERAGE
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan, PlannedRow

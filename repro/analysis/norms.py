@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
-from repro.analysis.claims import paired_difference
 from repro.analysis.damaged_files import usable
 from repro.analysis.finished import ByColumn, runs_by_column
+from repro.analysis.paired import paired_difference
 from repro.analysis.statistics import Estimate
 from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import canonical_json

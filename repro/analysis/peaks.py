@@ -8,8 +8,8 @@ from itertools import takewhile
 
 import numpy as np
 
-from repro.analysis.claims import paired_difference
 from repro.analysis.finished import ByColumn, are_accuracies, items_of, runs_by_column
+from repro.analysis.paired import paired_difference
 from repro.analysis.statistics import ACCURACIES, Estimate, mean_over_tasks, outcomes_array
 from repro.plans.plan import Plan, PlannedRow
 from repro.plans.spec import flatten

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
-from repro.analysis.claims import LEVEL, PValues, Scored, Tested, Verdict
 from repro.analysis.claims_on_paper import OnPaper, PrintedPair
 from repro.analysis.ledger import Ledger
+from repro.analysis.verdicts import LEVEL, PValues, Scored, Tested, Verdict
 from repro.plans.profile import Profile
 from repro.report.formats import markdown_table
 

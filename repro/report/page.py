@@ -12,7 +12,7 @@ from typing import Any
 from xml.parsers import expat
 
 from repro.analysis.audit import AuditItem
-from repro.analysis.claims import Scored
+from repro.analysis.verdicts import Scored
 from repro.plans.plan import Plan
 from repro.report.norms import TITLE as NORMS
 from repro.report.page_claims import claims_html

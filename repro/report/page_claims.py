@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from repro.analysis.claims import Scored, Tested
+from repro.analysis.verdicts import Scored, Tested
 from repro.report.claims import verdict_in_words, wanted_in_words
 from repro.report.page_tables import escape
 

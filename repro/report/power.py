@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.analysis.claims import paired_outcomes
 from repro.analysis.finished import runs_by_column
+from repro.analysis.paired import paired_outcomes
 from repro.analysis.power import power, smallest_gain
 from repro.analysis.statistics import Spread, spread
 from repro.plans.plan import Plan

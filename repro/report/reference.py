@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from repro.analysis.audit import audit_items
-from repro.analysis.claims import paired_difference, score_claims
+from repro.analysis.claims import score_claims
 from repro.analysis.claims_on_paper import claims_on_paper
 from repro.analysis.damaged_files import usable
 from repro.analysis.finished import runs_by_column
@@ -20,6 +20,7 @@ from repro.analysis.ledger import Claim, load_ledger
 from repro.analysis.measures import Measure
 from repro.analysis.merging import merging_costs
 from repro.analysis.norms import NormPoint, norm_points
+from repro.analysis.paired import paired_difference
 from repro.analysis.paper import AVERAGE
 from repro.analysis.peaks import peaks
 from repro.analysis.statistics import Estimate

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from repro.analysis.claims import FEWEST_RUNS, Scored, Verdict
 from repro.analysis.claims_on_paper import OnPaper
 from repro.analysis.ledger import Claim
+from repro.analysis.verdicts import FEWEST_RUNS, Scored, Verdict
 from repro.report.claims import wanted_in_words
 from repro.report.escapes import markdown_prose
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from repro.analysis.claims import FEWEST_RUNS, Scored, Tested
 from repro.analysis.ledger import Claim
+from repro.analysis.verdicts import FEWEST_RUNS, Scored, Tested
 from repro.report.escapes import markdown_prose
 
 # The claims of one comparison each whose differences are told, by what they are about.

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro.analysis.claims import Scored, Tested, Verdict
 from repro.analysis.ledger import Claim
+from repro.analysis.verdicts import Scored, Tested, Verdict
 from repro.report.escapes import figure_text
 from repro.report.figures import STYLE, pyplot, save_figure
 

@@ -12,19 +12,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.claims import (
-    LEVEL,
-    Scored,
-    Tested,
-    Wanted,
-    _compared,
-    paired_difference,
-    score_claims,
-    wanted,
-)
+from repro.analysis.claims import _compared, score_claims
 from repro.analysis.ledger import Claim, Comparison, Ledger, load_ledger
 from repro.analysis.moderated import Priors
+from repro.analysis.paired import paired_difference
 from repro.analysis.statistics import Estimate, Spread, holm, mean_over_tasks
+from repro.analysis.verdicts import LEVEL, Scored, Tested, Wanted
+from repro.analysis.wanted import wanted
 from repro.benchmarks.base import TaskScore
 from repro.benchmarks.commonsense.benchmark import Commonsense
 from repro.benchmarks.e2e.benchmark import E2E

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repro.analysis.claims import _compared, paired_difference
+from repro.analysis.claims import _compared
 from repro.analysis.finished import runs_by_column
 from repro.analysis.ledger import Claim, Comparison, Ledger
 from repro.analysis.moderated import Prior, Priors, moderated, outlying, prior, seed_means
+from repro.analysis.paired import paired_difference
 from repro.analysis.statistics import ACCURACIES, Spread, spread
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import expand

@@ -18,11 +18,12 @@ from xml.etree import ElementTree
 import pytest
 
 from repro.analysis.audit import audit_items
-from repro.analysis.claims import Scored, score_claims
-from repro.analysis.claims import Tested as Comparison
+from repro.analysis.claims import score_claims
 from repro.analysis.frames import compared_items
 from repro.analysis.ledger import load_ledger
 from repro.analysis.statistics import Estimate
+from repro.analysis.verdicts import Scored
+from repro.analysis.verdicts import Tested as Comparison
 from repro.benchmarks.commonsense import BENCHMARK as Commonsense
 from repro.cli import main
 from repro.plans.execution import Execution

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.analysis.claims import paired_difference
 from repro.analysis.finished import runs_by_column
+from repro.analysis.paired import paired_difference
 from repro.plans.experiment import load_experiment
 from repro.plans.plan import Plan, expand
 from repro.plans.profile import load_profile

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from repro.analysis import claims
-from repro.analysis.claims import PValues, Scored
 from repro.analysis.ledger import Claim, Comparison, load_ledger
 from repro.analysis.statistics import Estimate
+from repro.analysis.verdicts import PValues, Scored
 from repro.report.summary import summary
 from repro.report.verdicts import deciding, draw_verdicts
 
