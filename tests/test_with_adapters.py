@@ -103,7 +103,7 @@ def test_lm_eval_scores_an_adapter_as_this_project_does(tmp_path: Path) -> None:
     from repro.benchmarks.commonsense.records import Record
     from repro.models import load_model_spec
     from repro.models.loading import load_model, load_tokenizer
-    from repro.training.causal_lm import encode_options, option_log_likelihoods
+    from repro.training.options import encode_options, option_log_likelihoods
 
     spec = load_model_spec("tiny-llama")
     base, tokenizer = load_model(spec, "causal_lm"), load_tokenizer(spec)

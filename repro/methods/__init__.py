@@ -1,6 +1,7 @@
 """One file per row label of the paper; `base.Method` is the interface, `registry` lists all methods."""
 
-from repro.methods.base import AttachReport, Method, MethodError, OptimizerSettings, PeftMethod
+from repro.methods.base import AttachReport, Method, MethodError, OptimizerSettings
+from repro.methods.peft_method import PeftMethod
 from repro.methods.registry import METHODS, parse_method
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import PeftMethod
+from repro.methods.peft_method import PeftMethod
 from repro.models.shapes import LinearShape
 
 if TYPE_CHECKING:

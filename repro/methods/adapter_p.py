@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import MethodError, PeftMethod
+from repro.methods.base import MethodError
+from repro.methods.peft_method import PeftMethod
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import MethodError, PeftMethod, stores_transposed
+from repro.methods.base import MethodError
+from repro.methods.peft_method import PeftMethod, stores_transposed
 from repro.models.saved import read_tensors
 
 if TYPE_CHECKING:

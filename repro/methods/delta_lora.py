@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import AdapterCost, OptimizerSettings, PeftMethod
+from repro.methods.base import AdapterCost, OptimizerSettings
 from repro.methods.lora import twice_the_rank
+from repro.methods.peft_method import PeftMethod
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from repro.config import added
-from repro.methods.base import AdapterCost, PeftMethod
+from repro.methods.base import AdapterCost
+from repro.methods.peft_method import PeftMethod
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import PeftMethod
 from repro.methods.lora import twice_the_rank
+from repro.methods.peft_method import PeftMethod
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import PeftMethod, stores_transposed
+from repro.methods.peft_method import PeftMethod, stores_transposed
 
 if TYPE_CHECKING:
     from peft import LoraConfig

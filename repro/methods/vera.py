@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from repro.methods.base import AdapterCost, PeftMethod, draw_seed, stores_transposed
+from repro.methods.base import AdapterCost
+from repro.methods.peft_method import PeftMethod, draw_seed, stores_transposed
 
 if TYPE_CHECKING:
     from peft import VeraConfig

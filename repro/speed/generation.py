@@ -18,7 +18,7 @@ from repro.runs.measurements import Measurement
 from repro.speed.conditions import Conditions, Found
 from repro.speed.runs import lora_run
 from repro.speed.timing import ratio, take_turns
-from repro.training.causal_lm import generate
+from repro.training.generation import generate
 
 _PROMPTS = 8
 

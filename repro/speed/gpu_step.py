@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from repro.config import Frozen
-from repro.methods.base import PeftMethod
 from repro.methods.dora import DoRA
 from repro.methods.dual_lora import DualLoRA
 from repro.methods.hira import HiRA
 from repro.methods.lora import LoRA
+from repro.methods.peft_method import PeftMethod
 from repro.models.gradient_checkpointing import checkpoint_blocks
 from repro.models.wrapper import without_wrapper
 from repro.runs.measurements import Measurement, Ratio

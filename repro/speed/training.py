@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning as L
 
-from repro.methods.base import PeftMethod
+from repro.methods.peft_method import PeftMethod
 from repro.plans.execution import Execution
 from repro.plans.spec import RunSpec
 from repro.quiet import quiet_libraries

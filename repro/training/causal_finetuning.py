@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from repro.training.causal_lm import Options, negative_log_likelihood, option_log_likelihoods
+from repro.training.causal_lm import negative_log_likelihood
 from repro.training.context import RunContext
 from repro.training.data import batches_by_tokens
 from repro.training.finetuning import FineTuning, Prediction
+from repro.training.options import Options, option_log_likelihoods
 from repro.training.probes import TEXT_TOLERANCE
 
 

@@ -1,4 +1,4 @@
-"""What families on causal language models share: tokenised examples, the loss, likelihoods, generation.
+"""What families on causal language models share: tokenised examples, batches of them, and the loss.
 
 Logits are the widest tensor of such a model (SmolLM2: 49,152 columns, hidden states have 576), and only a few
 positions of a row need them. So the decoder runs first, and the output matrix is applied to those positions
@@ -9,18 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
-from torch import FloatTensor, LongTensor, Tensor, nn
-from transformers import (
-    Cache,
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from repro.models.wrapper import without_wrapper
 from repro.training.packing import ROW_TOKENS, pack, pack_regularly, up_to_multiple
@@ -182,7 +174,7 @@ def negative_log_likelihood(
     inputs = {"input_ids": batch["input_ids"]}
     if "visible" in batch:
         inputs["position_ids"] = batch["position_ids"]
-        inputs["attention_mask"] = _additive(batch["visible"], _activation_dtype(model))
+        inputs["attention_mask"] = additive_mask(batch["visible"], activation_dtype(model))
     hidden = hidden_states(model, **inputs)
     if "sources" in batch:
         # The number of chosen positions does not depend on values, as in a mask's choice below.
@@ -197,185 +189,7 @@ def negative_log_likelihood(
     )
 
 
-@dataclass(frozen=True)
-class Options:
-    """A question and its possible continuations, as token ids."""
-
-    context: tuple[int, ...]
-    continuations: tuple[tuple[int, ...], ...]
-
-    def __len__(self) -> int:
-        return len(self.context) + sum(len(continuation) for continuation in self.continuations)
-
-
-def encode_options(tokenizer: PreTrainedTokenizerBase, context: str, continuations: Sequence[str]) -> Options:
-    """Tokenise a question like a prompt, and its continuations like completions, of `encode_example`."""
-    encoded = (tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in continuations)
-    return Options(context=tuple(tokenizer(context).input_ids), continuations=tuple(encoded))
-
-
-@torch.inference_mode()
-def option_log_likelihoods(model: nn.Module, items: Sequence[Options], *, pad_id: int) -> list[list[float]]:
-    """log p(continuation | context) in nats, for every continuation of every item, in one pass.
-
-    An item's context appears once, followed by all continuations. The mask lets a continuation see the
-    context and itself only, and its position ids start at the context's end. So the context, which is most of
-    the text, is computed once per item and not once per option. Items share rows, to save padding, but do not
-    see each other.
-    """
-    device = next(model.parameters()).device
-    lengths = [len(item) for item in items]
-    # At least two rows, or the probes, with few short items, could not detect that rows affect each other.
-    rows = pack(lengths, min(ROW_TOKENS, sum(lengths) // 2))
-    width = max(sum(lengths[index] for index in members) for members in rows)
-    input_ids = torch.full((len(rows), width), pad_id)
-    positions = torch.zeros((len(rows), width), dtype=torch.long)
-    # `owner`: item at a position, -1 for padding. `part`: 0 in the context, i > 0 in the i-th continuation.
-    owner = torch.full((len(rows), width), -1)
-    part = torch.zeros((len(rows), width), dtype=torch.long)
-    # A target is predicted at its source: the token before it, or the context's last for the first target.
-    sources: list[list[int]] = [[] for _ in items]
-    for row, members in enumerate(rows):
-        start = 0
-        for index in members:
-            item = items[index]
-            context_end = start + len(item.context)
-            owner[row, start : start + len(item)] = index
-            for number, text in enumerate((item.context, *item.continuations)):
-                end = start + len(text)
-                input_ids[row, start:end] = torch.tensor(text)
-                positions[row, start:end] = torch.arange(len(text)) + (len(item.context) if number else 0)
-                part[row, start:end] = number
-                if number:
-                    left = (context_end - 1, *range(start, end - 1))
-                    sources[index] += [row * width + position for position in left]
-                start = end
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    same_part = part[:, :, None] == part[:, None, :]
-    from_context = (part == 0)[:, None, :]
-    visible = causal & (owner[:, :, None] == owner[:, None, :]) & (same_part | from_context)
-
-    hidden = hidden_states(
-        model,
-        input_ids=input_ids.to(device),
-        position_ids=positions.to(device),
-        attention_mask=_additive(visible, _activation_dtype(model)).to(device),
-    )
-
-    targets = [token for item in items for continuation in item.continuations for token in continuation]
-    places = torch.tensor([place for item in sources for place in item], device=device)
-    chosen = hidden.reshape(len(rows) * width, -1)[places]
-    every = torch.ones(len(places), dtype=torch.bool, device=device)
-    log_p = torch.log_softmax(logits_at(model, chosen, every), dim=-1)
-    token_log_p = log_p.gather(1, torch.tensor(targets, device=device)[:, None])[:, 0].cpu()
-    sums = (
-        float(piece.sum()) for piece in token_log_p.split([len(c) for i in items for c in i.continuations])
-    )
-    return [[next(sums) for _ in item.continuations] for item in items]
-
-
-@torch.inference_mode()
-def generate(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    *,
-    beams: int,
-    max_new_tokens: int,
-    length_penalty: float = 1.0,
-    no_repeat_ngram: int = 0,
-) -> list[str]:
-    """Continuations of the prompts (token ids) by beam search, in one left-padded, masked batch.
-
-    Args:
-        length_penalty: a beam's score is its log-likelihood / length^length_penalty; the length is
-            that of the continuation with its end token.
-        no_repeat_ngram: n-grams of this many tokens occur at most once in a continuation; 0 allows all.
-    """
-    last, mask, cache = _prompts_computed(model, prompts, beams=beams)
-    causal = without_wrapper(model)
-    # transformers fills every argument that a call leaves out from the checkpoint's own settings (a chat
-    # model's temperature, a repetition penalty), and these are not part of the protocol.
-    own_settings, causal.generation_config = causal.generation_config, GenerationConfig()
-    try:
-        output = causal.generate(
-            input_ids=last,
-            attention_mask=mask,
-            past_key_values=cache,
-            num_beams=beams,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            length_penalty=length_penalty,
-            logits_processor=[NoRepeatedNGrams(no_repeat_ngram, 1)] if no_repeat_ngram else [],
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    finally:
-        causal.generation_config = own_settings
-    return tokenizer.batch_decode(output[:, 1:], skip_special_tokens=True)
-
-
-def _prompts_computed(
-    model: nn.Module, prompts: Sequence[Sequence[int]], *, beams: int
-) -> tuple[Tensor, Tensor, Cache]:
-    """The state from which a beam search continues.
-
-    The common prefix of all prompts (a template's beginning) is computed once for the batch, and the rest of
-    a prompt once for all its beams. A row holds the prefix, padding, and the rest.
-
-    Returns:
-        Each prompt's last token, (prompts, 1); the attention mask, (prompts, tokens); and the keys and values
-        before the last token, with one row for each beam.
-    """
-    device = next(model.parameters()).device
-    common = _common_length([prompt[:-1] for prompt in prompts])
-    width = max(len(prompt) for prompt in prompts)
-    input_ids = torch.zeros((len(prompts), width), dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        for part, start in ((prompt[:common], 0), (prompt[common:], width - len(prompt) + common)):
-            input_ids[row, start : start + len(part)] = torch.tensor(part)
-            mask[row, start : start + len(part)] = 1
-    input_ids, mask = input_ids.to(device), mask.to(device)
-    decoder = without_wrapper(model).get_decoder()
-    cache = DynamicCache(config=decoder.config)
-    if common:
-        decoder(input_ids=input_ids[:1, :common], past_key_values=cache)
-        cache.batch_repeat_interleave(len(prompts))
-    if common < width - 1:
-        decoder(
-            input_ids=input_ids[:, common:-1],
-            attention_mask=mask[:, :-1],
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, common:-1],
-            past_key_values=cache,
-        )
-    cache.batch_repeat_interleave(beams)
-    return input_ids[:, -1:], mask, cache
-
-
-def _common_length(texts: Sequence[Sequence[int]]) -> int:
-    """Length of the longest common prefix, in tokens."""
-    columns = zip(*texts, strict=False)  # ends with the shortest
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-
-
-class NoRepeatedNGrams(LogitsProcessor):
-    """Bans tokens that would repeat an n-gram of the continuation.
-
-    transformers' own option also bans the n-grams of the prompt. The LoRA paper's beam search
-    (microsoft/LoRA) bans those of the continuation only: a sentence about a meaning representation must
-    repeat parts of it.
-    """
-
-    def __init__(self, size: int, prompt_length: int) -> None:
-        self._processor = NoRepeatNGramLogitsProcessor(size)
-        self._prompt_length = prompt_length
-
-    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
-        return self._processor(input_ids[:, self._prompt_length :], scores)
-
-
-def _activation_dtype(model: nn.Module) -> torch.dtype:
+def activation_dtype(model: nn.Module) -> torch.dtype:
     """The dtype of attention scores: autocast's if it is on, otherwise the weights'."""
     device_type = next(model.parameters()).device.type
     if torch.is_autocast_enabled(device_type):
@@ -383,7 +197,7 @@ def _activation_dtype(model: nn.Module) -> torch.dtype:
     return without_wrapper(model).get_output_embeddings().weight.dtype
 
 
-def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """The boolean mask `visible`, (rows, queries, keys), as an additive one, (rows, 1, queries, keys).
 
     0 where a query may attend and the dtype's minimum elsewhere. Minus infinity would give NaN for padding,

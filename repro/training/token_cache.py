@@ -18,8 +18,9 @@ from safetensors.numpy import load, save
 from transformers import PreTrainedTokenizerBase
 
 from repro.files import write_whole
-from repro.training import causal_lm
-from repro.training.causal_lm import Example, Options
+from repro.training import causal_lm, options
+from repro.training.causal_lm import Example
+from repro.training.options import Options
 from repro.training.truncation import Truncation
 
 Arrays = dict[str, np.ndarray]
@@ -71,8 +72,8 @@ def encoded_options(
     """Questions, each with its continuations, by `encode_options` or from the cache."""
 
     def build() -> Arrays:
-        every = (causal_lm.encode_options(tokenizer, *text) for text in texts)
-        return joined([ids for options in every for ids in (options.context, *options.continuations)])
+        every = (options.encode_options(tokenizer, *text) for text in texts)
+        return joined([ids for question in every for ids in (question.context, *question.continuations)])
 
     content = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     stored = cached_arrays(["options", content, *tokenizer_key(tokenizer)], build)

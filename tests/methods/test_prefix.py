@@ -21,14 +21,9 @@ from transformers import (
 from repro.methods import METHODS, MethodError
 from repro.models import load_model_spec
 from repro.models.loading import load_model, load_tokenizer
-from repro.training.causal_lm import (
-    Example,
-    Options,
-    collate,
-    generate,
-    negative_log_likelihood,
-    option_log_likelihoods,
-)
+from repro.training.causal_lm import Example, collate, negative_log_likelihood
+from repro.training.generation import generate
+from repro.training.options import Options, option_log_likelihoods
 
 METHOD = METHODS["prefix"](virtual_tokens=3)
 MODELS = ["tiny-llama", "tiny-gpt2"]

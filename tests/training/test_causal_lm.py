@@ -15,17 +15,9 @@ from repro.methods.dual_lora import DualLoRA
 from repro.methods.lora import LoRA
 from repro.models import ModelSpec
 from repro.models.loading import load_model
-from repro.training.causal_lm import (
-    IGNORED,
-    Example,
-    Options,
-    collate,
-    encode_example,
-    encode_options,
-    generate,
-    negative_log_likelihood,
-    option_log_likelihoods,
-)
+from repro.training.causal_lm import IGNORED, Example, collate, encode_example, negative_log_likelihood
+from repro.training.generation import generate
+from repro.training.options import Options, encode_options, option_log_likelihoods
 
 # The models compute in float64, the logits come in fp32: 7 digits of a sum of some twenty nats.
 NATS = 2e-5

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from repro.training import causal_lm
+from repro.training import causal_lm, options
 from repro.training import token_cache as module
-from repro.training.causal_lm import encode_example, encode_options
+from repro.training.causal_lm import encode_example
+from repro.training.options import encode_options
 from repro.training.token_cache import cached_arrays, encoded_examples, encoded_options, joined, parted
 
 Rows = list[tuple[int, ...]]
@@ -125,7 +126,7 @@ def test_questions_come_back_with_their_continuations(
     texts = [("Who?", [" I", " the king"]), ("When?", []), ("", [" now", "", " then"])]
     alone = [encode_options(tokenizer, *text) for text in texts]
     assert encoded_options(texts, tokenizer) == alone
-    monkeypatch.setattr(causal_lm, "encode_options", None)  # from here on the cache alone
+    monkeypatch.setattr(options, "encode_options", None)  # from here on the cache alone
     assert encoded_options(texts, tokenizer) == alone
     with pytest.raises(TypeError):
         encoded_options([("Who?", [" I the", " king"]), *texts[1:]], tokenizer)

@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from repro.benchmarks.commonsense.records import Record
 from repro.benchmarks.commonsense.settings import ClozeSettings, GenerateSettings
 from repro.training.causal_finetuning import CausalFineTuning
-from repro.training.causal_lm import Options, generate
 from repro.training.context import RunContext
 from repro.training.finetuning import Prediction
+from repro.training.generation import generate
+from repro.training.options import Options
 from repro.training.token_cache import encoded_options
 
 # Largest difference of an option's log-likelihood between two batchings, in nats. In fp32 the largest seen

@@ -92,7 +92,7 @@ class E2E(Benchmark):
         test_size: representations that are scored, None for all.
         max_tokens: longest training text.
         beams, length_penalty, no_repeat_ngram, max_new_tokens: of the beam search; see
-            `repro.training.causal_lm.generate`. The defaults are the LoRA paper's (Table 11).
+            `repro.training.generation.generate`. The defaults are the LoRA paper's (Table 11).
         allowed_overlap: largest share of the test representations that may be trained on as well.
         data_seed: of the choice of records. Not the run's seed: all runs of a table see the same items.
     """

@@ -10,16 +10,17 @@ from transformers import PreTrainedTokenizerBase
 
 from repro.benchmarks.e2e.records import Record
 from repro.training.causal_finetuning import CausalFineTuning
-from repro.training.causal_lm import Options, generate
 from repro.training.context import RunContext
 from repro.training.data import DataError
 from repro.training.finetuning import Prediction
+from repro.training.generation import generate
+from repro.training.options import Options
 from repro.training.token_cache import TrainingText, encoded_options
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Beam search: see `repro.training.causal_lm.generate`."""
+    """Beam search: see `repro.training.generation.generate`."""
 
     beams: int
     max_new_tokens: int

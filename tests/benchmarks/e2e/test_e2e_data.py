@@ -15,8 +15,9 @@ from repro.benchmarks.e2e.module import training_text
 from repro.benchmarks.e2e.records import SLOTS, grouped, pairs, read_rows
 from repro.benchmarks.e2e.sources import SOURCES, LocalSource
 from repro.benchmarks.e2e.synthetic import synthetic_rows
-from repro.training.causal_lm import NoRepeatedNGrams, encode_example
+from repro.training.causal_lm import encode_example
 from repro.training.data import DataError
+from repro.training.generation import NoRepeatedNGrams
 
 MEANING = "name[The Eagle], eatType[coffee shop], customer rating[5 out of 5], familyFriendly[yes]"
 
