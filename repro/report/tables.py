@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from repro.analysis.finished import are_accuracies, items_of, runs_by_column, same_items
 from repro.analysis.measures import has_measure, log_probabilities, measured
@@ -20,6 +21,9 @@ GAIN = "gain"
 
 PROBABILITY = "prob"
 """The column of the mean probability of the gold answers in percent; a mean over tasks like the average."""
+
+UNPARSED = "unparsed"
+"""The column of the share of answers that could not be read in percent, a mean over tasks and runs."""
 
 LOG_PROBABILITY = "log_prob"
 """The mean log-probability in nats, which only the CSV has."""
@@ -107,6 +111,10 @@ def build_table(plan: Plan, states: Sequence[RunState]) -> Table:
     ]
     if sharp:
         columns[PROBABILITY] = "Prob."
+    if family.averaged and any(
+        score.unparsed for r in results.values() if r is not None for score in r.scores.values()
+    ):
+        columns[UNPARSED] = "Unread"
     blocks = list(dict.fromkeys(row.block for row in plan.rows))
     printed = paper_rows(experiment.name)
     groups: list[TableGroup] = []
@@ -182,6 +190,9 @@ def _measured(
     millions = f"{count / 1e6:.2f}" if count >= 1e5 else f"{count / 1e6:.2g}"
     shown = f"{row.trainable_percent:.2f}" if unit == "percent" else millions
     finished = [result for spec in row.specs if (result := results[spec.hash]) is not None]
+    if UNPARSED in values and finished:
+        unparsed = fmean(score.unparsed for result in finished for score in result.scores.values())
+        values[UNPARSED] = Estimate(100 * unparsed, None, len(finished))
     return TableRow(
         id=row.id,
         label=row.label + (EXTRA if row.extra else ""),
@@ -258,6 +269,11 @@ def _notes(plan: Plan, results: Mapping[str, Result | None], groups: Sequence[Ta
             f"'Prob.' is the mean probability {type(first.benchmark).gold}, in percent, as a mean over "
             f"tasks; '{LOG_PROBABILITY}' in the CSV file is the mean of its log, in nats. Rows of runs that "
             "an older version scored have none."
+        )
+    if any(UNPARSED in row.values for group in groups for row in group.rows):
+        notes.append(
+            "'Unread' is the percentage of answers that could not be read and count as wrong, as a mean over "
+            "tasks."
         )
     if profile.family(experiment.family).model is not None:
         blocks = ", ".join(block.model for block in experiment.blocks)

@@ -35,13 +35,14 @@ def state(
     outcomes: dict[str, Outcomes] | None,
     truncated: dict[str, float] | None = None,
     gold: tuple[float, ...] = (),
+    unparsed: float = 0.0,
 ) -> RunState:
     """A run that is finished with these outcomes, without the fields that a table does not read."""
     if outcomes is None:
         return RunState(spec, State.MISSING)
     scores = {
         column: {
-            "metric": "accuracy", "value": 50.0, "items": len(found), "outcomes": found, "unparsed": 0.0,
+            "metric": "accuracy", "value": 50.0, "items": len(found), "outcomes": found, "unparsed": unparsed,
             "constant": False, "log_probabilities": gold,
         }
         for column, found in outcomes.items()
@@ -140,6 +141,22 @@ def test_the_probability_of_gold_answers_stands_behind_the_average(plan: Plan, t
     assert any(note.startswith("'Prob.' is the mean probability of the gold option") for note in table.notes)
     without = build(plan, lambda spec: outcomes)
     assert "prob" not in without.columns and not any("Prob." in note for note in without.notes)
+
+
+def test_answers_that_could_not_be_read_have_a_column_where_there_are_any(plan: Plan, tmp_path: Path) -> None:
+    outcomes = {column: "1100" for column in plan.columns}
+    lora = next(row for row in plan.rows if row.id == "lora")
+    shares = {lora.specs[0].hash: 0.25, lora.specs[1].hash: 0.5}
+    states = [
+        state(spec, outcomes, unparsed=shares.get(spec.hash, 0.0)) if spec.method.name != "dora" else
+        state(spec, None)
+        for spec in plan.runs.values()
+    ]  # fmt: skip
+    table = build_table(plan, states)
+    assert "Unread" in everything_is_written(table, tmp_path)
+    assert texts(table, "LoRA")[-2] == "37.5" and texts(table, "Dual LoRA")[-2] == "0.0"
+    assert texts(table, "DoRA")[-2] == "-"
+    assert "Unread" not in build(plan, lambda spec: outcomes).columns.values()
 
 
 def test_seeds_with_unequal_items_are_a_hole_with_a_line(plan: Plan, tmp_path: Path) -> None:
