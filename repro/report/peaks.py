@@ -68,30 +68,30 @@ def peak_lines(table: pd.DataFrame, score: str = "average (%)") -> list[str]:
     """
     if table.empty:
         return []
-    other = table["curve"][table["difference"].isna()].iloc[0]
-    head = ["", "best at", score, "best of each seed", "plateau", f"minus {other} (points)"]
-    with_curvature = bool(table["curvature"].notna().any())
-    rows = [
-        [
-            line["curve"],
-            f"{line['best']:g}",
-            _with_width(f"{line['score']:.1f}", line["half_width"]),
-            line["seeds_best"],
-            _plateau(line),
-            _with_width(f"{line['difference']:+.1f}", line["difference_half_width"])
-            if pd.notna(line["difference"])
-            else "",
+    columns: dict[str, list[str]] = {
+        "": list(table["curve"]),
+        "best at": [f"{best:g}" for best in table["best"]],
+        score: list(map(_with_width, map("{:.1f}".format, table["score"]), table["half_width"])),
+        "best of each seed": list(table["seeds_best"]),
+        "plateau": [_plateau(line) for line in table.to_dict("records")],
+    }
+    first = table["difference"].isna()
+    if not first.all():
+        columns[f"minus {table['curve'][first].iloc[0]} (points)"] = [
+            "" if pd.isna(difference) else _with_width(f"{difference:+.1f}", half_width)
+            for difference, half_width in zip(
+                table["difference"], table["difference_half_width"], strict=True
+            )
         ]
-        + ([f"{line['curvature']:.3g}" if pd.notna(line["curvature"]) else MISSING] if with_curvature else [])
-        for line in table.to_dict("records")
-    ]
+    if table["curvature"].notna().any():
+        columns[CURVATURE] = [MISSING if pd.isna(found) else f"{found:.3g}" for found in table["curvature"]]
     note = (
         f"Plateau: tried values without a gap around the best whose {score.removesuffix(' (%)')} is "
         f"less than {PLATEAU:g} point, or one standard error of the paired difference if that is more, below "
         "the highest; < and > mark an end of the tried values. The figure has it as a bar below the "
         "curves, with a mark at the best value."
     )
-    return [*markdown_table(head + ([CURVATURE] if with_curvature else []), rows), "", note]
+    return [*markdown_table(list(columns), list(map(list, zip(*columns.values(), strict=True)))), "", note]
 
 
 def _with_width(text: str, half_width: float | None) -> str:

@@ -136,3 +136,5 @@ def test_the_table_shows_what_is_open_and_curvatures_where_they_are_known(plan: 
     lines = peak_lines(peak_table(list(tops.values()), curvature))
     assert [line.split("|")[-2].strip() for line in lines[2:4]] == ["-", "2.5"]
     assert peak_lines(peak_table([], curvature)) == []
+    alone = peak_lines(peak_table([tops["lora"]], lambda spec: None))
+    assert alone[0] == "|  | best at | average (%) | best of each seed | plateau |"
