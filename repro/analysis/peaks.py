@@ -29,8 +29,8 @@ class Peak:
         row: the row at the peak.
         points: how many values of x have finished runs.
         best: the value of x with the highest average, or with the highest score in the sweep's column.
-        score: that average or score, with its interval over items and seeds. As the highest of several it is
-            biased upwards.
+        score: that average or score, with its interval over items and seeds, of the seeds that all points of
+            the curve have. As the highest of several it is biased upwards.
         seeds_best: the best value of x of each seed alone, by seed.
         plateau: lowest and highest value of x without a gap around the best at which the average is less than
             `PLATEAU` points, or one standard error of the paired difference if that is more, below the peak.
@@ -103,24 +103,40 @@ class _Point:
 
 
 def _points(rows: Sequence[PlannedRow], plan: Plan, results: Mapping[str, Result | None]) -> list[_Point]:
-    """The points of a curve in the order of x: those of which a seed has a score in every column."""
+    """The points of a curve in the order of x: those of which a seed has a score in every column.
+
+    On the seeds that all of them have: a seed that is good everywhere would lift the points that have it.
+    """
     sweep = plan.experiment.sweep
     assert sweep is not None
-    found = []
+    finished = []
     for row in rows:
         runs = runs_by_column(row, results)
         if sweep.column is not None:
             runs = {column: by_seed for column, by_seed in runs.items() if column == sweep.column}
-        seeds = sorted(set.intersection(*map(set, runs.values()))) if runs else []
-        shared = {column: [by_seed[seed] for seed in seeds] for column, by_seed in runs.items()}
-        if not seeds or any(len(items_of(done, column)) > 1 for column, done in shared.items()):
-            continue
-        tasks = [outcomes_array([r.scores[column].outcomes for r in done]) for column, done in shared.items()]
-        span = ACCURACIES if all(are_accuracies(done, column) for column, done in shared.items()) else None
-        x = float(flatten(row.specs[0].model_dump(mode="json"))[sweep.x])
-        by_seed = dict(zip(seeds, np.mean([task.mean(axis=1) for task in tasks], axis=0), strict=True))
-        found.append(_Point(x, row, runs, mean_over_tasks(tasks, span), by_seed))
-    return sorted(found, key=lambda point: point.x)
+        own = set.intersection(*map(set, runs.values())) if runs else set()
+        if own:
+            finished.append((row, runs, own))
+    seeds = sorted(set.intersection(*(own for _, _, own in finished))) if finished else []
+    points = (_point(row, runs, seeds, sweep.x) for row, runs, _ in finished) if seeds else ()
+    return sorted((point for point in points if point is not None), key=lambda point: point.x)
+
+
+def _point(row: PlannedRow, runs: ByColumn, seeds: Sequence[int], x: str) -> _Point | None:
+    """A row's point from these seeds; None if they were tested on different numbers of items."""
+    shared = {column: {seed: by_seed[seed] for seed in seeds} for column, by_seed in runs.items()}
+    done = {column: list(by_seed.values()) for column, by_seed in shared.items()}
+    if any(len(items_of(own, column)) > 1 for column, own in done.items()):
+        return None
+    tasks = [outcomes_array([r.scores[column].outcomes for r in own]) for column, own in done.items()]
+    span = ACCURACIES if all(are_accuracies(own, column) for column, own in done.items()) else None
+    return _Point(
+        x=float(flatten(row.specs[0].model_dump(mode="json"))[x]),
+        row=row,
+        runs=shared,
+        score=mean_over_tasks(tasks, span),
+        by_seed=dict(zip(seeds, np.mean([task.mean(axis=1) for task in tasks], axis=0), strict=True)),
+    )
 
 
 def _difference(one: _Point, other: _Point) -> Estimate | None:
@@ -142,6 +158,4 @@ def _plateau(points: Sequence[_Point], top: _Point) -> tuple[float, float]:
 
 
 def _seeds_best(points: Sequence[_Point]) -> dict[int, float]:
-    """Of the seeds that all points have."""
-    seeds = set.intersection(*(set(point.by_seed) for point in points))
-    return {seed: max(points, key=lambda point: point.by_seed[seed]).x for seed in sorted(seeds)}
+    return {seed: max(points, key=lambda point: point.by_seed[seed]).x for seed in points[0].by_seed}

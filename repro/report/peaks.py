@@ -89,7 +89,7 @@ def peak_lines(table: pd.DataFrame, score: str = "average (%)") -> list[str]:
         f"Plateau: tried values without a gap around the best whose {score.removesuffix(' (%)')} is "
         f"less than {PLATEAU:g} point, or one standard error of the paired difference if that is more, below "
         "the highest; < and > mark an end of the tried values. The figure has it as a bar below the "
-        "curves, with a mark at the best value."
+        "curves, with a mark at the best value. All of this is of the seeds that every point of a curve has."
     )
     return [*markdown_table(list(columns), list(map(list, zip(*columns.values(), strict=True)))), "", note]
 

@@ -27,7 +27,8 @@ def plan() -> Plan:
 
 
 def found(plan: Plan, right: Mapping[str, Mapping[float, tuple[int, int]]]) -> dict[str, Peak]:
-    """The peaks by curve; `right` says how many items of each task are right, by curve, rate and seed.
+    """The peaks by curve; `right` says how many items of each task are right, by curve, rate and seed; -1 is
+    a run that is missing.
 
     The first items are right, so that two runs differ in as few items as their counts do.
     """
@@ -35,7 +36,7 @@ def found(plan: Plan, right: Mapping[str, Mapping[float, tuple[int, int]]]) -> d
     for row in plan.rows:
         for spec in row.specs:
             counts = right.get(row.curve or "", {}).get(spec.training.learning_rate)
-            if counts is None:
+            if counts is None or counts[spec.seed] < 0:
                 states.append(RunState(spec, State.MISSING))
                 continue
             outcomes = ("1" * counts[spec.seed]).ljust(ITEMS, "0")
@@ -94,6 +95,15 @@ def test_every_seed_has_its_own_best(plan: Plan) -> None:
     tops = found(plan, {"hira": {1e-3: (100, 200), 3e-3: (220, 150), 1e-2: (190, 190)}})
     assert tops["hira"].best == 1e-2
     assert tops["hira"].seeds_best == {0: 3e-3, 1: 1e-3}
+
+
+def test_points_are_compared_on_the_seeds_that_all_of_them_have(plan: Plan) -> None:
+    """Seed 1 is 100 items better everywhere: 3e-3, without it, is the best."""
+    lora = {1e-3: (200, 300), 3e-3: (220, -1), 1e-2: (190, 290)}
+    top = found(plan, {"lora": lora})["lora"]
+    assert (top.best, top.score.mean, top.score.runs) == (3e-3, 55.0, 1)
+    assert top.seeds_best == {0: 3e-3}
+    assert found(plan, {"lora": lora | {1e-2: (-1, 290)}}) == {}  # no seed has all
 
 
 def test_the_peak_of_a_column_is_its_own(plan: Plan) -> None:
