@@ -158,4 +158,5 @@ def _plateau(points: Sequence[_Point], top: _Point) -> tuple[float, float]:
 
 
 def _seeds_best(points: Sequence[_Point]) -> dict[int, float]:
+    """The best x of each seed; all points have the same seeds."""
     return {seed: max(points, key=lambda point: point.by_seed[seed]).x for seed in points[0].by_seed}

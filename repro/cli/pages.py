@@ -139,9 +139,9 @@ def write_reference(options: argparse.Namespace) -> int:
     profiles, store = [load_profile(name) for name in options.profile], Store(REFERENCE / "runs")
     problems: list[str] = []
     if options.add is not None:
-        if not any((options.add / name).is_dir() for name in ("runs", "bench")):
+        if not any((options.add / name).is_dir() for name in ("runs", "bench", "curvature")):
             raise ConfigError(
-                f"--add {options.add}: no results folder; give a folder that has runs/ or bench/ in it"
+                f"--add {options.add}: no results folder; give one with runs/, bench/ or curvature/ in it"
             )
         for profile in profiles:
             for line in import_runs(profile, Store(options.add / "runs"), store):
