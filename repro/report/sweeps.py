@@ -106,7 +106,7 @@ def _measured(
     if places and 0 < _LOGARITHMIC * min(places) < max(places):
         panel.set_xscale("log")
     ticks = sorted(set(places))
-    if len(ticks) <= _MOST_TICKS:
+    if 0 < len(ticks) <= _MOST_TICKS:
         panel.set_xticks(ticks, [f"{place:g}" for place in ticks])
         panel.set_xticks([], minor=True)
     looks = _looks(planned)
