@@ -106,3 +106,7 @@ def encode(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[tuple[str, 
 def examples(encode: Callable[[Sequence[tuple[str, str]]], list[Example]]) -> list[Example]:
     """49 short examples of many lengths; no two are equal."""
     return encode([(prompt, completion) for prompt in _TEXTS for completion in _TEXTS])
+
+
+def byte_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return [tokenizer.convert_tokens_to_ids(character) for character in text]
